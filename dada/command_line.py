@@ -1,0 +1,52 @@
+"""What all scripts share: flags, the cfg that they give, and one clear message when something cannot be used."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable
+
+from dada.config import cfg_from_file, cfg_from_list
+
+# Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
+USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
+
+
+def add_cfg_flags(parser: argparse.ArgumentParser) -> None:
+    """--cfg, --set and --exp-suffix, as the ancestors' scripts have them."""
+    parser.add_argument("--cfg", required=True, help="YAML file: a path, or a name in configs/")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg"
+    )
+    parser.add_argument("--exp-suffix", default="", help="appended to EXP_NAME with an underscore")
+
+
+def load_cfg(args: argparse.Namespace) -> None:
+    """Fill the global cfg from the flags."""
+    cfg_from_file(args.cfg)
+    cfg_from_list(args.set)
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run `main`; report a user's error as one message and exit with 1. DADA_TRACEBACK=1 shows where it arose."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except USER_ERRORS as error:
+        if os.environ.get("DADA_TRACEBACK"):
+            raise
+        sys.exit(f"error: {_message(error)}")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _message(error: BaseException) -> str:
+    # A loader process hands over its whole traceback as the text of the error; the message is what follows the last
+    # "SomeError: " at the start of a line.
+    text = str(error)
+    if text.startswith("Caught "):
+        text = re.split(r"^\w[\w.]*(?:Error|Exception|Loss): ", text, flags=re.MULTILINE)[-1].rstrip()
+    return text or type(error).__name__

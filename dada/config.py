@@ -1,0 +1,324 @@
+"""Every option of the project, in one table: default, type, unit and one sentence of meaning.
+
+`cfg` is the one global configuration, an EasyDict that scripts fill with `cfg_from_file` and `cfg_from_list`.
+Keys carry the names that ADVENT, DADA, PLCA and the fork gave them, so that their YAML files load as they are.
+Sizes are (width, height) in pixels. An unknown key or a value of the wrong type is refused, and all
+mistakes of a file are reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from easydict import EasyDict
+
+from dada.files import write_whole
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every mistake found."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option. Its type is that of `default`; `element` and `length` describe the entries of a tuple."""
+
+    default: Any
+    meaning: str
+    unit: str = ""
+    choices: tuple = ()
+    element: type = int
+    length: int | None = None
+    minimum: float | None = None
+
+    @property
+    def type_name(self) -> str:
+        if not isinstance(self.default, tuple):
+            return type(self.default).__name__
+        count = "any number of" if self.length is None else str(self.length)
+        return f"list of {count} {self.element.__name__}"
+
+    def read(self, value: Any) -> Any:
+        """`value` as this option's type. Raises ValueError that says what was expected."""
+        if isinstance(self.default, tuple):
+            if not isinstance(value, (list, tuple)):
+                raise ValueError(f"expected a {self.type_name}, got {value!r}")
+            if self.length is not None and len(value) != self.length:
+                raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {list(value)!r}")
+            value = tuple(_scalar(v, self.element) for v in value)
+        else:
+            value = _scalar(value, type(self.default))
+        for v in value if isinstance(value, tuple) else (value,):
+            if self.choices and v not in self.choices:
+                raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {v!r}")
+            if self.minimum is not None and v < self.minimum:
+                raise ValueError(f"expected at least {self.minimum}, got {v!r}")
+        return value
+
+
+def _scalar(value: Any, kind: type) -> Any:
+    """`value` as `kind`: ints do for floats, and so does '1e-4', which YAML reads as a string."""
+    if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
+        try:
+            return float(value)
+        except ValueError:
+            pass
+    elif type(value) is kind:
+        return value
+    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__} {value!r}")
+
+
+def _size(width: int, height: int, meaning: str) -> Option:
+    return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1)
+
+
+OPTIONS: dict[str, Any] = {
+    "SOURCE": Option("SYNTHIA", "Labelled dataset that training reads."),
+    "TARGET": Option("Cityscapes", "Dataset to adapt to; its labels are read for evaluation only."),
+    "NUM_WORKERS": Option(4, "Loader processes for each domain; 0 loads in the training process.", minimum=0),
+    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
+    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
+    "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
+    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
+    "NUM_CLASSES": Option(16, "Label set in training and test.", unit="classes", choices=(7, 13, 16, 19)),
+    "USE_DEPTH": Option(False, "Read source depth and train the depth decoder (TRAIN.MODEL DeepLabv2_depth)."),
+    "CONTRASTIVE_LEARNING": Option(
+        False, "Add the association, consistency and entropy terms to the chosen method, with their weights."
+    ),
+    "ALIGN_CORNERS": Option(
+        True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
+    ),
+    "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
+    "EXP_ROOT": Option("experiments", "Folder under which runs write."),
+    "EXP_ROOT_SNAPSHOT": Option("", "Folder of snapshot folders; empty: EXP_ROOT/snapshots."),
+    "EXP_ROOT_LOGS": Option("", "Folder of log folders; empty: EXP_ROOT/logs."),
+    "GPU_ID": Option(0, "CUDA device to use when there is one; -1 forces the CPU.", minimum=-1),
+    "DATA_TRANSFORM": {
+        "RANDOM_RESIZE_AND_CROP": Option(
+            False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: plain resize (ADVENT)."
+        ),
+        "LOADSIZE": Option(
+            760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
+        ),
+        "CROPSIZE": Option(730, "Side of the square crop.", unit="pixels", minimum=1),
+        "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0),
+        "COLOR_JITTER": Option(0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0),
+        "BLUR": Option(0.0, "Probability of a Gaussian blur on training images of both domains.", minimum=0),
+    },
+    "TRAIN": {
+        "SET_SOURCE": Option("all", "Split of the source dataset."),
+        "SET_TARGET": Option("train", "Split of the target dataset."),
+        "BATCH_SIZE_SOURCE": Option(1, "Source images in a forward pass.", unit="images", minimum=1),
+        "BATCH_SIZE_TARGET": Option(1, "Target images in a forward pass.", unit="images", minimum=1),
+        "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
+        "INPUT_SIZE_SOURCE": _size(1280, 760, "Source images are resized to this, unless RANDOM_RESIZE_AND_CROP."),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Target images are resized to this, unless RANDOM_RESIZE_AND_CROP."),
+        "INFO_TARGET": Option("", "JSON with names, palette and id map of the target; empty: the built-in table."),
+        "IMG_MODE": Option(
+            "", "Channel order and normalization; empty: what the model's weights were trained with.",
+            choices=("", "BGR", "RGB"),
+        ),
+        "IMG_MEAN": Option(
+            (104.00698793, 116.66876762, 122.67891434),
+            "Mean that IMG_MODE BGR subtracts.", unit="blue, green, red in 0..255", element=float, length=3,
+        ),
+        "MODEL": Option(
+            "DeepLabv2", "Network: DeepLabv2, DeepLabv2_depth, resnet-18, resnet-34, resnet-50, or timm:NAME."
+        ),
+        "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
+        "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
+        "OUTPUT_STRIDE": Option(8, "Input pixels per feature pixel, for timm encoders.", choices=(8, 16, 32)),
+        "BN_POLICY": Option(
+            "train",
+            "Batch norm: 'train', everything trains; 'frozen_affine', batch statistics but fixed scale and shift "
+            "(ADVENT, DADA); 'eval', running statistics, nothing trains.",
+            choices=("train", "frozen_affine", "eval"),
+        ),
+        "RESTORE_FROM": Option("", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random."),
+        "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
+        "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
+        "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
+        "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
+        "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0),
+        "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
+        "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
+        "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
+        "CHANNELS_LAST": Option(
+            False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
+        ),
+        "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
+        "DA_METHOD": Option("source_only", "Method: a list of loss terms, see dada/domain_adaptation/objectives.py."),
+        "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
+        "LAMBDA_SEG_AUX": Option(0.1, "Weight of the source cross-entropy of the auxiliary head.", minimum=0),
+        "LAMBDA_LOVASZ": Option(0.0, "Weight of the source Lovasz-Softmax loss.", minimum=0),
+        "LAMBDA_DEPTH_MAIN": Option(0.001, "Weight of the source berHu depth loss, with USE_DEPTH.", minimum=0),
+        "LAMBDA_ADV_MAIN": Option(0.001, "Weight of the adversarial loss.", minimum=0),
+        "LAMBDA_ADV_AUX": Option(0.0002, "Weight of the adversarial loss of the auxiliary head.", minimum=0),
+        "LAMBDA_ENT_MAIN": Option(0.001, "Weight of the target entropy.", minimum=0),
+        "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head.", minimum=0),
+        "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
+        "LAMBDA_CONSISTENCY": Option(0.0, "Weight of the consistency between two views of a target image.", minimum=0),
+        "CONSISTENCY_THRESHOLD": Option(
+            0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0
+        ),
+        "CONTRASTIVE_START": Option(
+            0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
+        ),
+        "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
+        "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
+        "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix, 0 to 1.", minimum=0),
+        "LSR_W": Option(0.01, "Weight of the loss on self-regularised predictions (LSR), source and target.", minimum=0),
+        "LSR_THRES": Option(10.0, "Mean negative log-probability that LSR attracts to.", unit="nats", minimum=0),
+        "MAX_ITERS": Option(30000, "Horizon of the poly schedule.", unit="iterations", minimum=1),
+        "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0),
+        "SAVE_PRED_EVERY": Option(1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1),
+        "SNAPSHOT_DIR": Option("", "Folder of this run's snapshots; empty: EXP_ROOT_SNAPSHOT/EXP_NAME."),
+        "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
+        "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
+        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
+    },
+    "TEST": {
+        "MODE": Option("single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best")),
+        "MODEL": Option((), "Network of each member of the ensemble; empty: TRAIN.MODEL.", element=str),
+        "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float),
+        "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool),
+        "RESTORE_FROM": Option((), "Weights of each member; empty: the last snapshot of this run.", element=str),
+        "SNAPSHOT_DIR": Option((), "Folder of snapshots that are tested; empty: this run's.", element=str),
+        "SET_TARGET": Option("val", "Split of the target dataset."),
+        "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this."),
+        "OUTPUT_SIZE_TARGET": Option(
+            (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
+            unit="(width, height) in pixels", minimum=1,
+        ),
+        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split."),
+        "RESAMPLE": Option("bicubic", "Filter that resizes images.", choices=("bicubic", "bilinear")),
+        "CLASS_RULE": Option(
+            "ignore",
+            "Pixels of classes outside the label set: 'ignore' leaves them out (ADVENT, DADA, PLCA); "
+            "'count' counts a prediction on them as an error (DAFormer and later).",
+            choices=("ignore", "count"),
+        ),
+        "WITH_AGGREGATION": Option(False, "Aggregate features and probabilities over the image, as PLCA's test does."),
+        "FLIP": Option(False, "Average with the prediction on the mirrored image."),
+        "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1),
+    },
+}
+
+
+def _defaults(options: Mapping[str, Any]) -> EasyDict:
+    return EasyDict({k: v.default if isinstance(v, Option) else _defaults(v) for k, v in options.items()})
+
+
+cfg = _defaults(OPTIONS)
+
+
+def reset() -> None:
+    """Put every option of `cfg` back to its default."""
+    cfg.update(_defaults(OPTIONS))
+
+
+def flat_options(options: Mapping[str, Any] = OPTIONS, prefix: str = "") -> dict[str, Option]:
+    """Every option by its dotted name."""
+    flat: dict[str, Option] = {}
+    for key, value in options.items():
+        flat.update({prefix + key: value} if isinstance(value, Option) else flat_options(value, f"{prefix}{key}."))
+    return flat
+
+
+def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
+        is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in flat_options())
+        flat.update(_flatten(value, name + ".") if is_section else {name: value})
+    return flat
+
+
+def _merge(values: Mapping[str, Any], origin: str) -> None:
+    """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none."""
+    options = flat_options()
+    accepted, mistakes = {}, []
+    for name, value in values.items():
+        if name not in options:
+            near = difflib.get_close_matches(name, options, n=1, cutoff=0.0)[0]
+            mistakes.append(f"{origin}: {name} is not an option; the nearest is {near}")
+            continue
+        try:
+            accepted[name] = options[name].read(value)
+        except ValueError as error:
+            mistakes.append(f"{origin}: {name}: {error}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    for name, value in accepted.items():
+        *sections, key = name.split(".")
+        node = cfg
+        for section in sections:
+            node = node[section]
+        node[key] = value
+
+
+def find_config(name: str | Path) -> Path:
+    """`name` as a path, else in configs/, with or without `.yml`."""
+    tried = [Path(name), CONFIGS / name, CONFIGS / f"{name}.yml"]
+    for path in tried:
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yml"))) or "none"
+    raise ConfigError(f"configuration {str(name)!r} not found as a file, nor in {CONFIGS} (which holds: {known})")
+
+
+def cfg_from_file(name: str | Path) -> None:
+    """Merge a YAML file into `cfg`. Raises ConfigError that lists every unknown key and wrong type."""
+    path = find_config(name)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold KEY: value pairs, but holds a {type(values).__name__}")
+    _merge(_flatten(values), str(path))
+
+
+def cfg_from_list(pairs: Iterable[str]) -> None:
+    """Merge `KEY=value` pairs, dotted keys and YAML values, into `cfg`: `TRAIN.MAX_ITERS=200`."""
+    values, mistakes = {}, []
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            mistakes.append(f"--set {pair}: expected KEY=value")
+            continue
+        option = flat_options().get(name)
+        try:
+            # A name or a path is taken as it stands: a folder called 007 or 'on' is no number and no truth value.
+            is_text = option is not None and isinstance(option.default, str)
+            values[name] = text if is_text else yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            mistakes.append(f"--set {pair}: not a YAML value: {error}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    _merge(values, "--set")
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _plain(v) for k, v in node.items()}
+    return list(node) if isinstance(node, (list, tuple)) else node
+
+
+def plain_cfg() -> dict[str, Any]:
+    """`cfg` as plain dicts, lists and scalars, for YAML, JSON and checkpoints."""
+    return _plain(cfg)
+
+
+def save_cfg(path: str | Path) -> None:
+    """Write the whole of `cfg` as plain YAML that `cfg_from_file` reads back."""
+    write_whole(path, yaml.safe_dump(plain_cfg(), sort_keys=False).encode())
