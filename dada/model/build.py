@@ -1,0 +1,86 @@
+"""Networks by name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+from dada.model.deeplabv2 import DeepLabV2, DeepLabV2Depth, undilated_resnet18
+from dada.model.segmentation_model import SegmentationModel
+from dada.model.weights import load_weights
+from dada.normalization import TORCHVISION_RGB
+
+TIMM_PREFIX = "timm:"
+
+
+def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
+    """DeepLabV2 on a ResNet whose strides, initialisation and images are those of torchvision's weights."""
+
+    def build(num_classes: int, **options) -> DeepLabV2:
+        return DeepLabV2(
+            num_classes, depth=depth, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB, **options
+        )
+
+    return build
+
+
+MODELS: dict[str, Callable[..., SegmentationModel]] = {
+    "DeepLabv2": DeepLabV2,
+    "DeepLabv2_depth": DeepLabV2Depth,
+    "resnet-18": torchvision_resnet(18),
+    "resnet-34": torchvision_resnet(34),
+    "resnet-50": torchvision_resnet(50),
+    "resnet-18_undilated": undilated_resnet18,
+}
+
+
+def build_model(
+    name: str,
+    num_classes: int,
+    *,
+    multi_level: bool = False,
+    head_bias: bool = True,
+    bn_policy: str = "train",
+    output_stride: int = 8,
+    weights: str | Path = "",
+) -> SegmentationModel:
+    """Build a segmentation network and load its weights.
+
+    Args:
+        name: one of MODELS, or "timm:<encoder>" for any timm encoder that gives dense maps.
+        num_classes: K.
+        multi_level: add the auxiliary head (ADVENT's conv4 head).
+        head_bias: False for PLCA's bias-free head.
+        bn_policy: "train", "frozen_affine" or "eval"; see dada.model.batch_norm.BN_POLICIES.
+        output_stride: 8, 16 or 32 image pixels per position of `features`.
+        weights: "", "imagenet" or a file; see dada.model.weights.load_weights.
+
+    Raises:
+        ValueError: unknown name; the message lists the accepted ones and the nearest.
+    """
+    options = {
+        "multi_level": multi_level,
+        "head_bias": head_bias,
+        "bn_policy": bn_policy,
+        "output_stride": output_stride,
+    }
+    if name.startswith(TIMM_PREFIX):
+        # Imported here since timm takes seconds to import, and most networks do not need it.
+        from dada.model.timm_encoder import TimmSegmenter
+
+        model: SegmentationModel = TimmSegmenter(name[len(TIMM_PREFIX) :], num_classes, **options)
+    elif name in MODELS:
+        model = MODELS[name](num_classes, **options)
+    else:
+        raise ValueError(unknown_model(name))
+    load_weights(model, weights)
+    return model
+
+
+def unknown_model(name: str) -> str:
+    """The message for a name that no network has."""
+    lower = {key.lower(): key for key in MODELS}
+    near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.4)
+    nearest = f" (nearest: {lower[near[0]]!r})" if near else ""
+    return f"unknown network {name!r}{nearest}; accepted are {', '.join(MODELS)} and {TIMM_PREFIX}<encoder>"

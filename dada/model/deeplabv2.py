@@ -1,0 +1,164 @@
+"""DeepLabV2 (Chen et al., TPAMI 2018) as ADVENT, DADA and PLCA share it, and DADA's depth variant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dada.model.batch_norm import freeze_affine
+from dada.model.outputs import Outputs
+from dada.model.resnet import ResNet
+from dada.model.segmentation_model import SegmentationModel
+from dada.normalization import CAFFE_BGR, Normalization
+
+DILATIONS = (6, 12, 18, 24)  # suit the 92x92 maps of 730x730 images
+
+
+class DeepLabHead(nn.Module):
+    """Sum of dilated 3x3 convolutions, one per rate: (B, C, h, w) -> (B, K, h, w)."""
+
+    def __init__(
+        self, in_channels: int, num_classes: int, *, bias: bool = True, dilations: Sequence[int] = DILATIONS
+    ) -> None:
+        super().__init__()
+        self.conv2d_list = nn.ModuleList(
+            nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate, bias=bias)
+            for rate in dilations
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv2d_list[0](x)
+        for conv in self.conv2d_list[1:]:
+            out = out + conv(x)
+        return out
+
+
+class DeepLabV2(ResNet, SegmentationModel):
+    """ResNet with the DeepLabV2 head on layer4, and with `multi_level` a second one on layer3.
+
+    State names are those that ADVENT and DADA publish: `layer6` is the head, `layer5` the auxiliary head.
+
+    Args:
+        num_classes: K.
+        depth: 18, 34, 50 or 101.
+        multi_level: add the auxiliary head on layer3.
+        head_bias: False gives PLCA's bias-free head.
+        bn_policy: see dada.model.batch_norm.BN_POLICIES.
+        normalization: how the images of the intended pretrained weights were prepared.
+        init: "normal" draws every convolution from N(0, 0.01), as ADVENT does before it loads ImageNet
+            weights; "kaiming" starts the trunk as torchvision and PLCA do (He et al., ICCV 2015, fan out), so
+            that it can also be trained from nothing. The head is N(0, 0.01) in both.
+        output_stride, dilated, strided_conv: see ResNet.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        depth: int = 101,
+        multi_level: bool = False,
+        head_bias: bool = True,
+        bn_policy: str = "train",
+        normalization: Normalization = CAFFE_BGR,
+        init: str = "normal",
+        output_stride: int = 8,
+        dilated: bool = True,
+        strided_conv: int = 1,
+    ) -> None:
+        super().__init__(depth, output_stride=output_stride, dilated=dilated, strided_conv=strided_conv)
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        if init not in ("normal", "kaiming"):
+            raise ValueError(f"init must be 'normal' or 'kaiming', not {init!r}")
+        self.normalization = normalization
+        self.depth = depth
+        self.dilated = dilated
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                if init == "normal":
+                    nn.init.normal_(module.weight, 0.0, 0.01)
+                else:
+                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if multi_level:
+            self.layer5 = self.add_head(self.channels[0], num_classes, head_bias)
+        self.layer6 = self.add_head(self.channels[1], num_classes, head_bias)
+        self.multi_level = multi_level
+        self.set_bn_policy(bn_policy)
+
+    @staticmethod
+    def add_head(in_channels: int, num_classes: int, bias: bool) -> DeepLabHead:
+        head = DeepLabHead(in_channels, num_classes, bias=bias)
+        for conv in head.conv2d_list:
+            nn.init.normal_(conv.weight, 0.0, 0.01)
+        return head
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> Outputs; `features` is the layer4 map."""
+        self.check_image(image)
+        layer3, layer4 = self.encode(image)
+        aux = self.layer5(layer3) if self.multi_level else None
+        return Outputs(self.classify(layer4), layer4, aux)
+
+    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        return self.layer6(features)
+
+    def backbone_modules(self) -> list[nn.Module]:
+        return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.layer5, self.layer6] if self.multi_level else [self.layer6]
+
+
+class DeepLabV2Depth(DeepLabV2):
+    """DeepLabV2 with DADA's depth block (Vu et al., ICCV 2019, Figure 2).
+
+    A small encoder reads layer4; the mean over its channels is the inverse depth, and what it is decoded to
+    multiplies layer4. The classifier reads this fused map, which is also `features`.
+    """
+
+    def __init__(self, num_classes: int, **options) -> None:
+        super().__init__(num_classes, **options)
+        channels = self.channels[1]
+        hidden, code = channels // 4, channels // 16  # 512 and 128 on ResNet-101
+        self.enc4_1 = nn.Conv2d(channels, hidden, 1)
+        self.enc4_2 = nn.Conv2d(hidden, hidden, 3, padding=1)
+        self.enc4_3 = nn.Conv2d(hidden, code, 1)
+        self.dec4 = nn.Conv2d(code, channels, 1)
+        for conv in self.depth_modules():
+            nn.init.normal_(conv.weight, 0.0, 0.01)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> Outputs with `depth`; `features` is the fused map."""
+        self.check_image(image)
+        layer3, layer4 = self.encode(image)
+        aux = self.layer5(layer3) if self.multi_level else None
+        code = self.enc4_3(F.relu(self.enc4_2(F.relu(self.enc4_1(layer4)))))
+        depth = code.mean(dim=1, keepdim=True)
+        fused = layer4 * F.relu(self.dec4(code))
+        return Outputs(self.classify(fused), fused, aux, depth)
+
+    def depth_modules(self) -> list[nn.Conv2d]:
+        return [self.enc4_1, self.enc4_2, self.enc4_3, self.dec4]
+
+    def head_modules(self) -> list[nn.Module]:
+        return [*super().head_modules(), *self.depth_modules()]
+
+
+def undilated_resnet18(num_classes: int, *, frozen_stem: bool = False, **options) -> DeepLabV2:
+    """The fork's ResNet-18: stride 1 in layer3 and layer4 but no dilation, on BGR images.
+
+    Args:
+        frozen_stem: also fix weight and bias of the batch norms of the stem and the shortcuts, as the fork
+            does; those of the blocks stay as the batch-norm policy has them.
+        options: as for DeepLabV2.
+    """
+    options = {"init": "kaiming", "normalization": CAFFE_BGR, **options}
+    model = DeepLabV2(num_classes, depth=18, dilated=False, **options)
+    if frozen_stem:
+        freeze_affine(model.bn1)
+        for name, module in model.named_modules():
+            if name.endswith("downsample"):
+                freeze_affine(module)
+    return model

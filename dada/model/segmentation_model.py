@@ -1,0 +1,115 @@
+"""What every segmentation network of this project offers, whatever its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+
+from dada.model.batch_norm import batch_norms, check_bn_policy, freeze_affine
+from dada.model.outputs import Outputs
+from dada.normalization import Normalization
+
+
+class SegmentationModel(nn.Module):
+    """Base class: images in, named maps out.
+
+    A subclass sets `normalization`, names its parts in `backbone_modules` and `head_modules`, and calls
+    `set_bn_policy` once its layers stand.
+
+    Attributes:
+        normalization: how images must be prepared; it follows the weights that the network starts from.
+        bn_policy: one of dada.model.batch_norm.BN_POLICIES.
+    """
+
+    normalization: Normalization
+    bn_policy: str = "train"
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) normalised images of any size -> Outputs."""
+        raise NotImplementedError
+
+    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Features (B, C, h', w') as in Outputs.features, and Outputs.skip -> logits (B, K, h, w).
+
+        For test-time aggregation, which changes the features before they are classified.
+        """
+        raise NotImplementedError
+
+    def backbone_modules(self) -> Iterable[nn.Module]:
+        """The pretrained part, trained at the base learning rate."""
+        raise NotImplementedError
+
+    def head_modules(self) -> Iterable[nn.Module]:
+        """The part that starts from nothing; the published recipes give it 10 times the learning rate."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Trainable parameters as {"backbone": [...], "head": [...]}, each in exactly one group.
+
+        ADVENT and the fork list the backbone's convolutions three or four times, so that SGD steps them as
+        often; here every parameter is listed once.
+
+        Raises:
+            ValueError: a trainable parameter is in no group or in two; the message names it.
+        """
+        groups = {}
+        for name, modules in (("backbone", self.backbone_modules()), ("head", self.head_modules())):
+            unique = {id(p): p for module in modules for p in module.parameters() if p.requires_grad}
+            groups[name] = list(unique.values())
+        check_parameter_groups(self, groups)
+        return groups
+
+    def set_bn_policy(self, policy: str) -> None:
+        """Set what batch norm does during training; call it before the optimizer is built."""
+        check_bn_policy(policy)
+        self.bn_policy = policy
+        if policy == "train":
+            for norm in batch_norms(self):
+                if norm.affine:
+                    norm.weight.requires_grad_(True)
+                    norm.bias.requires_grad_(True)
+        else:
+            freeze_affine(self)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> SegmentationModel:
+        """As nn.Module.train, but batch norm stays in eval mode under the policy "eval"."""
+        super().train(mode)
+        if self.bn_policy == "eval":
+            for norm in batch_norms(self):
+                norm.eval()
+        return self
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise ValueError unless `image` is (B, 3, H, W)."""
+        if image.ndim != 4 or image.shape[1] != 3:
+            raise ValueError(
+                f"expected a batch of images (B, 3, H, W), got shape {tuple(image.shape)}; "
+                "add the batch dimension with image[None], and convert grey images to RGB"
+            )
+
+
+def check_parameter_groups(model: nn.Module, groups: dict[str, list[nn.Parameter]]) -> None:
+    """Raise ValueError unless the groups hold every trainable parameter of `model` once, and nothing else."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    listed: dict[int, list[str]] = {}
+    for group, parameters in groups.items():
+        for parameter in parameters:
+            listed.setdefault(id(parameter), []).append(group)
+    problems = []
+    forgotten = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in listed]
+    if forgotten:
+        problems.append(f"trainable but in no group: {', '.join(forgotten)}")
+    repeated = [
+        f"{names.get(i, 'unknown')} ({', '.join(where)})" for i, where in listed.items() if len(where) > 1
+    ]
+    if repeated:
+        problems.append(f"listed more than once: {', '.join(repeated)}")
+    foreign = [group for i, where in listed.items() if i not in names for group in where]
+    if foreign:
+        problems.append(
+            f"{len(foreign)} parameters that are not the network's, in {', '.join(sorted(set(foreign)))}"
+        )
+    if problems:
+        raise ValueError("optimizer groups do not match the network: " + "; ".join(problems))

@@ -1,0 +1,207 @@
+"""Any timm encoder that gives dense maps, with a decoder that is light enough for a CPU."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import dada.torchvision_compat  # noqa: F401  (timm imports torchvision)
+from dada.model.deeplabv2 import DeepLabHead
+from dada.model.outputs import Outputs
+from dada.model.segmentation_model import SegmentationModel
+from dada.normalization import Normalization
+
+import timm  # isort: skip
+
+BASE_DILATIONS = (1, 3, 6, 9)  # at output stride 16; a 512x512 image has 32x32 positions
+DECODERS = ("light", "deeplabv2")
+
+
+class LightDecoder(nn.Module):
+    """Context on the deep map, detail from a shallow one, after DeepLabV3+ (Chen et al., ECCV 2018).
+
+    The deep map is reduced, summed over dilated depthwise convolutions as DeepLabV2's head sums its branches,
+    brought to the size of the shallow map, and joined with it; a separable convolution and the classifier
+    follow. Poles and signs, at most a position wide on the deep map of a small image, are drawn at the stride
+    of the shallow map.
+
+    Normalisation is by groups, not by batch: it is the same in training and evaluation, mixes no domains, and
+    leaves the batch norms of the pretrained encoder the only ones that the batch-norm policy is about.
+
+    Args:
+        deep_channels, shallow_channels: of the two encoder maps.
+        num_classes: K.
+        width: channels inside.
+        dilations: of the context branches, in positions of the deep map.
+        bias: whether the classifier has one.
+    """
+
+    def __init__(
+        self,
+        deep_channels: int,
+        shallow_channels: int,
+        num_classes: int,
+        *,
+        width: int = 128,
+        dilations: Sequence[int] = BASE_DILATIONS,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        self.reduce_deep = conv_norm_relu(deep_channels, width)
+        self.context = nn.ModuleList(
+            nn.Conv2d(width, width, 3, padding=rate, dilation=rate, groups=width, bias=False)
+            for rate in dilations
+        )
+        self.mix_context = conv_norm_relu(width, width)
+        self.reduce_shallow = conv_norm_relu(shallow_channels, 48)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(width + 48, width + 48, 3, padding=1, groups=width + 48, bias=False),
+            *conv_norm_relu(width + 48, width),
+        )
+        self.classifier = nn.Conv2d(width, num_classes, 1, bias=bias)
+        nn.init.normal_(self.classifier.weight, 0.0, 0.01)
+
+    def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
+        """(B, C, h, w) and (B, C', H, W) -> logits (B, K, H, W)."""
+        x = self.reduce_deep(deep)
+        x = self.mix_context(x + sum(branch(x) for branch in self.context))
+        x = F.interpolate(x, size=shallow.shape[2:], mode="bilinear", align_corners=False)
+        return self.classifier(self.fuse(torch.cat([x, self.reduce_shallow(shallow)], dim=1)))
+
+
+def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, bias=False),
+        nn.GroupNorm(16, out_channels),
+        nn.ReLU(inplace=True),
+    )
+
+
+class TimmSegmenter(SegmentationModel):
+    """A timm encoder and a decoder.
+
+    Args:
+        name: timm's name of the encoder, for example "tf_efficientnet_lite0".
+        num_classes: K.
+        output_stride: image pixels per position of the deepest map, which is `features`.
+        multi_level: add an auxiliary head on the last map but one.
+        head_bias: whether the classifier has a bias.
+        bn_policy: see dada.model.batch_norm.BN_POLICIES.
+        decoder: "light" (logits at stride 4) or "deeplabv2" (four dilated convolutions on the last map).
+        dilations: of the decoder, in positions of the deepest map; None fits BASE_DILATIONS to the stride.
+
+    Raises:
+        ValueError: unknown encoder (the nearest names are listed), or one that cannot give the output stride.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        *,
+        output_stride: int = 16,
+        multi_level: bool = False,
+        head_bias: bool = True,
+        bn_policy: str = "train",
+        decoder: str = "light",
+        dilations: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if decoder not in DECODERS:
+            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, not {num_classes}")
+        self.encoder_name = name
+        self.encoder = create_encoder(name, output_stride)
+        self.normalization = encoder_normalization(name)
+        self.multi_level = multi_level
+        if dilations is None:
+            dilations = [max(1, rate * 16 // output_stride) for rate in BASE_DILATIONS]
+        channels, reductions = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
+        self.skip_index: int | None = None
+        if decoder == "light":
+            # Stride 4, or the next coarser one where the encoder starts with larger patches.
+            self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
+            self.decoder = LightDecoder(
+                channels[-1], channels[self.skip_index], num_classes, dilations=dilations, bias=head_bias
+            )
+        else:
+            self.decoder = DeepLabHead(channels[-1], num_classes, bias=head_bias, dilations=dilations)
+        if multi_level:
+            self.aux_head = DeepLabHead(channels[-2], num_classes, bias=head_bias, dilations=dilations)
+        for module in self.head_modules():
+            for head in module.modules():
+                if isinstance(head, DeepLabHead):
+                    for conv in head.conv2d_list:
+                        nn.init.normal_(conv.weight, 0.0, 0.01)
+        self.set_bn_policy(bn_policy)
+
+    def forward(self, image: Tensor) -> Outputs:
+        """(B, 3, H, W) -> Outputs; `features` is the deepest map, `skip` the light decoder's finer one."""
+        self.check_image(image)
+        maps = self.encoder(image)
+        skip = None if self.skip_index is None else maps[self.skip_index]
+        aux = self.aux_head(maps[-2]) if self.multi_level else None
+        return Outputs(self.classify(maps[-1], skip), maps[-1], aux, skip=skip)
+
+    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        if self.skip_index is None:
+            return self.decoder(features)
+        if skip is None:
+            raise ValueError(
+                "the light decoder also reads a finer map: call classify(features, outputs.skip)"
+            )
+        return self.decoder(features, skip)
+
+    def backbone_modules(self) -> list[nn.Module]:
+        return [self.encoder]
+
+    def head_modules(self) -> list[nn.Module]:
+        return [self.decoder, self.aux_head] if self.multi_level else [self.decoder]
+
+
+def create_encoder(name: str, output_stride: int) -> nn.Module:
+    """timm's feature extractor `name`, randomly initialised, whose deepest map has the given stride."""
+    if not timm.is_model(name):
+        models = timm.list_models()
+        near = (
+            difflib.get_close_matches(name, models, n=3, cutoff=0.5) or [m for m in models if name in m][:3]
+        )
+        hint = f"; the nearest are {', '.join(near)}" if near else ""
+        raise ValueError(
+            f"timm {timm.__version__} has no encoder {name!r}{hint}; timm.list_models() lists all"
+        )
+    try:
+        encoder = timm.create_model(name, features_only=True, pretrained=False, output_stride=output_stride)
+    except (
+        TypeError,
+        AssertionError,
+        NotImplementedError,
+        RuntimeError,
+        AttributeError,
+        ValueError,
+    ) as error:
+        raise ValueError(
+            f"timm encoder {name!r} cannot give feature maps at output stride {output_stride} "
+            f"({type(error).__name__}: {error}); use a convolutional encoder such as tf_efficientnet_lite0, "
+            "mobilenetv3_large_100 or convnext_atto, or another output stride (8, 16, 32)"
+        ) from error
+    stride = encoder.feature_info.reduction()[-1]
+    if stride != output_stride:
+        raise ValueError(
+            f"timm encoder {name!r} has output stride {stride}, not the requested {output_stride}; "
+            f"ask for {stride}, or choose an encoder that can be dilated"
+        )
+    return encoder
+
+
+def encoder_normalization(name: str) -> Normalization:
+    """Mean and std that timm's weights of `name` were trained with, on RGB in 0..1."""
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    mean = cfg.mean if cfg is not None else (0.485, 0.456, 0.406)
+    std = cfg.std if cfg is not None else (0.229, 0.224, 0.225)
+    return Normalization("RGB", 255.0, tuple(mean), tuple(std))

