@@ -1,0 +1,126 @@
+"""What all datasets share: a list of files, a label reader, an id map and a transform."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from dada.dataset import files
+from dada.dataset.label_sets import LabelSet
+from dada.dataset.sample import Sample
+from dada.dataset.sampler import Draw, seeded
+
+
+class Item(NamedTuple):
+    """The files of one sample. `label` and `depth` are None where they are not to be read."""
+
+    image: str
+    label: str | None
+    depth: str | None
+    name: str
+
+
+class SegmentationDataset(Dataset):
+    """Samples read from files; a new dataset is a list of Items, the ids it defines and where they map to.
+
+    `dataset[index]` is sample `index`; `dataset[Draw(index, step, slot)]` is the same sample under the
+    augmentation of that training step. Neither reads or changes the global random state.
+
+    Args:
+        title: the dataset's name for messages; it also keeps the augmentations of two datasets apart.
+        items: what to read, in a fixed order.
+        classes: names and colours of the train ids.
+        id_map: (256,) uint8, train id of every file id.
+        defined_ids: (256,) bool, the file ids that may occur.
+        transform: `transform(image, label, depth) -> Views`; see dada.dataset.transforms.
+        seed: of the experiment.
+    """
+
+    def __init__(
+        self,
+        title: str,
+        items: Sequence[Item],
+        *,
+        classes: LabelSet,
+        id_map: np.ndarray,
+        defined_ids: np.ndarray,
+        transform: Callable,
+        seed: int = 0,
+    ) -> None:
+        self.title = title
+        self.items = list(items)
+        self.classes = classes
+        self.id_map = id_map
+        self.defined_ids = defined_ids
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        draw = key if isinstance(key, Draw) else Draw(key, 0, 0)
+        item = self.items[draw.index]
+        image = files.read_image(item.image)
+        label = self.read_label(draw.index)
+        depth = None
+        if label is not None:
+            files.check_same_size(image.size, label.size, item.image, item.label, "label")
+        if item.depth is not None:
+            depth = files.read_inverse_depth(item.depth)
+            files.check_same_size(image.size, depth.shape[::-1], item.image, item.depth, "depth")
+        with seeded(self.seed, self.title, draw.step, draw.slot, draw.index):
+            views = self.transform(image, label, depth)
+        return Sample(
+            views.image, views.label, views.depth, item.name, (image.height, image.width), views.view
+        )
+
+    def read_label(self, index: int) -> Image.Image | None:
+        """Train ids of sample `index` at the file's own size, PIL "L"; None where labels are not read.
+
+        Raises:
+            ValueError: the file is broken, or holds an id that the dataset does not define.
+        """
+        path = self.items[index].label
+        if path is None:
+            return None
+        return files.to_train_ids(files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
+
+    @property
+    def num_classes(self) -> int:
+        return self.classes.num_classes
+
+
+def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str) -> None:
+    """Raise FileNotFoundError unless all files of all items exist; it counts the missing, names a few."""
+    files.require_files(
+        [item.image for item in items],
+        what=f"{title} images",
+        advice=f"The list file {list_setting} and the folder {setting} must be of one release of {title}.",
+    )
+    files.require_files(
+        [item.label for item in items if item.label is not None],
+        what=f"labels of {title} images",
+        advice=f"Unpack the labels again, or name in a list file ({list_setting}) only images that have one.",
+    )
+    files.require_files(
+        [item.depth for item in items if item.depth is not None],
+        what=f"depth files of {title} images",
+        advice="Unpack the Depth folder again, or set USE_DEPTH to False.",
+    )
+
+
+def check_not_empty(items: Sequence, folder: Path, pattern: str, title: str, setting: str) -> None:
+    """Raise FileNotFoundError if scanning `folder` found nothing."""
+    if not items:
+        found = sorted(entry.name for entry in folder.iterdir())
+        there = f"it contains: {files.first_few(found)}" if found else "it is empty"
+        raise FileNotFoundError(
+            f"no {title} images in {folder}: no file fits {pattern} ({there}).\n  "
+            f"Check that the archive was unpacked completely, and that {setting} is the right folder."
+        )

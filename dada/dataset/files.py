@@ -1,0 +1,261 @@
+"""Reading images, labels and depth, with every check that a file from outside needs."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+
+def read_image(path: str | Path) -> Image.Image:
+    """An image file of any kind -> PIL RGB; grey, paletted and transparent images are converted.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is cut short, damaged or no image.
+    """
+    image = _open(path)
+    if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
+        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
+    return image.convert("RGB")
+
+
+def read_label_ids(path: str | Path) -> Image.Image:
+    """A label file with one channel of ids -> PIL "L" holding the ids as they stand in the file.
+
+    A paletted file gives its indices. SYNTHIA's GT/LABELS, a 16-bit PNG of two to four channels, gives its
+    first channel: the class (the second counts objects). PIL would read such a file as 8-bit, which turns
+    nearly all ids into 0.
+
+    Raises:
+        FileNotFoundError, ValueError: as read_image; also a colour picture, or an id over 255.
+    """
+    if _is_16_bit_png(path):
+        ids = _first_channel_16_bit(path)
+    else:
+        image = _open(path)
+        if image.mode in ("L", "P"):
+            return Image.frombytes("L", image.size, image.tobytes())
+        if image.mode not in ("1", "I", "I;16"):
+            raise ValueError(
+                f"{path} is a colour picture (PIL mode {image.mode}), not a label file: "
+                "expected one channel of ids. Use gtFine_labelIds for Cityscapes, "
+                "parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
+            )
+        ids = np.asarray(image)
+    if ids.size and (ids.max() > 255 or ids.min() < 0):
+        raise ValueError(
+            f"{path} holds label ids from {ids.min()} to {ids.max()}, expected 0 to 255. "
+            "Is it an instance or depth file? Class ids are in gtFine_labelIds (Cityscapes) "
+            "or GT/LABELS (SYNTHIA)."
+        )
+    return Image.fromarray(ids.astype(np.uint8))
+
+
+def to_train_ids(
+    ids: Image.Image, path: str | Path, id_map: np.ndarray, defined: np.ndarray, dataset: str
+) -> Image.Image:
+    """File ids -> train ids, both PIL "L".
+
+    Args:
+        path: the file that `ids` came from, for the message.
+        id_map: (256,) uint8, the train id of every file id.
+        defined: (256,) bool, the file ids that the dataset knows.
+
+    Raises:
+        ValueError: an id that the dataset does not define, with its count and first position.
+    """
+    counts = np.array(ids.histogram())
+    strange = np.flatnonzero((counts > 0) & ~defined)
+    if strange.size:
+        first = int(strange[0])
+        row, column = np.argwhere(np.asarray(ids) == first)[0]
+        others = (
+            f"; {strange.size - 1} more such ids: {first_few(strange[1:].tolist())}"
+            if strange.size > 1
+            else ""
+        )
+        raise ValueError(
+            f"label id {first} out of range in {path}: {counts[first]} pixels, "
+            f"the first at row {row}, column {column}{others}. {dataset} labels hold ids {_ranges(defined)}. "
+            "Check that the file belongs to this dataset and holds its original ids, not train ids."
+        )
+    return ids.point(id_map.tolist())
+
+
+def read_inverse_depth(path: str | Path) -> np.ndarray:
+    """A 16-bit depth PNG of one channel, or three equal ones -> float32 (H, W), 65536 / (d + 1).
+
+    DADA (Vu et al., ICCV 2019) learns this quantity: 65536 where d is 0, 1 where d is largest. d counts
+    centimetres.
+
+    Raises:
+        FileNotFoundError, ValueError: as read_image; also a file that is not a 16-bit PNG.
+    """
+    if not _is_16_bit_png(path):
+        raise ValueError(
+            f"{path} is not a 16-bit PNG, expected one of distances in centimetres, as in SYNTHIA's Depth. "
+            "If it was converted, take the original; or set USE_DEPTH to False."
+        )
+    depth = _first_channel_16_bit(path).astype(np.float32)
+    return np.float32(65536.0) / (depth + np.float32(1.0))
+
+
+def check_same_size(
+    image: tuple[int, int], other: tuple[int, int], image_path: str, other_path: str, kind: str
+) -> None:
+    """Raise ValueError unless both (width, height) agree."""
+    if image != other:
+        raise ValueError(
+            f"{kind} and image differ in size: {other_path} is {other[0]}x{other[1]}, "
+            f"{image_path} is {image[0]}x{image[1]} (width x height). "
+            "They must come from the same release of the dataset, neither of them resized."
+        )
+
+
+def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: str, source: str) -> None:
+    """Raise FileNotFoundError, with what is there and what to do, unless `folder` exists.
+
+    Args:
+        root: the dataset's folder as set by the user; `folder` lies in it.
+        what: what is missing, for example "Cityscapes images for split 'train'".
+        setting: the configuration key that holds `root`.
+        holds: what the root must contain, for example "leftImg8bit/".
+        source: where to get it, a sentence.
+    """
+    if folder.is_dir():
+        return
+    advice = ""
+    if root.is_dir():
+        # The deepest folder on the way that is there, so that a wrong split name shows the right ones.
+        there = next(parent for parent in folder.parents if parent.is_dir())
+        found = sorted(entry.name for entry in there.iterdir())
+        seen = (
+            f"{there} exists and contains: {first_few(found, 10)}"
+            if found
+            else f"{there} exists and is empty"
+        )
+        inside = [child for child in sorted(root.iterdir()) if (child / folder.relative_to(root)).is_dir()]
+        advice = f" Did you mean '{inside[0]}'?" if inside else ""
+    else:
+        seen = f"{root} does not exist either"
+    raise FileNotFoundError(
+        f"{what} not found: {folder} does not exist\n  ({seen}).\n"
+        f"  Set {setting} to the folder that holds {holds}; it is now '{root}'.{advice}\n  {source}"
+    )
+
+
+def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
+    """Raise FileNotFoundError, counting them all and naming the first few, unless all files exist.
+
+    Each folder is listed once: asking for 9400 files one by one takes minutes on a network disk.
+    """
+    by_folder: dict[str, set[str]] = defaultdict(set)
+    total = 0
+    for path in paths:
+        folder, name = os.path.split(path)
+        by_folder[folder].add(name)
+        total += 1
+    missing = []
+    for folder, names in by_folder.items():
+        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        missing += [os.path.join(folder, name) for name in names - present]
+    if missing:
+        named = first_few(sorted(missing))
+        raise FileNotFoundError(f"{len(missing)} of {total} {what} are missing: {named}.\n  {advice}")
+
+
+def read_list(path: Path, setting: str) -> list[list[str]]:
+    """A list file -> its lines as lists of fields: an image, or an image and its label.
+
+    Blank lines and # comments are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file; an empty one; a line of more than two fields.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"list file {path} not found. Correct {setting}, or leave it empty to take every image."
+        ) from None
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip() or line.lstrip().startswith("#"):
+            continue
+        fields = line.split()
+        if len(fields) > 2:
+            raise ValueError(
+                f"{path}, line {number}: {len(fields)} fields, expected an image, or an image and its label, "
+                f"with no blanks in their names: {line!r}"
+            )
+        rows.append(fields)
+    if not rows:
+        raise ValueError(
+            f"list file {path} names no image. Correct {setting}, or leave it empty to take every image."
+        )
+    return rows
+
+
+def _open(path: str | Path) -> Image.Image:
+    """The decoded file; every way in which Pillow says that a file is broken becomes one message."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            return image
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} not found: it was there when the dataset was listed") from None
+    except UnidentifiedImageError:
+        raise ValueError(_broken(path, "not an image, or damaged at its very start")) from None
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(_broken(path, str(error))) from None
+
+
+def _broken(path: str | Path, reason: str) -> str:
+    size = os.path.getsize(path)
+    return (
+        f"cannot read {path} ({size} bytes): {reason}. "
+        "The file is cut short or damaged, often by an interrupted download or a full disk: "
+        "unpack or download it again."
+    )
+
+
+def _is_16_bit_png(path: str | Path) -> bool:
+    try:
+        with open(path, "rb") as file:
+            start = file.read(25)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{path} not found: it was there when the dataset was listed") from None
+    return start[:8] == _PNG_SIGNATURE and len(start) == 25 and start[24] == 16
+
+
+def _first_channel_16_bit(path: str | Path) -> np.ndarray:
+    """uint16 (H, W). Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes; its order is BGR(A)."""
+    try:
+        with Image.open(path) as image:
+            image.verify()  # OpenCV may return a half-decoded array; the checksums tell
+    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        raise ValueError(_broken(path, str(error))) from None
+    pixels = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError(_broken(path, "the PNG does not decode"))
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2])
+
+
+def first_few(items: list, count: int = 5) -> str:
+    shown = ", ".join(str(item) for item in items[:count])
+    return shown + (f", … and {len(items) - count} more" if len(items) > count else "")
+
+
+def _ranges(defined: np.ndarray) -> str:
+    """[0, 1, 2, 255] -> "0 to 2 and 255"."""
+    ids = np.flatnonzero(defined)
+    runs = np.split(ids, np.flatnonzero(np.diff(ids) > 1) + 1)
+    return " and ".join(str(run[0]) if len(run) == 1 else f"{run[0]} to {run[-1]}" for run in runs)

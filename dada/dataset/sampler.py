@@ -1,0 +1,131 @@
+"""Which samples make up which training step: a function of (seed, stream, step) and nothing else."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dada.dataset.sample import collate
+
+
+class Draw(NamedTuple):
+    """Key of a training sample: `dataset[draw]` is sample `index`, augmented for this step and slot."""
+
+    index: int
+    step: int
+    slot: int  # position in the batch
+
+
+class StepSampler(Sampler):
+    """Batches of Draws for the steps start_step .. stop_step - 1.
+
+    The samples pass in a new order every epoch, each exactly once; a batch may reach over the end of an
+    epoch. Sample number step * batch_size + slot of the run is the same whether or not the run was
+    interrupted before.
+
+    Args:
+        num_samples: size of the dataset.
+        batch_size: samples a step.
+        seed: of the experiment.
+        start_step: first step to yield; the step to resume at.
+        stop_step: step before which to stop.
+        stream: "source" and "target" have orders that do not depend on each other.
+    """
+
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        start_step: int = 0,
+        stop_step: int = 0,
+        stream: str = "source",
+    ) -> None:
+        if num_samples < 1 or batch_size < 1:
+            raise ValueError(
+                f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}"
+            )
+        if not 0 <= start_step <= stop_step:
+            raise ValueError(
+                f"expected 0 <= start_step <= stop_step, got start_step {start_step}, stop_step {stop_step}"
+            )
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start_step = start_step
+        self.stop_step = stop_step
+        self.stream = stream
+
+    def __len__(self) -> int:
+        return self.stop_step - self.start_step
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, order = -1, None
+        for step in range(self.start_step, self.stop_step):
+            batch = []
+            for slot in range(self.batch_size):
+                number = step * self.batch_size + slot
+                if number // self.num_samples != epoch:
+                    epoch = number // self.num_samples
+                    order = epoch_order(self.num_samples, self.seed, self.stream, epoch)
+                batch.append(Draw(int(order[number % self.num_samples]), step, slot))
+            yield batch
+
+
+def epoch_order(num_samples: int, seed: int, stream: str, epoch: int) -> np.ndarray:
+    """The order in which the samples of one epoch pass: a permutation, (num_samples,) int64."""
+    generator = torch.Generator().manual_seed(mixed_seed(seed, stream, epoch))
+    return torch.randperm(num_samples, generator=generator).numpy()
+
+
+def mixed_seed(*parts: int | str) -> int:
+    """One 32-bit seed out of several numbers and names; neighbouring numbers give unrelated seeds."""
+    words = [zlib.crc32(part.encode()) if isinstance(part, str) else part % 2**64 for part in parts]
+    return int(np.random.SeedSequence(words).generate_state(1)[0])
+
+
+@contextmanager
+def seeded(*parts: int | str) -> Iterator[None]:
+    """Inside the block torch's global CPU generator is seeded with `parts`; afterwards it is as before.
+
+    Not torch.manual_seed, which would reseed the GPU generators as well.
+    """
+    state = torch.get_rng_state()
+    torch.default_generator.manual_seed(mixed_seed(*parts))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(state)
+
+
+def step_loader(
+    dataset: Dataset,
+    batch_size: int,
+    *,
+    seed: int,
+    stop_step: int,
+    start_step: int = 0,
+    stream: str = "source",
+    num_workers: int = 0,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A DataLoader of Batches for the steps start_step .. stop_step - 1; one pass over it is the whole run.
+
+    Its batches depend on neither num_workers nor the global random state, which it leaves alone.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, start_step, stop_step, stream),
+        collate_fn=collate,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator().manual_seed(
+            mixed_seed(seed, stream)
+        ),  # else each pass draws from the global one
+    )

@@ -1,0 +1,143 @@
+"""The data pipeline against arrays made by the published implementations."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from golden_cases import Case, golden_cases
+from PIL import Image
+
+from dada.dataset import label_sets
+from dada.dataset.files import read_inverse_depth, read_label_ids
+from dada.dataset.transforms import TestTransform, TrainTransform, resize_depth
+from dada.normalization import CAFFE_BGR, Normalization
+
+
+def raw_pixels(image):
+    """In place of a normalisation: the pixels as they are."""
+    return image.float()
+
+
+def by_name(case: Case) -> str:
+    return case.name
+
+
+def labels_of(ids: np.ndarray, id_map: np.ndarray, size_wh) -> np.ndarray:
+    """File ids -> train ids at `size_wh` through the training transform, as int64."""
+    label = Image.fromarray(ids).point(id_map.tolist())
+    image = Image.new("RGB", label.size)
+    return TrainTransform(raw_pixels, resize=size_wh, flip=0.0)(image, label).label.numpy()
+
+
+@pytest.mark.parametrize("case", golden_cases("advent_preprocess.npz"), ids=by_name)
+def test_image_preprocessing_is_advents(case):
+    size = case.settings["image_size_wh"]
+    image = Image.fromarray(case.arrays["rgb"])
+    mean = tuple(case.settings["mean_bgr"])
+    assert mean == CAFFE_BGR.mean
+    for transform in (
+        TrainTransform(CAFFE_BGR, resize=size, flip=0.0),
+        TestTransform(CAFFE_BGR, size, "bicubic"),
+    ):
+        torch.testing.assert_close(transform(image).image, case.tensor("output"), rtol=0, atol=1e-5)
+    resized = TestTransform(raw_pixels, size, "bicubic")(image).image
+    assert torch.equal(resized, case.tensor("resized_rgb").permute(2, 0, 1))
+
+
+@pytest.mark.parametrize("case", golden_cases("cityscapes_labels.npz"), ids=by_name)
+def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
+    if "map_vector19" not in case.arrays:
+        pytest.skip("Mapillary labels: there is no Mapillary dataset here yet")
+    size = case.settings["size_wh"]
+    for classes in (19, 16):
+        vector = label_sets.cityscapes_id_map(classes)
+        published = case.arrays[f"map_vector{classes}"]
+        np.testing.assert_array_equal(vector[: len(published)], published)
+        np.testing.assert_array_equal(
+            labels_of(case.arrays["ids"], vector, size), case.arrays[f"label{classes}"]
+        )
+    gta5 = labels_of(case.arrays["gta5_ids"], label_sets.gta5_id_map(19), size)
+    np.testing.assert_array_equal(gta5, case.arrays["gta5_label19"])
+    image = TestTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
+    torch.testing.assert_close(image, case.tensor("image"), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", golden_cases("synthia_labels.npz"), ids=by_name)
+def test_synthia_labels_are_dadas(case):
+    for name, vector in (
+        ("label16", label_sets.synthia_id_map(16)),
+        ("label7", label_sets.synthia_id_map(7, published=True)),
+    ):
+        got = labels_of(case.arrays["ids"], vector, case.settings["size_wh"])
+        np.testing.assert_array_equal(got, case.arrays[name])
+
+
+@pytest.mark.parametrize("case", golden_cases("dada_depth_decode.npz"), ids=by_name)
+def test_depth_is_dadas(case, tmp_path):
+    path = tmp_path / "depth.png"
+    path.write_bytes(case.arrays["png_bytes"].tobytes())
+    depth = read_inverse_depth(path)
+    height, width = case.arrays["depth_raw"].shape
+    assert depth.shape == (height, width) and depth.dtype == np.float32
+    views = TrainTransform(raw_pixels, resize=case.settings["size_wh"], flip=0.0)(
+        Image.new("RGB", (width, height)), None, depth
+    )
+    assert torch.equal(views.depth, case.tensor("output"))
+
+
+@pytest.mark.parametrize("case", golden_cases("plca_data.npz", "labels_"), ids=by_name)
+def test_plca_labels_are_ours_in_another_order(case):
+    count = len(case.settings["class_order"])
+    order = {16: label_sets.PLCA_TO_16, 19: label_sets.PLCA_TO_19}[count]
+    ours_name = {"traffic sign": "sign", "traffic light": "light", "pedestrian": "person"}
+    names = label_sets.LABEL_SETS[count].names
+    assert [names[i] for i in order] == [ours_name.get(name, name) for name in case.settings["class_order"]]
+
+    id_map = {
+        "SYNTHIA": label_sets.synthia_id_map,
+        "Cityscapes": label_sets.cityscapes_id_map,
+        "GTAV": label_sets.gta5_id_map,
+    }[case.settings["domain"]](count)
+    translate = np.full(256, label_sets.IGNORE_LABEL)  # also for id 34, which PLCA hands through unmapped
+    translate[:count] = order
+    np.testing.assert_array_equal(id_map[case.arrays["ids"]], translate[case.arrays["train_ids"]])
+
+
+@pytest.mark.parametrize("case", golden_cases("plca_data.npz", "bgr_normalize"), ids=by_name)
+def test_normalisation_is_plcas(case):
+    std = tuple(float(value) for value in case.settings["std"])
+    normalization = Normalization("BGR", 1.0, tuple(case.settings["mean_bgr"]), std)
+    image, label = Image.fromarray(case.arrays["rgb"]), Image.fromarray(case.arrays["label"])
+    views = TrainTransform(normalization, flip=0.0)(image, label)
+    torch.testing.assert_close(views.image, case.tensor("image"), rtol=0, atol=1e-5)
+    assert torch.equal(views.label, case.tensor("target"))
+
+
+@pytest.mark.parametrize("case", golden_cases("plca_data.npz", "resize"), ids=by_name)
+def test_resize_is_plcas(case):
+    height, width = case.settings["size_hw"]
+    image, label = Image.fromarray(case.arrays["rgb"]), Image.fromarray(case.arrays["label"])
+    views = TestTransform(raw_pixels, (width, height), "bilinear", label_size=(width, height))(image, label)
+    assert torch.equal(views.image, case.tensor("image").permute(2, 0, 1).float())
+    assert torch.equal(views.label, case.tensor("target").long())
+
+
+def test_golden_depth_rule_is_opencvs_for_every_ratio():
+    for old in range(1, 130, 3):
+        for new in range(1, 130, 4):
+            row = np.arange(old, dtype=np.float32)[None]
+            want = cv2.resize(row, (new, 1), interpolation=cv2.INTER_NEAREST)
+            np.testing.assert_array_equal(resize_depth(row, (1, new)), want)
+
+
+@pytest.mark.parametrize("case", golden_cases("dada_depth_decode.npz"), ids=by_name)
+def test_golden_16_bit_file_gives_its_first_channel(case, tmp_path):
+    """The same bytes read as a label file: ids are over 255 and must be refused, never cut to 8 bits."""
+    path = tmp_path / "label.png"
+    path.write_bytes(case.arrays["png_bytes"].tobytes())
+    largest = int(case.arrays["depth_raw"].max())
+    assert largest > 255
+    with pytest.raises(
+        ValueError, match=f"label.png holds label ids from .* to {largest}, expected 0 to 255"
+    ):
+        read_label_ids(path)
