@@ -1,0 +1,235 @@
+r"""Pixel-level cycle association: the definition, in its plain dense form.
+
+Kang et al., "Pixel-Level Cycle Association: A New Perspective for Domain Adaptive Semantic Segmentation", NeurIPS 2020
+(arXiv:2011.00147), as their released code computes it. Every function here is the executable specification: one line
+of tensor code for one line of the paper, with the whole similarity matrix in memory.
+
+Letters in names and shapes: B images, C channels, S = Hs*Ws source pixels, T = Ht*Wt target pixels, in row-major order.
+`sim_BST` is thus a similarity whose rows are source pixels and whose columns are target pixels.
+
+What is undefined in the paper and decided here:
+  * A map of one pixel, and any row of equal similarities, has no contrast: its normalised row is zero, its softmax is
+    uniform and it passes no gradient (dividing by the spread would give 0/0, or gradients of 1e10).
+  * A feature vector of zeros has no direction. No cycle starts at it or turns around at it, and it receives no gradient
+    (the published code divides by 1e-12 there, which gives gradients of 1e20).
+  * Ties: the pixel that comes first in row-major order is the most similar one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+METRICS = ("cos", "kl")
+EPS = 1e-10  # in log(p + EPS) and std + EPS, as published
+
+
+class Cycles(NamedTuple):
+    """The way of every source pixel: to the target, back to the source, and whether both ends have one class."""
+
+    target_index: Tensor  # (B, S) int64: j*, the target pixel most similar to source pixel i
+    source_index: Tensor  # (B, S) int64: i*, the source pixel most similar to j*
+    closed: Tensor  # (B, S) bool: label(i) == label(i*), neither ignored
+
+
+class Association(NamedTuple):
+    """The loss and what to log beside it, all 0-dim tensors."""
+
+    loss: Tensor  # nats per closed cycle; 0, with zero gradient, when none closes
+    closed: Tensor  # int64: closed cycles in the batch
+    labelled: Tensor  # int64: source pixels that could start one. closed / labelled near 0: the loss is idle
+    covered: Tensor  # int64: distinct target pixels on closed cycles. covered / closed near 0: all meet at a few pixels
+
+
+def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
+    """(B, N, C), (B, M, C) -> (B, N, M), each entry in [-1, 1]; 0 where either vector is zero."""
+    return _direction(x) @ _direction(y).mT
+
+
+def _direction(x: Tensor) -> Tensor:
+    """x / |x| over the last dimension; a zero vector stays zero and passes no gradient."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    zero = norm == 0
+    return torch.where(zero, 0.0, x) / torch.where(zero, 1.0, norm)
+
+
+def kl_similarity(p: Tensor, q: Tensor) -> Tensor:
+    """-KL(p_i || q_j) = sum_c p_ic (log q_jc - log p_ic): (B, N, C), (B, M, C) -> (B, N, M), each entry <= 0.
+
+    Args:
+        p, q: probabilities over the last dimension. Logarithms are taken of p + 1e-10, as published.
+    """
+    log_p, log_q = torch.log(p + EPS), torch.log(q + EPS)
+    return p @ log_q.mT - (p * log_p).sum(dim=-1, keepdim=True)
+
+
+def similarity(x: Tensor, y: Tensor, metric: str) -> Tensor:
+    """Rows x, columns y by `metric`: "cos" for features, "kl" for class probabilities. (B, N, C), (B, M, C) -> (B, N, M)."""
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
+    return cosine_similarity(x, y) if metric == "cos" else kl_similarity(x, y)
+
+
+def contrast_normalize(sim: Tensor) -> Tensor:
+    """Each row minus its mean, over its standard deviation (N-1): (..., N) -> (..., N).
+
+    Mean and deviation are constants in the backward pass, as in the authors' code: they set the temperature of
+    the softmax that follows, and are not to be trained through. A row without contrast becomes zero.
+    """
+    if sim.shape[-1] == 1:
+        return sim * 0.0  # the deviation of one value is 0/0
+    with torch.no_grad():
+        mean = sim.mean(dim=-1, keepdim=True)
+        std = sim.std(dim=-1, keepdim=True)
+        # Equal similarities differ by rounding; dividing by that would turn noise into certainty.
+        rounding = 32 * torch.finfo(sim.dtype).eps * sim.abs().amax(dim=-1, keepdim=True)
+        scale = torch.where(std > rounding, 1 / (std + EPS), 0.0)
+    return (sim - mean) * scale
+
+
+def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos") -> Tensor:
+    r"""Mix every pixel with the pixels of its own image that resemble it (paper, "spatial aggregation").
+
+        x_j <- (1 - alpha) x_j + alpha * sum_k w_jk x_k,     w_j = softmax_k similarity(x_j, x_k)
+
+    The similarity is contrast-normalised for features ("cos") and taken as it is for probabilities ("kl"). The
+    gradient flows through the weights as well.
+
+    Args:
+        x: (B, C, H, W) features, or probabilities over C for "kl".
+        alpha: share of the aggregated map, 0 to 1.
+
+    Returns:
+        (B, C, H, W), at least float32.
+    """
+    _check_map(x, "x")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+    with _full_precision(x):
+        pixels = _pixels(x)
+        sim_BNN = similarity(pixels, pixels, metric)
+        if metric == "cos":
+            sim_BNN = contrast_normalize(sim_BNN)
+        mixed = (1 - alpha) * pixels + alpha * (sim_BNN.softmax(dim=-1) @ pixels)
+        return mixed.mT.reshape(x.shape)
+
+
+def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_index: int = 255) -> Cycles:
+    """Follow every source pixel to its most similar target pixel and back (paper, Eq. 1 and 2).
+
+    Args:
+        sim_BST: (B, S, T) similarity of source rows to target columns.
+        sim_BTS: (B, T, S) similarity of target rows to source columns.
+        labels: (B, S) ids of the source pixels; those with `ignore_index` close no cycle.
+    """
+    target_index = sim_BST.argmax(dim=-1)
+    source_index = sim_BTS.argmax(dim=-1).gather(1, target_index)
+    closed = (labels != ignore_index) & (labels == labels.gather(1, source_index))
+    return Cycles(target_index, source_index, closed)
+
+
+def association_loss(
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    *,
+    metric: str = "cos",
+    aggregate: bool = True,
+    alpha: float = 0.5,
+    ignore_index: int = 255,
+) -> Association:
+    r"""Cycle-association loss of Kang et al. (arXiv:2011.00147): L_fass on features, L_cass on class probabilities.
+
+    From source pixel i go to its most similar target pixel j*, and from there to the most similar source pixel i*. The
+    cycle closes when i and i* carry the same label. With p the softmax of contrast-normalised similarity,
+
+        L = -1/|I| * sum over closed i of [ log p(j* | i) + log p(i* | j*) ]
+
+    where I holds the closed cycles of the whole batch; image b of the source is paired with image b of the target.
+
+    Args:
+        source: (B, C, Hs, Ws) features of labelled images, or probabilities over C for metric "kl"; any float dtype.
+        target: (B, C, Ht, Wt) of unlabelled images; the size may differ. No target label is needed or accepted.
+        labels: (B, Hs, Ws) int64 train ids at feature resolution: `labels_at` resizes them.
+        metric: "cos", cosine similarity, or "kl", minus the Kullback-Leibler divergence of row from column.
+        aggregate: apply `spatial_aggregation` with `alpha` to the target first.
+        ignore_index: pixels with this id start no cycle and close none.
+
+    Raises:
+        ValueError: batch, channels or label size disagree; the message gives both shapes.
+
+    Numerics: computed in float32 at least, also under autocast. Over 92x92 = 8464 pixels the product of the two
+    probabilities can be as small as 1.4e-8, which float16 rounds to 0, so log-probabilities are added, never multiplied.
+    Memory: each (S, T) float32 matrix at 92x92 takes 287 MB an image.
+    """
+    _check_pair(source, target, labels)
+    with _full_precision(source):
+        source = source.to(_at_least_float32(source))
+        target = target.to(source.dtype)
+        if aggregate:
+            target = spatial_aggregation(target, alpha=alpha, metric=metric)
+        source_BSC, target_BTC, labels_BS = _pixels(source), _pixels(target), labels.flatten(1)
+
+        sim_BST = similarity(source_BSC, target_BTC, metric)
+        sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
+        target_index, source_index, closed = cycle_associate(sim_BST, sim_BTS, labels_BS, ignore_index=ignore_index)
+        if metric == "cos":
+            closed = closed & source_BSC.any(dim=-1) & target_BTC.any(dim=-1).gather(1, target_index)
+
+        log_p_BST = contrast_normalize(sim_BST).log_softmax(dim=-1)
+        log_p_BTS = contrast_normalize(sim_BTS).log_softmax(dim=-1)
+        image, i = closed.nonzero(as_tuple=True)
+        j, i_back = target_index[image, i], source_index[image, i]
+        log_pair = log_p_BST[image, i, j] + log_p_BTS[image, j, i_back]
+
+        count = closed.sum()
+        covered = torch.unique(image * target_BTC.shape[1] + j).numel()
+        return Association(
+            loss=-log_pair.sum() / count.clamp(min=1),
+            closed=count,
+            labelled=(labels != ignore_index).sum(),
+            covered=torch.tensor(covered, device=count.device),
+        )
+
+
+def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, H, W) labels -> (B, *size) int64 by nearest neighbour, pixel floor(i * H / h), as PLCA resizes them."""
+    return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
+
+
+def _pixels(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B, H*W, C), at least float32."""
+    return x.to(_at_least_float32(x)).flatten(2).mT
+
+
+def _at_least_float32(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _full_precision(x: Tensor) -> torch.autocast:
+    """Autocast would run the products in half precision, where argmax ties and small probabilities vanish."""
+    return torch.autocast(x.device.type, enabled=False)
+
+
+def _check_map(x: Tensor, name: str) -> None:
+    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
+        raise ValueError(f"{name} must be a (B, C, H, W) float map with no empty side, got {x.dtype} {tuple(x.shape)}")
+
+
+def _check_pair(source: Tensor, target: Tensor, labels: Tensor) -> None:
+    _check_map(source, "source")
+    _check_map(target, "target")
+    if source.shape[:2] != target.shape[:2]:
+        raise ValueError(
+            f"source {tuple(source.shape)} and target {tuple(target.shape)} must agree in batch and channels: "
+            "image b of the one is paired with image b of the other"
+        )
+    wanted = (source.shape[0], *source.shape[2:])
+    if tuple(labels.shape) != wanted:
+        raise ValueError(
+            f"labels {tuple(labels.shape)} do not fit source features {tuple(source.shape)}: expected {wanted}; "
+            "resize labels with labels_at (nearest, never bilinear)"
+        )

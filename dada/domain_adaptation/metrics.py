@@ -1,0 +1,186 @@
+"""Integer counts first, pure functions of them after: every score follows from one confusion matrix.
+
+M[g, p] counts pixels labelled g and predicted p. Columns are the K classes a network predicts. Rows are the
+same K classes, plus, where asked for, one last row for pixels whose label is known to be none of them.
+
+The field scores a network trained on 16 classes on data labelled with 19 in two ways, which differ only in
+the rows that may raise a false positive. With C the classes that are scored, for c in C
+
+    IoU_c = M[c, c] / (sum_p M[c, p] + sum over counted rows g of M[g, c] - M[c, c])
+
+    rule "ignore": the counted rows are C; pixels of other classes do not exist (ADVENT, DADA, PLCA).
+    rule "count":  all rows count; a truck predicted as car is an error of car (DAFormer and later).
+
+A prediction outside C at a pixel labelled c is an error of c under both. The two ways to get the rows for
+"count":
+
+    16 outputs: terrain, truck and train carry `OTHER_LABEL`, `confusion_matrix(..., other=True)` is (17, 16);
+    19 outputs: M is (19, 19) and `classes` holds the 16 that are scored.
+
+Published 13-class scores are a mean of 13 of the 16 IoUs, nothing more: wall, fence and pole stay classes of
+M, and predicting them, or labelling a pixel so, is an error of the others as before:
+`mean_iou(iou(M), subset)`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["OTHER_LABEL", "RULES", "confusion_matrix", "iou", "mean_iou", "pixel_accuracy", "recall"]
+
+OTHER_LABEL = 254  # labelled, but with a class that the network does not have; 255 is not labelled
+RULES = ("ignore", "count")
+
+
+def confusion_matrix(
+    labels: Tensor | np.ndarray, predictions: Tensor | np.ndarray, num_classes: int, *, other: bool = False
+) -> Tensor:
+    """Count pixels by label (rows) and prediction (columns). Matrices of several images, or ranks, are added.
+
+    Args:
+        labels: any shape, ids. Those outside 0..K-1 (255, negative) are left out.
+        predictions: same shape, ids in 0..K-1 at every pixel.
+        num_classes: K.
+        other: add a last row that counts the pixels labelled `OTHER_LABEL`.
+
+    Returns:
+        int64 (K, K), or (K + 1, K) with `other`, on the device of the predictions.
+
+    Raises:
+        ValueError: shapes disagree, or a prediction lies outside 0..K-1.
+    """
+    predictions = torch.as_tensor(predictions)
+    labels = torch.as_tensor(labels).to(predictions.device)
+    if labels.shape != predictions.shape:
+        raise ValueError(
+            f"labels have shape {tuple(labels.shape)} and predictions {tuple(predictions.shape)}; they must "
+            "be equal: resize the scores to the label size, then take their argmax over classes"
+        )
+    if num_classes < 1 or (other and num_classes > OTHER_LABEL):
+        raise ValueError(
+            f"num_classes must be at least 1 (and at most {OTHER_LABEL} with other=True), got {num_classes}"
+        )
+    labels, predictions = labels.reshape(-1).long(), predictions.reshape(-1).long()
+    outside = (predictions < 0) | (predictions >= num_classes)
+    if bool(outside.any()):
+        raise ValueError(
+            f"predictions hold the ids {predictions[outside].unique().tolist()}; expected 0.."
+            f"{num_classes - 1}: does the network have as many outputs as the evaluation has classes?"
+        )
+    rows = num_classes + int(other)
+    if other:
+        # Row K is free for OTHER_LABEL only; a label that happens to be K stays ignored.
+        labels = labels.masked_fill(labels == num_classes, -1).masked_fill(labels == OTHER_LABEL, num_classes)
+    counted = (labels >= 0) & (labels < rows)
+    cells = labels[counted] * num_classes + predictions[counted]
+    return torch.bincount(cells, minlength=rows * num_classes).view(rows, num_classes)
+
+
+def _scored(
+    confusion: Tensor | np.ndarray, rule: str, classes: Sequence[int] | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The matrix of counted rows (others zeroed), its diagonal and the mask of scored classes."""
+    matrix = torch.as_tensor(confusion).cpu().numpy()
+    if matrix.ndim != 2 or matrix.shape[0] < matrix.shape[1]:
+        raise ValueError(
+            f"confusion matrix must have shape (K, K) or (K + extra rows, K), got {matrix.shape}"
+        )
+    if rule not in RULES:
+        raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(map(repr, RULES))}")
+    k = matrix.shape[1]
+    scored = np.zeros(k, dtype=bool)
+    scored[_indices(range(k) if classes is None else classes, k, "classes")] = True
+    if rule == "ignore":
+        matrix = matrix.copy()
+        matrix[:k][~scored] = 0
+        matrix[k:] = 0
+    return matrix, np.diagonal(matrix), scored
+
+
+def _indices(classes: Sequence[int], num_classes: int, name: str) -> list[int]:
+    chosen = [int(c) for c in classes]
+    wrong = sorted({c for c in chosen if not 0 <= c < num_classes})
+    if wrong:
+        raise ValueError(f"{name} hold {wrong}; expected class indices in 0..{num_classes - 1}")
+    if len(set(chosen)) != len(chosen) or not chosen:
+        raise ValueError(f"{name} must be distinct class indices, at least one; got {chosen}")
+    return chosen
+
+
+def _ratio(part: np.ndarray, whole: np.ndarray, scored: np.ndarray) -> np.ndarray:
+    out = np.full(part.shape, np.nan)
+    np.divide(part, whole, out=out, where=scored & (whole > 0))
+    return out
+
+
+def iou(
+    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
+) -> np.ndarray:
+    """Intersection over union of each class (formula at the top of this file), float64 (K,), in 0..1.
+
+    NaN for a class that is not scored, and for one that is absent: neither labelled nor predicted in a
+    counted row. A class that is predicted but never labelled scores 0, as in the published evaluations.
+
+    Args:
+        confusion: integer (K, K), or with rows beyond K for labels without a class, which count under "count"
+            only.
+        rule: "ignore" or "count". They agree on a (K, K) matrix of which all classes are scored.
+        classes: indices of the scored classes, None for all K.
+
+    Raises:
+        ValueError: the matrix is not of this form, the rule is unknown or an index is out of range.
+    """
+    matrix, hits, scored = _scored(confusion, rule, classes)
+    union = matrix[: matrix.shape[1]].sum(axis=1) + matrix.sum(axis=0) - hits
+    return _ratio(hits, union, scored)
+
+
+def recall(
+    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
+) -> np.ndarray:
+    """Share of the pixels of each class that are predicted so ("class accuracy"), float64 (K,), in 0..1.
+
+    NaN for a class that is not scored or never labelled. The rule makes no difference; it is accepted so that
+    all scores are called alike.
+    """
+    matrix, hits, scored = _scored(confusion, rule, classes)
+    return _ratio(hits, matrix[: matrix.shape[1]].sum(axis=1), scored)
+
+
+def pixel_accuracy(
+    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
+) -> float:
+    """Correct pixels of the scored classes / pixels of the counted rows, in 0..1; NaN when there are none."""
+    matrix, hits, scored = _scored(confusion, rule, classes)
+    total = int(matrix.sum())
+    return float(hits[scored].sum() / total) if total else float("nan")
+
+
+def mean_iou(per_class: np.ndarray, subset: Sequence[int] | None = None) -> float:
+    """Mean over the classes that are present, in 0..1: NaN entries are left out, not scored 0.
+
+    Args:
+        per_class: (K,) from `iou` (or `recall`).
+        subset: class indices to average, None for all; 13 of 16 for the 13-class score.
+
+    Returns:
+        The mean, or NaN with a warning when none of the classes is present: nothing was measured.
+
+    Raises:
+        ValueError: an index of `subset` is out of range or repeated.
+    """
+    values = np.asarray(per_class, dtype=np.float64)
+    if values.ndim != 1:
+        raise ValueError(f"per-class scores must have shape (K,), got {values.shape}")
+    if subset is not None:
+        values = values[_indices(subset, len(values), "subset")]
+    values = values[~np.isnan(values)]
+    if not len(values):
+        warnings.warn("mean IoU is NaN: no class was labelled or predicted", RuntimeWarning, stacklevel=2)
+        return float("nan")
+    return float(values.mean())

@@ -1,0 +1,113 @@
+"""The learning rate as a function of the iteration."""
+
+import numpy as np
+import pytest
+import torch
+from golden_cases import golden_cases
+
+from dada.domain_adaptation.schedule import PolySchedule, poly_lr
+
+
+def optimizer_of(*rates):
+    return torch.optim.SGD([{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": r} for r in rates], lr=1.0)
+
+
+def rates_of(optimizer):
+    return [group["lr"] for group in optimizer.param_groups]
+
+
+def test_poly_is_the_formula():
+    for iteration in (0, 1, 37, 99):
+        assert poly_lr(0.5, iteration, 100, 0.9) == pytest.approx(
+            0.5 * (1 - iteration / 100) ** 0.9, rel=1e-14
+        )
+    assert poly_lr(0.5, 40, 100, 2.0) == pytest.approx(0.5 * 0.36)
+
+
+@pytest.mark.parametrize("power", [0.5, 0.9, 1.0, 2.0])
+@pytest.mark.parametrize("iteration", [100, 101, 10**9])
+def test_the_rate_is_a_real_zero_at_and_past_the_end(power, iteration):
+    rate = poly_lr(0.5, iteration, 100, power)
+    assert isinstance(rate, float) and rate == 0
+
+
+def test_power_zero_keeps_the_rate():
+    assert [poly_lr(0.5, i, 10, power=0) for i in (0, 9, 10, 11)] == [0.5] * 4
+
+
+def test_warm_up_rises_linearly_on_top_of_the_decay():
+    def with_warmup(i):
+        return poly_lr(1.0, i, 1000, 1.0, warmup=100, warmup_ratio=0.1)
+
+    assert with_warmup(0) == pytest.approx(0.1)
+    assert with_warmup(50) == pytest.approx(0.55 * 0.95)
+    assert with_warmup(99) < poly_lr(1.0, 99, 1000, 1.0)
+    for i in (100, 101, 700, 1000):
+        assert with_warmup(i) == poly_lr(1.0, i, 1000, 1.0)
+
+
+def test_warm_up_may_be_longer_than_a_short_run():
+    rates = [poly_lr(1.0, i, 10, warmup=1500) for i in range(12)]
+    assert 0 < rates[0] < 1e-5 and max(rates) < 0.01 and rates[10:] == [0, 0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"iteration": -1}, "iteration must be at least 0, got -1"),
+        ({"max_iterations": 0}, "max_iterations must be positive, got 0"),
+        ({"power": -0.9}, "power must be at least 0, got -0.9"),
+        ({"power": float("nan")}, "power must be at least 0, got nan"),
+        ({"warmup": -5}, "warmup must be at least 0 iterations, got -5"),
+        ({"warmup_ratio": 1.5}, r"warmup_ratio must lie in \[0, 1\], got 1.5"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        poly_lr(**{"base": 1.0, "iteration": 0, "max_iterations": 10, **arguments})
+    if "iteration" not in arguments:
+        with pytest.raises(ValueError, match=message):
+            PolySchedule(optimizer_of(1.0), **{"max_iterations": 10, **arguments})
+
+
+def test_each_group_follows_its_own_base_rate():
+    optimizer = optimizer_of(0.1, 1.0)
+    schedule = PolySchedule(optimizer, 100, power=0.9, warmup=10, warmup_ratio=0.0)
+    for iteration in (0, 5, 60, 100, 7):  # any order: nothing is remembered
+        want = [poly_lr(base, iteration, 100, 0.9, 10, 0.0) for base in (0.1, 1.0)]
+        assert schedule.set(iteration) == want == rates_of(optimizer) == schedule.rates(iteration)
+
+
+def test_base_rates_can_be_given_for_all_groups_or_for_each():
+    assert PolySchedule(optimizer_of(5.0, 7.0), 100, base_lrs=0.2).set(0) == [0.2, 0.2]
+    assert PolySchedule(optimizer_of(5.0, 7.0), 100, base_lrs=[0.2, 2]).set(0) == [0.2, 2.0]
+    with pytest.raises(ValueError, match="3 base learning rates for an optimizer of 2 parameter groups"):
+        PolySchedule(optimizer_of(5.0, 7.0), 100, base_lrs=[1, 2, 3])
+
+
+def test_a_schedule_built_before_or_after_loading_a_checkpoint_resumes_the_same_rates():
+    trained = optimizer_of(0.1, 1.0)
+    schedule = PolySchedule(trained, 100)
+    schedule.set(60)
+    state, want = trained.state_dict(), schedule.rates(61)
+
+    before = optimizer_of(0.1, 1.0)
+    resumed = PolySchedule(before, 100)
+    before.load_state_dict(state)
+    assert resumed.set(61) == want == rates_of(before)
+
+    after = optimizer_of(0.1, 1.0)
+    after.load_state_dict(state)
+    assert PolySchedule(after, 100).set(61) == want == rates_of(after)
+
+
+@pytest.mark.parametrize("file", ["advent_schedule.npz", "plca_schedule.npz"])
+def test_rates_agree_with_golden(file):
+    for case in golden_cases(file):
+        settings = case.settings
+        want = case.arrays["lr"].reshape(len(case.arrays["iters"]), -1)
+        multipliers = settings.get("lr_mult") or [1, 10][: want.shape[1]]
+        optimizer = optimizer_of(*(settings["base_lr"] * m for m in multipliers))
+        schedule = PolySchedule(optimizer, settings["max_iter"], settings["power"])
+        got = [schedule.set(int(iteration)) for iteration in case.arrays["iters"]]
+        np.testing.assert_allclose(got, want, rtol=1e-9)
