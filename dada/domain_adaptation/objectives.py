@@ -1,0 +1,298 @@
+"""What each method minimises: a list of named, weighted loss terms.
+
+A term reads a `Step`, one batch of each domain with the network's outputs on it, and returns a scalar. `Step` runs the
+network when a term first asks for an output, so a method pays for what its terms use and the loop knows no method.
+`CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever method is chosen.
+
+To add a method: write its terms as functions of a Step and enter a list of them in METHODS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dada.dataset.sample import Batch
+from dada.domain_adaptation import losses
+from dada.domain_adaptation.adversarial import Adversary, depth_entropy_map, entropy_map_of
+from dada.domain_adaptation.contrastive_learning import Association, association_loss, labels_at
+from dada.model.outputs import Outputs
+
+
+class Step:
+    """One batch of each domain and the network's outputs on it, each computed when it is first asked for.
+
+    Source and target run through the network apart, so that batch norm never mixes the two domains in one batch.
+
+    Args:
+        network: maps images (B, 3, H, W) to Outputs.
+        source: labelled batch.
+        target: unlabelled batch; its label is dropped here, so that no term can train on it.
+        align_corners: how logits are upsampled.
+        autocast: run the network in bfloat16.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Tensor], Outputs],
+        source: Batch,
+        target: Batch | None,
+        *,
+        align_corners: bool = True,
+        autocast: bool = False,
+    ) -> None:
+        self.source = source
+        self.target = None if target is None else target._replace(label=None, depth=None)
+        self.align_corners = align_corners
+        self.notes: dict[str, Tensor] = {}  # diagnostics that terms leave for the log
+        self._network = network
+        self._autocast = autocast
+
+    def _forward(self, image: Tensor) -> Outputs:
+        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self._autocast):
+            outputs = self._network(image)
+        if not self._autocast:
+            return outputs
+        return Outputs(*(None if o is None else o.float() for o in outputs))
+
+    @cached_property
+    def source_outputs(self) -> Outputs:
+        return self._forward(self.source.image)
+
+    @cached_property
+    def target_outputs(self) -> Outputs:
+        return self._forward(self.target.image)
+
+    @cached_property
+    def view_outputs(self) -> Outputs:
+        """Outputs on the second photometric view of the target images."""
+        return self._forward(self.target.view)
+
+    def upsample(self, x: Tensor, like: Tensor) -> Tensor:
+        """Bilinear, (B, K, h, w) to the height and width of `like`."""
+        return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+    @cached_property
+    def source_logits(self) -> Tensor:
+        """Main logits at the resolution of the source labels."""
+        return self.upsample(self.source_outputs.logits, self.source.label)
+
+
+class Term(NamedTuple):
+    """One addend of the objective: weight * compute(step), from iteration `start` on."""
+
+    name: str
+    weight: float
+    compute: Callable[[Step], Tensor]
+    start: int = 0
+    domains: str = "target"  # "source": the term needs no target image
+
+
+class Objective(NamedTuple):
+    """All terms of a run and the discriminators that some of them play against."""
+
+    terms: list[Term]
+    adversaries: list[Adversary]
+
+    @property
+    def uses_target(self) -> bool:
+        return bool(self.adversaries) or any(term.domains == "target" for term in self.terms)
+
+    def active(self, iteration: int) -> list[Term]:
+        return [t for t in self.terms if iteration >= t.start]
+
+    def __call__(self, step: Step, iteration: int) -> dict[str, tuple[float, Tensor]]:
+        """(weight, value) of every active term by name; values are scalars, not yet weighted."""
+        return {term.name: (term.weight, term.compute(step)) for term in self.active(iteration)}
+
+
+# ---- terms on the source -------------------------------------------------------------------------------------------
+
+
+def source_cross_entropy(step: Step) -> Tensor:
+    return losses.cross_entropy(step.source_logits, step.source.label)
+
+
+def source_cross_entropy_aux(step: Step) -> Tensor:
+    logits = step.upsample(step.source_outputs.aux_logits, step.source.label)
+    return losses.cross_entropy(logits, step.source.label)
+
+
+def source_lovasz(step: Step) -> Tensor:
+    return losses.lovasz_softmax(step.source_logits.softmax(dim=1), step.source.label)
+
+
+def source_depth(step: Step) -> Tensor:
+    """berHu of the predicted against the true inverse depth (DADA)."""
+    return losses.berhu(step.upsample(step.source_outputs.depth, step.source.depth), step.source.depth)
+
+
+# ---- terms on the target -------------------------------------------------------------------------------------------
+
+
+def target_entropy(step: Step) -> Tensor:
+    """MinEnt of ADVENT: mean normalised entropy of the target prediction at image resolution."""
+    return losses.entropy_loss(step.upsample(step.target_outputs.logits, step.target.image).softmax(dim=1))
+
+
+def target_entropy_aux(step: Step) -> Tensor:
+    return losses.entropy_loss(step.upsample(step.target_outputs.aux_logits, step.target.image).softmax(dim=1))
+
+
+def target_consistency(threshold: float) -> Callable[[Step], Tensor]:
+    """The second view must be predicted as the first one is, where that prediction is confident."""
+
+    def consistency(step: Step) -> Tensor:
+        loss, confident = losses.consistency_loss(step.view_outputs.logits, step.target_outputs.logits, threshold)
+        step.notes["target/confident"] = confident
+        return loss
+
+    return consistency
+
+
+# ---- cycle association ---------------------------------------------------------------------------------------------
+
+
+def _note(step: Step, name: str, association: Association) -> Tensor:
+    step.notes[f"{name}/closed"] = association.closed / association.labelled.clamp(min=1)
+    step.notes[f"{name}/covered"] = association.covered / association.closed.clamp(min=1)
+    return association.loss
+
+
+def feature_association(aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
+    """L_fass: cosine association of the features."""
+
+    def fass(step: Step) -> Tensor:
+        source, target = step.source_outputs.features, step.target_outputs.features
+        labels = labels_at(step.source.label, source.shape[-2:])
+        return _note(step, "fass", association_loss(source, target, labels, aggregate=aggregate, alpha=alpha))
+
+    return fass
+
+
+def class_association(aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
+    """L_cass: Kullback-Leibler association of the class probabilities, at the resolution of the features."""
+
+    def cass(step: Step) -> Tensor:
+        source, target = _probabilities_at_features(step.source_outputs), _probabilities_at_features(step.target_outputs)
+        labels = labels_at(step.source.label, source.shape[-2:])
+        association = association_loss(source, target, labels, metric="kl", aggregate=aggregate, alpha=alpha)
+        return _note(step, "cass", association)
+
+    return cass
+
+
+def _probabilities_at_features(outputs: Outputs) -> Tensor:
+    """Decoders give finer maps than the features; averaging keeps probabilities probabilities."""
+    probabilities, size = outputs.logits.softmax(dim=1), outputs.features.shape[-2:]
+    return probabilities if probabilities.shape[-2:] == size else F.adaptive_avg_pool2d(probabilities, size)
+
+
+def lsr(domain: str, threshold: float) -> Callable[[Step], Tensor]:
+    return lambda step: losses.lsr(getattr(step, f"{domain}_outputs").logits, threshold)
+
+
+def contrastive_terms(cfg: Any) -> list[Term]:
+    """The terms that CONTRASTIVE_LEARNING adds, at the weights of the cfg."""
+    train = cfg.TRAIN
+    aggregation = (train.APPLY_SPAGG, train.SPAGG_ALPHA)
+    terms = [Term("loss_fass", train.LAMBDA_CONTRASTIVE_MAIN, feature_association(*aggregation))]
+    if train.APPLY_MULTILAYER_ASSOCIATION:
+        terms += [
+            Term("loss_cass", train.LAMBDA_CONTRASTIVE_MAIN, class_association(*aggregation)),
+            Term("loss_lsr_src", train.LSR_W, lsr("source", train.LSR_THRES)),
+            Term("loss_lsr_trg", train.LSR_W, lsr("target", train.LSR_THRES)),
+        ]
+    terms += [
+        Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD)),
+        Term("loss_ent_main", train.LAMBDA_ENT_MAIN, target_entropy),
+    ]
+    return [term._replace(start=train.CONTRASTIVE_START) for term in terms]
+
+
+# ---- methods -------------------------------------------------------------------------------------------------------
+
+
+def _source_only(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+    return [], []
+
+
+def _min_ent(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+    terms = [Term("loss_ent_main", cfg.TRAIN.LAMBDA_ENT_MAIN, target_entropy)]
+    if cfg.TRAIN.MULTI_LEVEL:
+        terms.append(Term("loss_ent_aux", cfg.TRAIN.LAMBDA_ENT_AUX, target_entropy_aux))
+    return terms, []
+
+
+def _adv_ent(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+    train = cfg.TRAIN
+    adversaries = [Adversary("main", entropy_map_of("logits"), cfg.NUM_CLASSES, train, device)]
+    terms = [Term("loss_adv_trg_main", train.LAMBDA_ADV_MAIN, adversaries[0].fool)]
+    if train.MULTI_LEVEL:
+        adversaries.append(Adversary("aux", entropy_map_of("aux_logits"), cfg.NUM_CLASSES, train, device))
+        terms.append(Term("loss_adv_trg_aux", train.LAMBDA_ADV_AUX, adversaries[1].fool))
+    return terms, adversaries
+
+
+def _dada(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+    # DADA does not halve the two parts of the discriminator's loss; ADVENT does.
+    adversary = Adversary("main", depth_entropy_map, cfg.NUM_CLASSES, cfg.TRAIN, device, halve=False)
+    return [Term("loss_adv_trg_main", cfg.TRAIN.LAMBDA_ADV_MAIN, adversary.fool)], [adversary]
+
+
+METHODS: dict[str, Callable[[Any, torch.device], tuple[list[Term], list[Adversary]]]] = {
+    "source_only": _source_only,
+    "MinEnt": _min_ent,
+    "AdvEnt": _adv_ent,
+    "DADA": _dada,
+}
+
+
+def build_objective(cfg: Any, device: torch.device) -> Objective:
+    """The terms of `cfg`: source terms, those of TRAIN.DA_METHOD, and those of CONTRASTIVE_LEARNING.
+
+    A term of weight 0 is left out, not computed.
+
+    Raises:
+        ValueError: unknown method, a method and network that do not fit, or nothing to minimise.
+    """
+    train = cfg.TRAIN
+    if train.DA_METHOD not in METHODS:
+        raise ValueError(f"TRAIN.DA_METHOD {train.DA_METHOD!r} is not one of {', '.join(METHODS)}")
+    predicts_depth = train.MODEL == "DeepLabv2_depth"
+    if (train.DA_METHOD == "DADA" or cfg.USE_DEPTH) and not (cfg.USE_DEPTH and predicts_depth):
+        raise ValueError(
+            f"depth needs USE_DEPTH True and TRAIN.MODEL DeepLabv2_depth; they are {cfg.USE_DEPTH} and {train.MODEL!r} "
+            f"with TRAIN.DA_METHOD {train.DA_METHOD!r}"
+        )
+    terms = [
+        Term("loss_seg_src_main", train.LAMBDA_SEG_MAIN, source_cross_entropy),
+        Term("loss_lovasz", train.LAMBDA_LOVASZ, source_lovasz),
+    ]
+    if train.MULTI_LEVEL:
+        terms.append(Term("loss_seg_src_aux", train.LAMBDA_SEG_AUX, source_cross_entropy_aux))
+    if cfg.USE_DEPTH:
+        terms.append(Term("loss_depth_src_main", train.LAMBDA_DEPTH_MAIN, source_depth))
+    terms = [term._replace(domains="source") for term in terms]
+    method_terms, adversaries = METHODS[train.DA_METHOD](cfg, device)
+    terms += method_terms
+    if cfg.CONTRASTIVE_LEARNING:
+        if train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
+            raise ValueError(
+                "CONTRASTIVE_LEARNING pairs every source image with a target image: TRAIN.BATCH_SIZE_SOURCE "
+                f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal"
+            )
+        present = {t.name for t in terms}
+        terms += [t for t in contrastive_terms(cfg) if t.name not in present]
+    objective = Objective([t for t in terms if t.weight != 0], adversaries)
+    if not objective.active(0):
+        raise ValueError(
+            "no loss term has a weight at iteration 0: set TRAIN.LAMBDA_SEG_MAIN above 0, or start the others at once "
+            f"(TRAIN.CONTRASTIVE_START is {train.CONTRASTIVE_START})"
+        )
+    return objective

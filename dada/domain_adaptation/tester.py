@@ -1,0 +1,113 @@
+"""Test the snapshots of a run as the cfg says, and say under which protocol a number was measured."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dada.config import plain_cfg
+from dada.domain_adaptation.build import build_network, choose_device, test_loader
+from dada.domain_adaptation.evaluator import Evaluation, Predictor, evaluate, table, to_json
+from dada.domain_adaptation.runs import Run, file_hash, find_snapshots, versions
+from dada.files import write_whole
+
+log = logging.getLogger(__name__)
+
+
+def load_predictor(cfg: Any, checkpoints: list[Path], device: torch.device) -> Predictor:
+    """The ensemble of `checkpoints` under the TEST section of `cfg`, one file for each network of TEST.MODEL.
+
+    Raises:
+        ValueError: TEST.MODEL, TEST.MULTI_LEVEL, TEST.MODEL_WEIGHT and the checkpoints differ in number.
+    """
+    test = cfg.TEST
+    names = list(test.MODEL) or [cfg.TRAIN.MODEL] * len(checkpoints)
+    levels = list(test.MULTI_LEVEL) or [cfg.TRAIN.MULTI_LEVEL] * len(names)
+    weights = list(test.MODEL_WEIGHT) or [1.0] * len(names)
+    if not len(checkpoints) == len(names) == len(levels) == len(weights):
+        raise ValueError(
+            f"an ensemble needs as many of each: TEST.MODEL {len(names)}, TEST.MULTI_LEVEL {len(levels)}, "
+            f"TEST.MODEL_WEIGHT {len(weights)}, checkpoints (TEST.RESTORE_FROM) {len(checkpoints)}"
+        )
+    networks = [
+        build_network(cfg, str(path), name=name, multi_level=level).to(device).eval()
+        for path, name, level in zip(checkpoints, names, levels)
+    ]
+    return Predictor(
+        networks,
+        weights,
+        align_corners=cfg.ALIGN_CORNERS,
+        flip=test.FLIP,
+        scales=tuple(test.SCALES),
+        aggregate=test.WITH_AGGREGATION,
+        autocast=cfg.TRAIN.BF16 and device.type == "cuda",
+    )
+
+
+def protocol(cfg: Any) -> dict[str, Any]:
+    """What, besides weights and data, decides an mIoU."""
+    test = plain_cfg()["TEST"]
+    keys = ("SET_TARGET", "INPUT_SIZE_TARGET", "OUTPUT_SIZE_TARGET", "RESAMPLE", "CLASS_RULE")
+    options = {key: test[key] for key in (*keys, "WITH_AGGREGATION", "FLIP", "SCALES")}
+    return {"TARGET": cfg.TARGET, "NUM_CLASSES": cfg.NUM_CLASSES, "ALIGN_CORNERS": cfg.ALIGN_CORNERS, **options}
+
+
+def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
+    """Evaluate what TEST.MODE names, print the tables and write `test_<snapshot>.json` beside each snapshot's folder.
+
+    "single" evaluates TEST.RESTORE_FROM as one ensemble, or the last snapshot of the run. "best" evaluates every
+    snapshot of TEST.SNAPSHOT_DIR, or of the run; the last one stays the headline, since picking the best snapshot
+    uses the target labels that the method must do without.
+
+    Returns:
+        Evaluations by the name of the snapshot; the headline is the last.
+    """
+    device = choose_device(cfg)
+    folder = Path(cfg.TEST.SNAPSHOT_DIR[0]) if cfg.TEST.SNAPSHOT_DIR else run.snapshots
+    if cfg.TEST.MODE == "best":
+        groups = [[path] for path in find_snapshots(folder)]
+    elif cfg.TEST.RESTORE_FROM:
+        groups = [[Path(path) for path in cfg.TEST.RESTORE_FROM]]
+    else:
+        groups = [[find_snapshots(folder)[-1]]]
+
+    results = {}
+    for group in groups:
+        predictor = load_predictor(cfg, group, device)
+        loader = test_loader(cfg, predictor.networks[0].normalization)
+        evaluation = evaluate(predictor, loader, cfg.NUM_CLASSES, device, cfg.TEST.CLASS_RULE)
+        name = "+".join(path.stem for path in group)
+        results[name] = evaluation
+        _report(cfg, run, name, group, evaluation)
+    if cfg.TEST.MODE == "best":
+        print(_best_summary(results))
+    return results
+
+
+def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: Evaluation) -> None:
+    print(table({name: evaluation}))
+    settings = protocol(cfg)
+    print("protocol: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+    result = {
+        **evaluation.as_dict(),
+        "protocol": settings,
+        "seed": cfg.TRAIN.RANDOM_SEED,
+        "checkpoints": [{"file": str(path), "sha256": file_hash(path)} for path in checkpoints],
+        "versions": versions(),
+        "cfg": plain_cfg(),
+    }
+    path = run.snapshots / f"test_{name}.json"
+    write_whole(path, to_json(result))
+    print(f"written: {path}")
+
+
+def _best_summary(results: dict[str, Evaluation]) -> str:
+    last = list(results)[-1]
+    best = max(results, key=lambda name: results[name].miou)
+    return (
+        f"last snapshot {last}: mIoU {100 * results[last].miou:.2f}\n"
+        f"best snapshot {best}: mIoU {100 * results[best].miou:.2f} (chosen with target labels; not a headline)"
+    )

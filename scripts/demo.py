@@ -1,0 +1,25 @@
+"""The whole thing on an embedded city: write it, train a source-only and an adapted network, compare them on the target.
+
+    python scripts/demo.py [--seeds 1 2 3] [--out experiments/demo]
+"""
+
+import argparse
+from pathlib import Path
+
+from dada.command_line import run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="train both networks once for each seed")
+    parser.add_argument("--out", type=Path, default=Path("experiments/demo"), help="folder for everything written")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py")
+    args = parser.parse_args()
+
+    from dada.domain_adaptation.demo import demo
+
+    demo(args.out, args.seeds, args.set)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,22 @@
+"""Measure a trained network: python scripts/test.py --cfg synthia2cityscapes.yml [--set KEY=VALUE ...]"""
+
+import argparse
+
+from dada.command_line import add_cfg_flags, load_cfg, run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Print and save the mIoU of a run on the target's labelled split.")
+    add_cfg_flags(parser)
+    args = parser.parse_args()
+    load_cfg(args)
+
+    from dada.config import cfg
+    from dada.domain_adaptation.runs import run_of
+    from dada.domain_adaptation.tester import test
+
+    test(cfg, run_of(cfg, args.exp_suffix))
+
+
+if __name__ == "__main__":
+    run_script(main)
