@@ -2,6 +2,8 @@
 # make test   set up, then lint and test
 PYTHON ?= python3
 BIN := .venv/bin
+# Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
+export OMP_WAIT_POLICY ?= passive
 
 .PHONY: demo test lint clean
 

@@ -6,6 +6,8 @@
 import argparse
 from pathlib import Path
 
+import _root  # noqa: F401
+
 from dada.command_line import run_script
 
 

@@ -2,18 +2,11 @@
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
-try:
-    from dada.dataset.toycity import parse_size, write_city
-except ModuleNotFoundError as error:
-    if error.name != "dada":
-        raise
-    sys.path.insert(
-        0, str(Path(__file__).resolve().parent.parent)
-    )  # not installed: use the code beside scripts/
-    from dada.dataset.toycity import parse_size, write_city
+import _root  # noqa: F401
+
+from dada.command_line import run_script
+from dada.dataset.toycity import parse_size, write_city
 
 
 def main() -> None:
@@ -31,13 +24,10 @@ def main() -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a toy city that is there")
     args = parser.parse_args()
-    try:
-        args.size = parse_size(args.size)
-        out = write_city(**vars(args))
-    except (ValueError, OSError) as error:
-        sys.exit(f"make_toycity: {error}")
+    args.size = parse_size(args.size)
+    out = write_city(**vars(args))
     print(f"{out}: {args.source} source and {args.target} target pictures")
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

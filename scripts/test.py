@@ -2,6 +2,8 @@
 
 import argparse
 
+import _root  # noqa: F401
+
 from dada.command_line import add_cfg_flags, load_cfg, run_script
 
 

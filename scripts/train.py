@@ -3,6 +3,8 @@
 import argparse
 import secrets
 
+import _root  # noqa: F401
+
 from dada.command_line import add_cfg_flags, load_cfg, run_script
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
-import zlib
 
-import numpy as np
 import pytest
 import torch
-from golden_cases import GOLDEN, Case, assert_close_relative, golden_cases
+from golden_cases import GOLDEN, Case, assert_close_relative, golden_cases, golden_recipe
 from torch import nn
 
 from dada.model import (
@@ -76,36 +75,7 @@ def build(case: Case) -> nn.Module:
     return network(num_classes, multi_level=multi_level, bn_policy="frozen_affine")
 
 
-_recipe_cache: dict[tuple, torch.Tensor] = {}
-
-
-def recipe(key: str, shape: tuple[int, ...], salt: int) -> torch.Tensor:
-    """The weight recipe of the golden README: a counter-based generator seeded by the entry's name."""
-    if (key, shape, salt) not in _recipe_cache:
-        count = int(np.prod(shape))
-        s = (zlib.crc32(key.encode()) ^ salt) & 0xFFFFFFFF
-        start = (s * 2**32 + 0x9E3779B97F4A7C15) % 2**64
-        z = np.arange(count, dtype=np.uint64)
-        z += np.uint64(start)
-        z ^= z >> np.uint64(30)
-        z *= np.uint64(0xBF58476D1CE4E5B9)
-        z ^= z >> np.uint64(27)
-        z *= np.uint64(0x94D049BB133111EB)
-        z ^= z >> np.uint64(31)
-        u = (z >> np.uint64(40)) / 2.0**24
-        v = 2 * u - 1
-        if len(shape) >= 2:
-            value = v * np.sqrt(6 / np.prod(shape[1:]))
-        elif key.endswith("running_var"):
-            value = 1 + 0.5 * u
-        elif key.endswith("running_mean"):
-            value = 0.2 * v
-        elif key.endswith("weight"):
-            value = 0.7 + 0.2 * v
-        else:
-            value = 0.1 * v
-        _recipe_cache[key, shape, salt] = torch.from_numpy(value.astype(np.float32).reshape(shape))
-    return _recipe_cache[key, shape, salt]
+recipe = functools.cache(golden_recipe)
 
 
 def published_state(case: Case) -> dict[str, torch.Tensor]:
@@ -122,7 +92,7 @@ def published_state(case: Case) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module", autouse=True)
 def _free_the_recipe_cache():
     yield
-    _recipe_cache.clear()
+    recipe.cache_clear()
 
 
 @pytest.fixture(scope="module", params=CASES, ids=lambda case: case.name)

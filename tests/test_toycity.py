@@ -357,12 +357,13 @@ def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path):
     ],
 )
 def test_the_script_ends_with_one_line_for_a_bad_option(tmp_path, monkeypatch, option, value, message):
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as python does for a script
     monkeypatch.setattr(
         sys, "argv", ["make_toycity.py", "--out", str(tmp_path / "city"), f"{option}={value}"]
     )
     with pytest.raises(SystemExit) as ended:
         runpy.run_path(str(SCRIPT), run_name="__main__")
-    assert ended.value.code == f"make_toycity: {message}"  # text, so the exit status is 1
+    assert ended.value.code == f"error: {message}"  # text, so the exit status is 1
     assert os.listdir(tmp_path) == []
 
 

@@ -14,7 +14,7 @@ from dada.domain_adaptation.evaluator import Evaluation, table, to_json
 from dada.domain_adaptation.figures import predict_labels, save_panel
 from dada.domain_adaptation.runs import find_snapshots, run_of, versions
 from dada.domain_adaptation.tester import load_predictor, protocol, test
-from dada.domain_adaptation.trainer import train
+from dada.domain_adaptation.trainer import is_finished, train
 from dada.files import write_whole
 
 CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
@@ -23,13 +23,19 @@ PICTURES = 4
 
 
 def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> None:
-    """Write the city to `out`/city, train and test both networks for every seed, write table and figure to `out`."""
+    """Write the city to `out`/city, train and test both networks for every seed, write table and figure to `out`.
+
+    What a former call has written with the same settings is used again: the city, and runs that reached their end.
+    """
     write_city(out / "city", **CITY, workers=2)
     results: dict[str, list[Evaluation]] = {name: [] for name in METHODS}
     for seed in seeds:
         for name in METHODS:
             run = _configure(out, name, seed, overrides)
-            train(cfg, run)
+            if is_finished(cfg, run):
+                print(f"{run.name}: already trained with this configuration, {run.snapshots}")
+            else:
+                train(cfg, run)
             results[name].append(list(test(cfg, run).values())[-1])
     text = table({name: evaluations[0] for name, evaluations in results.items()})
     summary = _summary(results, seeds)

@@ -115,12 +115,15 @@ class Evaluation:
     def as_dict(self) -> dict[str, Any]:
         """For JSON: percentages, None for absent classes, and the counts themselves."""
         names = label_set(self.num_classes).names
-        percent = [None if np.isnan(v) else round(100 * v, 4) for v in self.iou.tolist()]
         return {
-            "mIoU": {name: round(100 * value, 4) for name, value in self.means.items()},
-            "IoU": dict(zip(names, percent)),
+            "mIoU": {name: _percent(value) for name, value in self.means.items()},
+            "IoU": dict(zip(names, map(_percent, self.iou.tolist()))),
             "confusion": self.confusion.tolist(),
         }
+
+
+def _percent(share: float) -> float | None:
+    return None if np.isnan(share) else round(100 * share, 4)
 
 
 def evaluate(

@@ -90,7 +90,7 @@ class Term(NamedTuple):
     weight: float
     compute: Callable[[Step], Tensor]
     start: int = 0
-    domains: str = "target"  # "source": the term needs no target image
+    reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
 
 
 class Objective(NamedTuple):
@@ -101,7 +101,11 @@ class Objective(NamedTuple):
 
     @property
     def uses_target(self) -> bool:
-        return bool(self.adversaries) or any(term.domains == "target" for term in self.terms)
+        return bool(self.adversaries) or any(term.reads != "source" for term in self.terms)
+
+    @property
+    def uses_view(self) -> bool:
+        return any(term.reads == "view" for term in self.terms)
 
     def active(self, iteration: int) -> list[Term]:
         return [t for t in self.terms if iteration >= t.start]
@@ -209,7 +213,7 @@ def contrastive_terms(cfg: Any) -> list[Term]:
             Term("loss_lsr_trg", train.LSR_W, lsr("target", train.LSR_THRES)),
         ]
     terms += [
-        Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD)),
+        Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD), reads="view"),
         Term("loss_ent_main", train.LAMBDA_ENT_MAIN, target_entropy),
     ]
     return [term._replace(start=train.CONTRASTIVE_START) for term in terms]
@@ -278,7 +282,7 @@ def build_objective(cfg: Any, device: torch.device) -> Objective:
         terms.append(Term("loss_seg_src_aux", train.LAMBDA_SEG_AUX, source_cross_entropy_aux))
     if cfg.USE_DEPTH:
         terms.append(Term("loss_depth_src_main", train.LAMBDA_DEPTH_MAIN, source_depth))
-    terms = [term._replace(domains="source") for term in terms]
+    terms = [term._replace(reads="source") for term in terms]
     method_terms, adversaries = METHODS[train.DA_METHOD](cfg, device)
     terms += method_terms
     if cfg.CONTRASTIVE_LEARNING:

@@ -55,6 +55,25 @@ def save_snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict) -
     return path
 
 
+def set_aside(folder: Path) -> Path | None:
+    """Move what an earlier run left in `folder` to `folder`/former_<n>, so that no later test takes it for the new run's.
+
+    Returns:
+        The folder moved to, or None if there was nothing.
+    """
+    left = [p for pattern in ("model_*.pth", "test_*.json", "train_cfg.yml") for p in sorted(folder.glob(pattern))]
+    if not left:
+        return None
+    number = 1
+    while (folder / f"former_{number}").exists():
+        number += 1
+    former = folder / f"former_{number}"
+    former.mkdir()
+    for path in left:
+        path.rename(former / path.name)
+    return former
+
+
 def find_snapshots(folder: Path) -> list[Path]:
     """Every `model_{iteration}.pth` of `folder`, in order of iteration.
 

@@ -66,6 +66,8 @@ def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
         Evaluations by the name of the snapshot; the headline is the last.
     """
     device = choose_device(cfg)
+    if len(cfg.TEST.SNAPSHOT_DIR) > 1:
+        raise ValueError(f"TEST.SNAPSHOT_DIR names {len(cfg.TEST.SNAPSHOT_DIR)} folders; give the one that is tested")
     folder = Path(cfg.TEST.SNAPSHOT_DIR[0]) if cfg.TEST.SNAPSHOT_DIR else run.snapshots
     if cfg.TEST.MODE == "best":
         groups = [[path] for path in find_snapshots(folder)]

@@ -15,7 +15,7 @@ from dada.dataset.sample import Batch
 from dada.domain_adaptation.build import build_network, choose_device, source_loader, target_loader
 from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.objectives import Objective, Step, build_objective
-from dada.domain_adaptation.runs import Run, save_snapshot
+from dada.domain_adaptation.runs import Run, save_snapshot, set_aside
 from dada.domain_adaptation.schedule import PolySchedule
 
 log = logging.getLogger(__name__)
@@ -126,6 +126,13 @@ def last_iteration(cfg: Any) -> int:
     return min(cfg.TRAIN.EARLY_STOP or cfg.TRAIN.MAX_ITERS, cfg.TRAIN.MAX_ITERS)
 
 
+def is_finished(cfg: Any, run: Run) -> bool:
+    """Whether `run` holds the last snapshot of a training with exactly this cfg."""
+    # The cfg in the snapshot counts: train_cfg.yml may be that of a later run that was stopped on its way.
+    snapshot = run.snapshots / f"model_{last_iteration(cfg)}.pth"
+    return snapshot.is_file() and torch.load(snapshot, map_location="cpu", weights_only=True).get("cfg") == plain_cfg()
+
+
 def paired(source: Iterable[Batch], target: Iterable[Batch] | None, device: torch.device) -> Iterator[tuple]:
     """Batches of both domains, step by step, on the device; None for the target where no term reads it."""
     targets = iter(target) if target is not None else None
@@ -148,10 +155,11 @@ def train(cfg: Any, run: Run, *, tensorboard: bool = False) -> nn.Module:
     network = build_network(cfg, weights=cfg.TRAIN.RESTORE_FROM).to(device).train()
     objective = build_objective(cfg, device)
     stop = last_iteration(cfg)
-    wants_view = any(term.name == "loss_consistency" for term in objective.terms)
     steps = stop * cfg.TRAIN.ITER_SIZE
     source = source_loader(cfg, network.normalization, steps)
-    target = target_loader(cfg, network.normalization, steps, second_view=wants_view) if objective.uses_target else None
+    target = None
+    if objective.uses_target:
+        target = target_loader(cfg, network.normalization, steps, second_view=objective.uses_view)
     trainer = Trainer(
         network,
         objective,
@@ -171,8 +179,10 @@ def train(cfg: Any, run: Run, *, tensorboard: bool = False) -> nn.Module:
         for iteration in progress:
             values, step = trainer.iterate(iteration, batches)
             done = iteration + 1
-            if done == 1:
-                save_cfg(run.snapshots / "train_cfg.yml")  # the run is sound: data, network and losses worked once
+            if done == 1:  # the run is sound: data, network and losses worked once
+                if former := set_aside(run.snapshots):
+                    progress.write(f"files of an earlier run of this name are now in {former}")
+                save_cfg(run.snapshots / "train_cfg.yml")
             progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             monitor.scalars(iteration, values, trainer.optimizers[0])
             monitor.pictures(iteration, step)

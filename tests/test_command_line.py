@@ -1,0 +1,128 @@
+"""What the scripts share: flags, and one message for every error that a user can mend."""
+
+import argparse
+import re
+import shutil
+
+import pytest
+from tiny import tiny_options
+
+from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.config import ConfigError, cfg, cfg_from_list
+from dada.domain_adaptation.runs import run_of
+from dada.domain_adaptation.trainer import NonFiniteLoss, train
+
+
+def parsed(*flags: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_cfg_flags(parser)
+    return parser.parse_args(flags)
+
+
+def fails(error: BaseException):
+    def main():
+        raise error
+
+    return main
+
+
+def message(main) -> str:
+    """What the script prints before it exits with 1: sys.exit(text) does both."""
+    with pytest.raises(SystemExit) as exit_:
+        run_script(main)
+    assert isinstance(exit_.value.code, str)
+    return exit_.value.code
+
+
+def test_set_may_be_repeated_and_takes_several_pairs():
+    load_cfg(
+        parsed("--cfg", "toycity.yml", "--set", "TRAIN.MAX_ITERS=7", "NUM_CLASSES=13", "--set", "EXP_NAME=x")
+    )
+    assert (cfg.TRAIN.MAX_ITERS, cfg.NUM_CLASSES, cfg.EXP_NAME) == (7, 13, "x")
+    assert cfg.TRAIN.OPTIMIZER == "AdamW"  # of the file
+
+
+def test_cfg_is_required_and_the_suffix_is_not(capsys):
+    assert parsed("--cfg", "a.yml").exp_suffix == ""
+    with pytest.raises(SystemExit):
+        parsed()
+    assert "--cfg" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("error", [
+    ValueError("wrong value"), FileNotFoundError("no folder"), ConfigError("KEY is not an option"),
+    NonFiniteLoss("loss_x = nan"), ImportError("no module"),
+])  # fmt: skip
+def test_an_error_of_the_user_is_one_message_without_traceback(error):
+    assert message(fails(error)) == f"error: {error}"
+
+
+def test_an_error_without_text_is_named_by_its_kind():
+    assert message(fails(ValueError())) == "error: ValueError"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), RuntimeError("x"), AttributeError("x"), AssertionError("x")]
+)
+def test_a_defect_of_ours_keeps_its_traceback(error):
+    with pytest.raises(type(error)):
+        run_script(fails(error))
+
+
+def test_the_traceback_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("DADA_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="wrong value"):
+        run_script(fails(ValueError("wrong value")))
+
+
+def test_an_interrupt_exits_with_130():
+    with pytest.raises(SystemExit) as exit_:
+        run_script(fails(KeyboardInterrupt()))
+    assert exit_.value.code == 130
+
+
+def test_the_message_of_a_loader_process_is_all_that_is_left_of_its_traceback():
+    text = (
+        "Caught ValueError in DataLoader worker process 0.\n"
+        "Original Traceback (most recent call last):\n"
+        '  File "fetch.py", line 3, in fetch\n'
+        "FileNotFoundError: an earlier one\n\n"
+        "During handling of the above exception, another exception occurred:\n\n"
+        "Traceback (most recent call last):\n"
+        '  File "files.py", line 9, in read\n'
+        "ValueError: cannot read a.png: cut short.\n  Unpack it again.\n"
+    )
+    assert message(fails(ValueError(text))) == "error: cannot read a.png: cut short.\n  Unpack it again."
+
+
+def label_out_of_range(city):
+    from PIL import Image
+
+    for path in (city / "SYNTHIA/parsed_LABELS").iterdir():
+        Image.new("L", (128, 64), 99).save(path)
+    return r"label id 99 out of range in \S+/parsed_LABELS/\d+.png: 8192 pixels"
+
+
+def truncated(city):
+    for path in (city / "Cityscapes/leftImg8bit/train").rglob("*.png"):
+        path.write_bytes(path.read_bytes()[:1000])
+    return r"cannot read \S+_leftImg8bit.png \(1000 bytes\)"
+
+
+def image_without_label(city):
+    (city / "SYNTHIA/parsed_LABELS/0000002.png").unlink()
+    return r"1 of 4 labels of SYNTHIA images are missing: \S+0000002.png"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("damage", [label_out_of_range, truncated, image_without_label])
+def test_damaged_data_is_one_message_from_any_process_and_leaves_nothing(city, tmp_path, damage, workers):
+    shutil.copytree(city, tmp_path / "city")
+    expected = damage(tmp_path / "city")
+    cfg_from_list([
+        *tiny_options(tmp_path / "city", tmp_path / "runs"), "CONTRASTIVE_LEARNING=True", f"NUM_WORKERS={workers}",
+    ])  # fmt: skip
+    text = message(lambda: train(cfg, run_of(cfg), tensorboard=True))
+    assert re.match(f"error: {expected}", text), text
+    assert "Traceback" not in text and "Caught" not in text
+    assert not (tmp_path / "runs").exists()

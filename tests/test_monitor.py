@@ -1,0 +1,80 @@
+"""What training shows in TensorBoard."""
+
+import pytest
+import torch
+from tiny import TinyNetwork, random_batch
+
+from dada.config import cfg, cfg_from_list
+from dada.domain_adaptation.monitor import Monitor
+from dada.domain_adaptation.objectives import Step
+from dada.normalization import TORCHVISION_RGB
+
+
+class CountingNetwork(TinyNetwork):
+    calls = 0
+
+    def forward(self, image):
+        self.calls += 1
+        return super().forward(image)
+
+
+@pytest.fixture
+def step():
+    step = Step(CountingNetwork(16), random_batch(seed=1), random_batch(seed=2))
+    step.source_outputs  # computed, as the losses leave it
+    return step
+
+
+def optimizer():
+    parameters = [torch.nn.Parameter(torch.zeros(1)) for _ in range(2)]
+    return torch.optim.SGD([{"params": p, "lr": lr} for p, lr in zip(parameters, (0.1, 0.5))])
+
+
+def events(folder):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    return EventAccumulator(str(folder)).Reload()
+
+
+def test_scalars_carry_loss_names_and_the_rate_of_every_group(tmp_path):
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+        for iteration in (0, 1):
+            monitor.scalars(iteration, {"loss_x": 2.0 + iteration}, optimizer())
+    written = events(tmp_path / "logs")
+    assert set(written.Tags()["scalars"]) == {"data/loss_x", "lr/group_0", "lr/group_1"}
+    assert [(e.step, e.value) for e in written.Scalars("data/loss_x")] == [(0, 2.0), (1, 3.0)]
+    assert written.Scalars("lr/group_1")[0].value == 0.5
+
+
+def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step):
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=2"])
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+        for iteration in range(4):
+            monitor.pictures(iteration, step)
+    assert step._network.calls == 1  # drawing runs no network, which would move batch norm
+    written = events(tmp_path / "logs")
+    assert set(written.Tags()["images"]) == {"Image - S", "Prediction - S", "Entropy - S"}
+    assert [e.step for e in written.Images("Image - S")] == [1, 3]
+
+
+def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
+    step.target_outputs
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+        monitor.pictures(0, step)
+    assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
+
+
+def test_without_folder_nothing_is_written(tmp_path, monkeypatch, step):
+    monkeypatch.chdir(tmp_path)
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
+    with Monitor(None, cfg, TORCHVISION_RGB) as monitor:
+        monitor.scalars(0, {"loss_x": 1.0}, optimizer())
+        monitor.pictures(0, step)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_folder_appears_with_the_first_thing_written(tmp_path):
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB):
+        assert not (tmp_path / "logs").exists()
+    assert not (tmp_path / "logs").exists()

@@ -1,0 +1,98 @@
+"""Where a run keeps its files, and its snapshots."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dada.config import cfg, cfg_from_list, plain_cfg
+from dada.domain_adaptation.runs import file_hash, find_snapshots, run_of, save_snapshot, set_aside
+
+
+def test_a_run_without_name_is_called_after_what_it_does():
+    cfg_from_list(["TRAIN.MODEL=timm:some/encoder", "TRAIN.DA_METHOD=AdvEnt"])
+    assert run_of(cfg).name == "SYNTHIA2Cityscapes_timm-some-encoder_AdvEnt"
+    cfg_from_list(["CONTRASTIVE_LEARNING=True"])
+    assert run_of(cfg).name == "SYNTHIA2Cityscapes_timm-some-encoder_AdvEnt_association"
+
+
+def test_a_suffix_is_appended_to_the_name_and_to_the_folders():
+    cfg_from_list(["EXP_NAME=mine"])
+    run = run_of(cfg, "second")
+    assert run.name == "mine_second"
+    assert run.snapshots == Path("experiments/snapshots/mine_second")
+    assert run.logs == Path("experiments/logs/tensorboard/mine_second")
+
+
+def test_folders_follow_the_options_that_name_them():
+    cfg_from_list(["EXP_NAME=mine", "EXP_ROOT_SNAPSHOT=/weights", "EXP_ROOT_LOGS=/logs"])
+    run = run_of(cfg)
+    assert (run.snapshots, run.logs) == (Path("/weights/mine"), Path("/logs/tensorboard/mine"))
+    cfg_from_list(["TRAIN.SNAPSHOT_DIR=/here", "TRAIN.TENSORBOARD_LOGDIR=/there"])
+    run = run_of(cfg)
+    assert (run.snapshots, run.logs) == (Path("/here"), Path("/there"))
+
+
+def test_a_snapshot_is_read_back_with_weights_iteration_cfg_and_versions(tmp_path):
+    network = nn.Linear(2, 3)
+    path = save_snapshot(tmp_path / "new", network, 12, plain_cfg())
+    assert path == tmp_path / "new" / "model_12.pth"
+    content = torch.load(path, weights_only=True)
+    assert torch.equal(content["state_dict"]["weight"], network.weight)
+    assert content["iter"] == 12 and content["cfg"] == plain_cfg()
+    assert content["versions"]["torch"] == str(torch.__version__)
+    assert [p.name for p in path.parent.iterdir()] == ["model_12.pth"]
+
+
+def test_files_of_a_former_run_are_set_aside_not_lost_nor_tested(tmp_path):
+    assert set_aside(tmp_path) is None
+    for iteration in (10, 20):
+        save_snapshot(tmp_path, nn.Linear(2, 3), iteration, {})
+    assert set_aside(tmp_path) == tmp_path / "former_1"
+    save_snapshot(tmp_path, nn.Linear(2, 3), 5, {})
+    assert [p.name for p in find_snapshots(tmp_path)] == ["model_5.pth"]
+    assert [p.name for p in find_snapshots(tmp_path / "former_1")] == ["model_10.pth", "model_20.pth"]
+    assert set_aside(tmp_path) == tmp_path / "former_2"
+
+
+def test_a_snapshot_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
+    path = save_snapshot(tmp_path, nn.Linear(2, 3), 1, {})
+    before = path.read_bytes()
+
+    def fails_half_way(content, file):
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(torch, "save", fails_half_way)
+    with pytest.raises(OSError, match="no space left"):
+        save_snapshot(tmp_path, nn.Linear(2, 3), 1, {})
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["model_1.pth"]
+
+
+def test_snapshots_are_found_in_order_of_iteration_and_other_files_left_out(tmp_path):
+    for name in (
+        "model_10.pth",
+        "model_9.pth",
+        "model_best.pth",
+        ".model_11.pth.x.part",
+        "test_model_9.json",
+        "train_cfg.yml",
+    ):
+        (tmp_path / name).touch()
+    assert [p.name for p in find_snapshots(tmp_path)] == ["model_9.pth", "model_10.pth"]
+
+
+def test_a_folder_without_snapshots_is_reported_with_what_to_do(tmp_path):
+    with pytest.raises(
+        FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*missing.*TEST.RESTORE_FROM"
+    ):
+        find_snapshots(tmp_path / "missing")
+
+
+def test_the_hash_is_that_of_the_whole_file(tmp_path):
+    content = bytes(range(256)) * 8192  # two blocks
+    (tmp_path / "weights").write_bytes(content + b"end")
+    assert file_hash(tmp_path / "weights") == hashlib.sha256(content + b"end").hexdigest()

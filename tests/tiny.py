@@ -1,0 +1,79 @@
+"""Small things that several test files train and test: a network, a batch, and a cfg for whole runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dada.dataset import Batch
+from dada.model.outputs import Outputs
+
+# The smallest encoder that builds without a download: 0.4 M parameters.
+TINY_NETWORK = "timm:mobilenetv3_small_050"
+
+
+class TinyNetwork(nn.Module):
+    """The network of the golden training runs: a convolution of stride 4, a ReLU and a 1x1 convolution a head.
+
+    Args:
+        num_classes: K.
+        aux, depth: add the auxiliary head, or the one for depth.
+    """
+
+    def __init__(self, num_classes: int, *, aux: bool = False, depth: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, stride=4, padding=1)
+        self.head_main = nn.Conv2d(6, num_classes, 1)
+        self.head_aux = nn.Conv2d(6, num_classes, 1) if aux else None
+        self.head_depth = nn.Conv2d(6, 1, 1) if depth else None
+
+    def forward(self, image: Tensor) -> Outputs:
+        features = self.stem(image).relu()
+        heads = (self.head_aux, self.head_depth)
+        return Outputs(
+            self.head_main(features), features, *(None if h is None else h(features) for h in heads)
+        )
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        heads = [p for name, p in self.named_parameters() if name.startswith("head")]
+        return {"backbone": list(self.stem.parameters()), "head": heads}
+
+
+def random_batch(
+    batch: int = 2,
+    size: tuple[int, int] = (32, 40),
+    num_classes: int = 5,
+    seed: int = 0,
+    *,
+    labelled: bool = True,
+) -> Batch:
+    """Noise with random labels (none ignored), depth and a second view; size is (height, width)."""
+    g = torch.Generator().manual_seed(seed)
+    image = torch.randn(batch, 3, *size, generator=g)
+    label = torch.randint(num_classes, (batch, *size), generator=g) if labelled else None
+    depth = torch.rand(batch, *size, generator=g)
+    view = image + 0.1 * torch.randn(batch, 3, *size, generator=g)
+    names = [f"image_{seed}_{k}.png" for k in range(batch)]
+    return Batch(image, label, depth if labelled else None, names, [size] * batch, view)
+
+
+def tiny_options(city: Path, out: Path) -> list[str]:
+    """KEY=VALUE pairs for a run of two iterations on the city, below `out`."""
+    return [
+        f"DATA_DIRECTORY_SOURCE={city / 'SYNTHIA'}",
+        f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}",
+        f"EXP_ROOT={out}",
+        "EXP_NAME=tiny",
+        "NUM_WORKERS=0",
+        "GPU_ID=-1",
+        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
+        "DATA_TRANSFORM.LOADSIZE=64",
+        "DATA_TRANSFORM.CROPSIZE=64",
+        "TRAIN.BATCH_SIZE_SOURCE=2",
+        "TRAIN.BATCH_SIZE_TARGET=2",
+        f"TRAIN.MODEL={TINY_NETWORK}",
+        "TRAIN.MAX_ITERS=2",
+        "TEST.INPUT_SIZE_TARGET=[128, 64]",
+    ]
