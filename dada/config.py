@@ -150,6 +150,9 @@ OPTIONS: dict[str, Any] = {
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
         "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
         "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
+        "RECOMPUTE": Option(
+            False, "Compute the activations inside residual blocks again in the backward pass: less memory, more time."
+        ),
         "CHANNELS_LAST": Option(
             False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
         ),

@@ -161,6 +161,27 @@ def test_batch_norm_follows_the_policy(network, policy):
         model.set_bn_policy("train")
 
 
+def test_recomputing_blocks_changes_neither_outputs_gradients_nor_statistics(small):
+    plain, recomputing = copy.deepcopy(small).train(), copy.deepcopy(small).train()
+    recomputing.set_recompute(True)
+    results = []
+    for model in (plain, recomputing):
+        logits = model(image(2, 3, 33, 41)).logits
+        logits.square().sum().backward()
+        results.append((logits, [p.grad for p in model.parameters()], list(model.buffers())))
+    for a, b in zip(*(torch.nn.utils.parameters_to_vector([r[0], *r[1]]).split(10**6) for r in results)):
+        torch.testing.assert_close(a, b)
+    for a, b in zip(results[0][2], results[1][2]):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_network_that_cannot_recompute_says_so():
+    model = build_model("timm:tf_efficientnet_lite0", 3, output_stride=16)
+    model.set_recompute(False)
+    with pytest.raises(ValueError, match="TimmSegmenter cannot recompute.*TRAIN.RECOMPUTE"):
+        model.set_recompute(True)
+
+
 def test_weights_decide_how_images_are_normalised(network):
     case, model = network
     if case.startswith("resnet") and case != "resnet-18_undilated":

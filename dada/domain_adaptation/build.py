@@ -49,6 +49,7 @@ def build_network(cfg: Any, weights: str, *, name: str = "", multi_level: bool |
         bn_policy=train.BN_POLICY,
         output_stride=train.OUTPUT_STRIDE,
     )
+    network.set_recompute(train.RECOMPUTE)
     load_weights(network, weights)
     network.normalization = _normalization(cfg, network.normalization)
     # The weights alone decide: a convolution with channels-last weights gives channels-last maps.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
+
+from dada.model.recompute import recomputed
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
@@ -160,9 +163,18 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
             previous = dilation
         self.channels = (channels // 2, channels)  # of layer3 and layer4
+        self.recompute_blocks = False  # see dada.model.recompute
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> the maps of layer3 and layer4."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(image))))
-        x = self.layer3(self.layer2(self.layer1(x)))
-        return x, self.layer4(x)
+        for stage in (self.layer1, self.layer2, self.layer3):
+            x = self._run(stage, x)
+        return x, self._run(self.layer4, x)
+
+    def _run(self, stage: nn.Sequential, x: Tensor) -> Tensor:
+        if not (self.recompute_blocks and torch.is_grad_enabled()):
+            return stage(x)
+        for block in stage:
+            x = recomputed(block, x)
+        return x

@@ -24,6 +24,7 @@ class SegmentationModel(nn.Module):
 
     normalization: Normalization
     bn_policy: str = "train"
+    recompute_blocks: bool | None = None  # None: this network cannot; see dada.model.recompute
 
     def forward(self, image: Tensor) -> Outputs:
         """(B, 3, H, W) normalised images of any size -> Outputs."""
@@ -72,6 +73,17 @@ class SegmentationModel(nn.Module):
         else:
             freeze_affine(self)
         self.train(self.training)
+
+    def set_recompute(self, on: bool) -> None:
+        """Keep only the inputs of the encoder's blocks for the backward pass, or everything.
+
+        Raises:
+            ValueError: this network cannot.
+        """
+        if self.recompute_blocks is not None:
+            self.recompute_blocks = on
+        elif on:
+            raise ValueError(f"{type(self).__name__} cannot recompute its blocks; set TRAIN.RECOMPUTE to False")
 
     def train(self, mode: bool = True) -> SegmentationModel:
         """As nn.Module.train, but batch norm stays in eval mode under the policy "eval"."""

@@ -1,0 +1,36 @@
+"""Trade time for memory: drop a block's inner activations and compute them again in the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from dada.model.batch_norm import batch_norms
+
+
+def recomputed(block: nn.Module, x: Tensor) -> Tensor:
+    """block(x), of which only x is kept for the backward pass (Chen et al., arXiv:1604.06174).
+
+    Values, gradients and batch-norm statistics are those of block(x).
+    """
+    return checkpoint(
+        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _running_statistics_held(block))
+    )
+
+
+@contextmanager
+def _running_statistics_held(block: nn.Module) -> Iterator[None]:
+    """The second computation must not move the running statistics a second time."""
+    # Momentum 0 keeps them; running without them would save other tensors than the first computation did.
+    tracking = [(norm, norm.momentum) for norm in batch_norms(block) if norm.track_running_stats and norm.training]
+    for norm, _ in tracking:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in tracking:
+            norm.momentum = momentum
+            norm.num_batches_tracked -= 1
