@@ -25,12 +25,13 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
 def _running_statistics_held(block: nn.Module) -> Iterator[None]:
     """The second computation must not move the running statistics a second time."""
     # Momentum 0 keeps them; running without them would save other tensors than the first computation did.
-    tracking = [(norm, norm.momentum) for norm in batch_norms(block) if norm.track_running_stats and norm.training]
-    for norm, _ in tracking:
+    tracking = [norm for norm in batch_norms(block) if norm.track_running_stats and norm.training]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in tracking]
+    for norm in tracking:
         norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm, momentum in tracking:
+        for norm, (momentum, count) in zip(tracking, before):
             norm.momentum = momentum
-            norm.num_batches_tracked -= 1
+            norm.num_batches_tracked.copy_(count)
