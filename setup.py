@@ -1,1 +1,3 @@
-__import__("setuptools").setup()
+from setuptools import setup
+
+setup()

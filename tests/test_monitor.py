@@ -6,7 +6,7 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.monitor import Monitor
-from dada.domain_adaptation.objectives import Step
+from dada.domain_adaptation.step import Step
 from dada.normalization import TORCHVISION_RGB
 
 

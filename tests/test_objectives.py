@@ -6,7 +6,8 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import losses
-from dada.domain_adaptation.objectives import METHODS, Objective, Step, Term, build_objective
+from dada.domain_adaptation.objectives import METHODS, Objective, Term, build_objective
+from dada.domain_adaptation.step import Step
 
 CPU = torch.device("cpu")
 ASSOCIATION = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg", "loss_consistency", "loss_ent_main"}

@@ -7,7 +7,8 @@ from golden_cases import Case, assert_close_relative, golden_cases
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Batch
 from dada.domain_adaptation.contrastive_learning import labels_at
-from dada.domain_adaptation.objectives import Step, build_objective
+from dada.domain_adaptation.objectives import build_objective
+from dada.domain_adaptation.step import Step
 from dada.model.outputs import Outputs
 
 CASES = golden_cases("plca_total_objective.npz")

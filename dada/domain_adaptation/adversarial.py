@@ -7,22 +7,20 @@ target maps look like source maps. DADA multiplies the maps with the predicted d
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from dada.domain_adaptation.losses import domain_bce, entropy_map
+from dada.domain_adaptation.step import Step
 from dada.model.discriminator import FCDiscriminator
-
-if TYPE_CHECKING:
-    from dada.domain_adaptation.objectives import Step
-    from dada.model.outputs import Outputs
+from dada.model.outputs import Outputs
 
 SOURCE, TARGET = 0, 1  # what the discriminator answers
 
 # From a step, the outputs on one domain and the images they belong to, to what the discriminator sees: (B, K, H, W).
-InputMap = Callable[["Step", "Outputs", Tensor], Tensor]
+InputMap = Callable[[Step, Outputs, Tensor], Tensor]
 
 
 def entropy_map_of(head: str) -> InputMap:

@@ -4,12 +4,17 @@ Kang et al., "Pixel-Level Cycle Association: A New Perspective for Domain Adapti
 (arXiv:2011.00147), as their released code computes it. Every function here is the executable specification: one line
 of tensor code for one line of the paper, with the whole similarity matrix in memory.
 
+The dense form is made for reading and for small maps. Above `DENSE_ELEMENTS` the public functions compute the
+same values and gradients in tiles, in memory linear in the number of pixels: package `association`, derived in
+docs/association.md.
+
 Letters in names and shapes: B images, C channels, S = Hs*Ws source pixels, T = Ht*Wt target pixels, in row-major order.
 `sim_BST` is thus a similarity whose rows are source pixels and whose columns are target pixels.
 
 What is undefined in the paper and decided here:
-  * A map of one pixel, and any row of equal similarities, has no contrast: its normalised row is zero, its softmax is
-    uniform and it passes no gradient (dividing by the spread would give 0/0, or gradients of 1e10).
+  * A map of one pixel, and any row of similarities that differ by rounding only, has no contrast: its normalised
+    row is zero, its softmax is uniform and it passes no gradient (dividing by the spread would give 0/0, or
+    gradients of 1e10).
   * A feature vector of zeros has no direction. No cycle starts at it or turns around at it, and it receives no gradient
     (the published code divides by 1e-12 there, which gives gradients of 1e20).
   * Ties: the pixel that comes first in row-major order is the most similar one.
@@ -23,8 +28,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
+from dada.domain_adaptation.association.contrast import EPS, contrast_scale
+
 METRICS = ("cos", "kl")
-EPS = 1e-10  # in log(p + EPS) and std + EPS, as published
+IMPLS = ("auto", "dense", "streaming")
+DENSE_ELEMENTS = 2**16  # "auto" makes no larger matrix: 16x16 maps, where both forms take equally long
 
 
 class Cycles(NamedTuple):
@@ -84,13 +93,11 @@ def contrast_normalize(sim: Tensor) -> Tensor:
     with torch.no_grad():
         mean = sim.mean(dim=-1, keepdim=True)
         std = sim.std(dim=-1, keepdim=True)
-        # Equal similarities differ by rounding; dividing by that would turn noise into certainty.
-        rounding = 32 * torch.finfo(sim.dtype).eps * sim.abs().amax(dim=-1, keepdim=True)
-        scale = torch.where(std > rounding, 1 / (std + EPS), 0.0)
+        scale = contrast_scale(mean, std)
     return (sim - mean) * scale
 
 
-def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos") -> Tensor:
+def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos", impl: str = "auto") -> Tensor:
     r"""Mix every pixel with the pixels of its own image that resemble it (paper, "spatial aggregation").
 
         x_j <- (1 - alpha) x_j + alpha * sum_k w_jk x_k,     w_j = softmax_k similarity(x_j, x_k)
@@ -101,6 +108,7 @@ def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos") -
     Args:
         x: (B, C, H, W) features, or probabilities over C for "kl".
         alpha: share of the aggregated map, 0 to 1.
+        impl: as in `association_loss`.
 
     Returns:
         (B, C, H, W), at least float32.
@@ -109,6 +117,8 @@ def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos") -
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
     with _full_precision(x):
+        if _streams(impl, metric, x, x):
+            return stream_aggregation(x.to(_at_least_float32(x)), metric, alpha)
         pixels = _pixels(x)
         sim_BNN = similarity(pixels, pixels, metric)
         if metric == "cos":
@@ -131,6 +141,29 @@ def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_
     return Cycles(target_index, source_index, closed)
 
 
+def cycle_association(
+    source: Tensor,
+    target: Tensor,
+    labels: Tensor,
+    *,
+    metric: str = "cos",
+    aggregate: bool = True,
+    alpha: float = 0.5,
+    ignore_index: int = 255,
+    impl: str = "auto",
+) -> Cycles:
+    """The cycles that `association_loss` counts, for figures and statistics; same arguments, no gradient."""
+    _check_pair(source, target, labels)
+    with torch.no_grad(), _full_precision(source):
+        source, target = _prepare(source, target, aggregate, alpha, metric, impl)
+        if not _streams(impl, metric, source, target):
+            return _dense_cycles(source, target, labels, metric, ignore_index)[0]
+        target_index, source_index, usable = stream_cycles(source, target, metric)
+        labels_BS = labels.flatten(1)
+        closed = usable & (labels_BS != ignore_index) & (labels_BS == labels_BS.gather(1, source_index))
+        return Cycles(target_index, source_index, closed)
+
+
 def association_loss(
     source: Tensor,
     target: Tensor,
@@ -140,6 +173,7 @@ def association_loss(
     aggregate: bool = True,
     alpha: float = 0.5,
     ignore_index: int = 255,
+    impl: str = "auto",
 ) -> Association:
     r"""Cycle-association loss of Kang et al. (arXiv:2011.00147): L_fass on features, L_cass on class probabilities.
 
@@ -157,28 +191,27 @@ def association_loss(
         metric: "cos", cosine similarity, or "kl", minus the Kullback-Leibler divergence of row from column.
         aggregate: apply `spatial_aggregation` with `alpha` to the target first.
         ignore_index: pixels with this id start no cycle and close none.
+        impl: "dense", the definition, makes several matrices of source x target pixels; "streaming" computes the
+            same values and first derivatives in tiles; "auto" takes the dense form for small maps only.
 
     Raises:
         ValueError: batch, channels or label size disagree; the message gives both shapes.
 
     Numerics: computed in float32 at least, also under autocast. Over 92x92 = 8464 pixels the product of the two
     probabilities can be as small as 1.4e-8, which float16 rounds to 0, so log-probabilities are added, never multiplied.
-    Memory: each (S, T) float32 matrix at 92x92 takes 287 MB an image.
+    Memory: each (S, T) float32 matrix of the dense form takes 287 MB an image at 92x92. Streaming adds about the
+    size of both maps beyond their gradients, and tiles of a few MB.
     """
     _check_pair(source, target, labels)
     with _full_precision(source):
-        source = source.to(_at_least_float32(source))
-        target = target.to(source.dtype)
-        if aggregate:
-            target = spatial_aggregation(target, alpha=alpha, metric=metric)
-        source_BSC, target_BTC, labels_BS = _pixels(source), _pixels(target), labels.flatten(1)
+        source, target = _prepare(source, target, aggregate, alpha, metric, impl)
+        labelled = (labels != ignore_index).sum()
+        if _streams(impl, metric, source, target):
+            loss, count, covered = stream_loss(source, target, labels, metric, ignore_index)
+            return Association(loss, count, labelled, covered)
 
-        sim_BST = similarity(source_BSC, target_BTC, metric)
-        sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
-        target_index, source_index, closed = cycle_associate(sim_BST, sim_BTS, labels_BS, ignore_index=ignore_index)
-        if metric == "cos":
-            closed = closed & source_BSC.any(dim=-1) & target_BTC.any(dim=-1).gather(1, target_index)
-
+        cycles, sim_BST, sim_BTS = _dense_cycles(source, target, labels, metric, ignore_index)
+        target_index, source_index, closed = cycles
         log_p_BST = contrast_normalize(sim_BST).log_softmax(dim=-1)
         log_p_BTS = contrast_normalize(sim_BTS).log_softmax(dim=-1)
         image, i = closed.nonzero(as_tuple=True)
@@ -186,13 +219,47 @@ def association_loss(
         log_pair = log_p_BST[image, i, j] + log_p_BTS[image, j, i_back]
 
         count = closed.sum()
-        covered = torch.unique(image * target_BTC.shape[1] + j).numel()
+        covered = torch.unique(image * sim_BTS.shape[1] + j).numel()
         return Association(
             loss=-log_pair.sum() / count.clamp(min=1),
             closed=count,
-            labelled=(labels != ignore_index).sum(),
+            labelled=labelled,
             covered=torch.tensor(covered, device=count.device),
         )
+
+
+def _dense_cycles(
+    source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int
+) -> tuple[Cycles, Tensor, Tensor]:
+    """The cycles, and the two similarities (B, S, T) and (B, T, S) they follow."""
+    source_BSC, target_BTC = _pixels(source), _pixels(target)
+    sim_BST = similarity(source_BSC, target_BTC, metric)
+    sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
+    cycles = cycle_associate(sim_BST, sim_BTS, labels.flatten(1), ignore_index=ignore_index)
+    if metric == "cos":  # a vector without direction is similar to nothing
+        source_BS, target_BT = (_direction(x).any(dim=-1) for x in (source_BSC, target_BTC))
+        directed = source_BS & target_BT.gather(1, cycles.target_index)
+        cycles = cycles._replace(closed=cycles.closed & directed)
+    return cycles, sim_BST, sim_BTS
+
+
+def _prepare(
+    source: Tensor, target: Tensor, aggregate: bool, alpha: float, metric: str, impl: str
+) -> tuple[Tensor, Tensor]:
+    """Both maps in one precision, at least float32, the target aggregated if asked for."""
+    source = source.to(_at_least_float32(source))
+    target = target.to(source.dtype)
+    return source, spatial_aggregation(target, alpha=alpha, metric=metric, impl=impl) if aggregate else target
+
+
+def _streams(impl: str, metric: str, x: Tensor, y: Tensor) -> bool:
+    """Whether maps x and y are compared in tiles."""
+    if metric not in METRICS:
+        raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
+    if impl not in IMPLS:
+        raise ValueError(f"impl must be one of {IMPLS}, not {impl!r}")
+    matrix = x.shape[0] * x.shape[2:].numel() * y.shape[2:].numel()
+    return impl == "streaming" or (impl == "auto" and matrix > DENSE_ELEMENTS)
 
 
 def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dada.dataset.label_sets import colorize
 from dada.domain_adaptation.losses import entropy_map
-from dada.domain_adaptation.objectives import Step
+from dada.domain_adaptation.step import Step
 from dada.normalization import Normalization
 
 if TYPE_CHECKING:

@@ -10,77 +10,17 @@ To add a method: write its terms as functions of a Step and enter a list of them
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.dataset.sample import Batch
 from dada.domain_adaptation import losses
 from dada.domain_adaptation.adversarial import Adversary, depth_entropy_map, entropy_map_of
 from dada.domain_adaptation.contrastive_learning import Association, association_loss, labels_at
+from dada.domain_adaptation.step import Step
 from dada.model.outputs import Outputs
-
-
-class Step:
-    """One batch of each domain and the network's outputs on it, each computed when it is first asked for.
-
-    Source and target run through the network apart, so that batch norm never mixes the two domains in one batch.
-
-    Args:
-        network: maps images (B, 3, H, W) to Outputs.
-        source: labelled batch.
-        target: unlabelled batch; its label is dropped here, so that no term can train on it.
-        align_corners: how logits are upsampled.
-        autocast: run the network in bfloat16.
-    """
-
-    def __init__(
-        self,
-        network: Callable[[Tensor], Outputs],
-        source: Batch,
-        target: Batch | None,
-        *,
-        align_corners: bool = True,
-        autocast: bool = False,
-    ) -> None:
-        self.source = source
-        self.target = None if target is None else target._replace(label=None, depth=None)
-        self.align_corners = align_corners
-        self.notes: dict[str, Tensor] = {}  # diagnostics that terms leave for the log
-        self._network = network
-        self._autocast = autocast
-
-    def _forward(self, image: Tensor) -> Outputs:
-        with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            outputs = self._network(image)
-        if not self._autocast:
-            return outputs
-        return Outputs(*(None if o is None else o.float() for o in outputs))
-
-    @cached_property
-    def source_outputs(self) -> Outputs:
-        return self._forward(self.source.image)
-
-    @cached_property
-    def target_outputs(self) -> Outputs:
-        return self._forward(self.target.image)
-
-    @cached_property
-    def view_outputs(self) -> Outputs:
-        """Outputs on the second photometric view of the target images."""
-        return self._forward(self.target.view)
-
-    def upsample(self, x: Tensor, like: Tensor) -> Tensor:
-        """Bilinear, (B, K, h, w) to the height and width of `like`."""
-        return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
-
-    @cached_property
-    def source_logits(self) -> Tensor:
-        """Main logits at the resolution of the source labels."""
-        return self.upsample(self.source_outputs.logits, self.source.label)
 
 
 class Term(NamedTuple):

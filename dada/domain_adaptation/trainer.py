@@ -14,9 +14,10 @@ from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.build import build_network, choose_device, source_loader, target_loader
 from dada.domain_adaptation.monitor import Monitor
-from dada.domain_adaptation.objectives import Objective, Step, build_objective
+from dada.domain_adaptation.objectives import Objective, build_objective
 from dada.domain_adaptation.runs import Run, save_snapshot, set_aside
 from dada.domain_adaptation.schedule import PolySchedule
+from dada.domain_adaptation.step import Step
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,127 @@
+"""What a map looks like to each metric: row i . column j is the similarity of pixels i and j.
+
+Both classes have one interface. A map takes part as rows (the pixels that choose) and as columns (those
+chosen from); the gradients of both parts are collected tile by tile, and `finish_gradient` turns them into
+that of the map.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from dada.domain_adaptation.association.contrast import EPS
+
+CHANNEL_CHUNK = (
+    64  # channels at a time where a product of two maps is summed: no temporary of the size of a map
+)
+
+
+class Pixels:
+    """What both metrics share: a map, and where its gradient is collected."""
+
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
+        """`grad_CN`: zeros that become the gradient of x, or None if none is wanted."""
+        self.x_CN = x_CN
+        self.grad_CN = grad_CN
+
+    def add_row_gradient(self, index: Tensor, grad_CR: Tensor) -> None:
+        if self.grad_CN is not None:
+            self.grad_CN.index_add_(1, index, grad_CR)
+
+
+class Directions(Pixels):
+    """Cosine: rows and columns are x / |x|, never stored; 1 / |x| scales stripes and tiles instead."""
+
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
+        super().__init__(x_CN, grad_CN)
+        norm_N = channel_dot(x_CN, x_CN).sqrt()  # vector_norm down the rows is many times slower
+        # A zero vector has no direction: similarity 0 to all, no gradient.
+        self.unit_N = torch.where(norm_N == 0, 0.0, 1 / norm_N)
+
+    @property
+    def usable_N(self) -> Tensor:
+        """bool: pixels at which a cycle may start or turn around."""
+        return self.unit_N > 0
+
+    def rows(self, index: slice | Tensor) -> Tensor:
+        return self.x_CN[:, index] * self.unit_N[index]
+
+    def row_constant(self, rows_CR: Tensor) -> Tensor:
+        """What row . column leaves out of the similarity, the same for all columns: nothing. (R, 1)"""
+        return rows_CR.new_zeros(rows_CR.shape[1], 1)
+
+    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+        """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""
+        return torch.mm(rows_CR.mT, self.x_CN, out=out_RN).mul_(self.unit_N)
+
+    @cached_property
+    def mean_column_C(self) -> Tensor:
+        """Its similarity to a row is the mean of the row: a product with a vector, no pass over the tile."""
+        return torch.mv(self.x_CN, self.unit_N) / self.unit_N.numel()
+
+    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
+        if self.grad_CN is not None:
+            self.grad_CN.addmm_(rows_CR, grad_RN)
+
+    def gradient_of_rows_(self, grad_RN: Tensor) -> Tensor:
+        """Gradient (C, R) of the rows compared with this map; overwrites that of the similarities (R, N)."""
+        return torch.mm(self.x_CN, grad_RN.mul_(self.unit_N).mT)
+
+    def finish_gradient(self) -> None:
+        """From the gradient g of x / |x| to that of x: (g - u (u . g)) / |x| with u = x / |x|."""
+        if self.grad_CN is not None:
+            along_N = channel_dot(self.x_CN, self.grad_CN) * self.unit_N.square()
+            self.grad_CN.addcmul_(self.x_CN, along_N, value=-1).mul_(self.unit_N)
+
+
+class Distributions(Pixels):
+    """Kullback-Leibler: rows are p, columns log(p + EPS); the entropy of the row is a constant of the row."""
+
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
+        super().__init__(x_CN, grad_CN)
+        self.log_CN = torch.log(x_CN + EPS)
+        self.grad_log_CN = None if grad_CN is None else torch.zeros_like(x_CN)
+
+    @property
+    def usable_N(self) -> Tensor:
+        return self.x_CN.new_ones(self.x_CN.shape[1], dtype=torch.bool)
+
+    def rows(self, index: slice | Tensor) -> Tensor:
+        return self.x_CN[:, index]
+
+    def row_constant(self, rows_CR: Tensor) -> Tensor:
+        """-sum_c p_c log p_c of the row, which the softmax does not see. (R, 1)"""
+        return -channel_dot(rows_CR, torch.log(rows_CR + EPS))[:, None]
+
+    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+        return torch.mm(rows_CR.mT, self.log_CN, out=out_RN)
+
+    @cached_property
+    def mean_column_C(self) -> Tensor:
+        return self.log_CN.mean(dim=1)
+
+    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
+        if self.grad_log_CN is not None:
+            self.grad_log_CN.addmm_(rows_CR, grad_RN)
+
+    def gradient_of_rows_(self, grad_RN: Tensor) -> Tensor:
+        return torch.mm(self.log_CN, grad_RN.mT)
+
+    def finish_gradient(self) -> None:
+        """d log(p + EPS) = dp / (p + EPS)."""
+        if self.grad_CN is not None:
+            self.grad_CN.addcdiv_(self.grad_log_CN, self.x_CN + EPS)
+
+
+PIXELS = {"cos": Directions, "kl": Distributions}
+
+
+def channel_dot(x_CN: Tensor, y_CN: Tensor) -> Tensor:
+    """sum_c x_cn y_cn, without a temporary of the size of the maps."""
+    dot_N = x_CN.new_zeros(x_CN.shape[1])
+    for x, y in zip(x_CN.split(CHANNEL_CHUNK), y_CN.split(CHANNEL_CHUNK)):
+        dot_N += (x * y).sum(dim=0)
+    return dot_N
