@@ -142,10 +142,14 @@ def paired(source: Iterable[Batch], target: Iterable[Batch] | None, device: torc
         yield batch.to(device, non_blocking=True), other
 
 
-def train(cfg: Any, run: Run, *, tensorboard: bool = False) -> nn.Module:
+def train(cfg: Any, run: Run, *, tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
     """Train as `cfg` says; write the resolved cfg and snapshots to the run's folder. Returns the trained network.
 
     Every input is opened and checked before the first file is written.
+
+    Args:
+        tensorboard: log scalars and pictures.
+        bar_position: line of the progress bar, for trainings that run side by side.
 
     Raises:
         FileNotFoundError, ValueError: data, weights or options that cannot be used.
@@ -176,7 +180,9 @@ def train(cfg: Any, run: Run, *, tensorboard: bool = False) -> nn.Module:
     batches = paired(source, target, device)
     monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization)
     # Closed on the way out of an error too, so that the message starts on a line of its own.
-    with monitor, tqdm(range(stop), desc=run.name, unit="it", dynamic_ncols=True) as progress:
+    with monitor, tqdm(
+        range(stop), desc=run.name, unit="it", dynamic_ncols=True, position=bar_position
+    ) as progress:
         for iteration in progress:
             values, step = trainer.iterate(iteration, batches)
             done = iteration + 1
