@@ -3,12 +3,14 @@
     python benchmarks/association.py                                 # the table, five runs each
     python benchmarks/association.py --cases curve --repeat 1        # map sides 32 to 192, and the plots
     python benchmarks/association.py --cases cos-512-92 kl-16-128 --json association.json
+    python benchmarks/association.py --device cuda --batch 4 --cases cos-2048-92 --tf32
 
 A case is metric-channels-side. Every run is a process of its own, so that peaks of memory do not mix, and the
 implementations take turns, so that a busy minute hits all of them. `extra` is the peak of memory above the
 inputs, the gradients included. The features are made to be like those of a network: classes in patches,
 shared between the domains; with independent noise no pixel would resemble another, and half of the work would
-be idle.
+be idle. Kernels are compiled, and a GPU has seen the shapes, before anything is timed. Where there is no CUDA device,
+`--device cuda` gives rows that say so, with null for every figure.
 """
 
 from __future__ import annotations
@@ -34,7 +36,12 @@ from torch import Tensor
 
 TABLE = ("cos-512-92", "cos-2048-92", "cos-512-128", "kl-16-92", "kl-16-128")
 CURVE = tuple(f"{kind}-{side}" for kind in ("cos-512", "kl-16") for side in (32, 48, 64, 92, 128, 160, 192))
-IMPLS = ("published", "dense", "streaming")
+IMPLS = ("published", "dense", "streaming", "fused")
+TILED = ("streaming", "fused")
+FIGURES = (
+    *("seconds", "seconds_forward", "seconds_backward", "input_bytes", "extra_bytes"),
+    *("time_ratio", "memory_ratio", "gemm_share"),
+)
 PUBLISHED_MATRICES = 8  # source x target, alive at once in "published" and "dense": too many are not run
 IMAGES = Path(__file__).resolve().parent.parent / "docs" / "images"
 # Smooth noise and noise per pixel, on classes of size 1: at 92x92 two of three cycles close.
@@ -152,13 +159,19 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    warm = make_case(metric, 16, 16, 1, device)  # libraries load and start their threads
-    warm[0].requires_grad_(), warm[1].requires_grad_()
+    def fresh_case(channels: int, side: int, batch: int) -> tuple[Tensor, Tensor, Tensor]:
+        source, target, labels = make_case(metric, channels, side, batch, device)
+        return source.requires_grad_(), target.requires_grad_(), labels
+
+    # Libraries load and start their threads; kernels are compiled for the shapes they meet.
+    # To compile for a CPU, 46x46 is enough: stripes of two heights, as with any larger map.
+    small = (16, 46 if impl == "fused" else 16, 1)
+    warm = fresh_case(*((channels, side, batch) if device == "cuda" else small))
     forward(*warm)[0].backward()
+    del warm
     rate = gemm_rate(device)
 
-    source, target, labels = make_case(metric, channels, side, batch, device)
-    source.requires_grad_(), target.requires_grad_()
+    source, target, labels = fresh_case(channels, side, batch)
     memory, start = PeakMemory(device), timed()
     loss, counts = forward(source, target, labels)
     middle = timed()
@@ -171,7 +184,7 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
         "seconds": seconds,
         "input_bytes": sum(x.numel() * x.element_size() for x in (source, target)),
         "extra_bytes": memory.extra(),
-        "gemm_share": products(metric, impl, counts, batch * side**2)
+        "gemm_share": products(metric, impl, counts, batch * side**2, device)
         * 2
         * batch
         * side**4
@@ -185,23 +198,28 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
 
 
 def gemm_rate(device: str) -> float:
-    """FLOP/s of a float32 matrix product of the shape of a stripe."""
-    a, b = torch.randn(512, 512, device=device), torch.randn(512, 8192, device=device)
+    """FLOP/s of a matrix product of the shape of a stripe, in the precision that is set."""
+    rows = channels = 2048 if device == "cuda" else 512
+    a, b = torch.randn(rows, channels, device=device), torch.randn(channels, 8192, device=device)
     best = float("inf")
     for _ in range(8):
+        if device == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         a @ b
         if device == "cuda":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
-    return 2 * 512 * 512 * 8192 / best
+    return 2 * rows * channels * 8192 / best
 
 
-def products(metric: str, impl: str, counts: dict, pixels: int) -> float:
+def products(metric: str, impl: str, counts: dict, pixels: int, device: str) -> float:
     """Products of N x N x C that forward and backward do: docs/association.md, "Counting the work"."""
-    if impl != "streaming":
+    if impl not in TILED:
         return 9 if metric == "cos" else 12
     closed, covered = counts["closed"] / pixels, counts["covered"] / pixels
+    if device == "cuda":  # makes all rows: which ones count is not waited for
+        closed = covered = 1
     return 6.5 + 3 * (closed + covered) if metric == "cos" else 8 + 3 * closed + 4 * covered
 
 
@@ -224,7 +242,7 @@ def too_big(case: str, impl: str, batch: int, device: str) -> bool:
         available = torch.cuda.mem_get_info()[0]
     else:
         available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return impl != "streaming" and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * available
+    return impl not in TILED and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * available
 
 
 def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
@@ -239,6 +257,8 @@ def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
         "--batch",
         str(args.batch),
     ]
+    if args.tf32:
+        command.append("--tf32")
     if args.threads:
         command += ["--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -249,6 +269,9 @@ def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
 
 def measure(case: str, args: argparse.Namespace) -> list[dict]:
     """One object per implementation: medians over interleaved runs, and ratios to the published way."""
+    common = {"device": args.device, "dtype": "tf32" if args.tf32 else "float32", "batch": args.batch}
+    if args.device == "cuda" and not torch.cuda.is_available():
+        return [{"case": case, "impl": impl} | common | dict.fromkeys(FIGURES) for impl in args.impls]
     impls = [impl for impl in args.impls if not too_big(case, impl, args.batch, args.device)]
     runs: dict[str, list[dict]] = {impl: [] for impl in impls}
     for _ in range(args.repeat):
@@ -261,8 +284,7 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
     base = medians.get("published")
     rows = []
     for impl, median in medians.items():
-        row = {"case": case, "impl": impl, "device": args.device, "dtype": "float32", "batch": args.batch}
-        row |= median
+        row = {"case": case, "impl": impl} | common | median
         row["time_ratio"] = median["seconds"] / base["seconds"] if base else None
         row["memory_ratio"] = median["extra_bytes"] / base["extra_bytes"] if base else None
         rows.append(row | {"runs": args.repeat, "grad_norms": runs[impl][0]["grad_norms"]})
@@ -270,6 +292,11 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
 
 
 def line(row: dict) -> str:
+    if row["seconds"] is None:
+        return (
+            f"{row['case']:<14}{row['impl']:<11}  not measured: torch finds no {row['device'].upper()} device"
+        )
+
     def ratio(name: str) -> str:
         return "     -" if row[name] is None else f"{row[name]:6.3f}"
 
@@ -342,6 +369,9 @@ def main() -> None:
     parser.add_argument(
         "--repeat", type=int, default=5, help="runs of which the median is taken (default: %(default)s)"
     )
+    parser.add_argument(
+        "--tf32", action="store_true", help="products in TF32, but those that decide an argmax"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument(
@@ -353,11 +383,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
+    if args.tf32:
+        torch.set_float32_matmul_precision("high")
     if args.one:
         print(json.dumps(run_once(*args.one, args.device, args.batch)))
         return
-    if args.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch finds no CUDA device here; measure on --device cpu")
     cases = [c for name in args.cases for c in {"table": TABLE, "curve": CURVE}.get(name, (name,))]
     for case in cases:
         parse_case(case)
@@ -369,7 +399,7 @@ def main() -> None:
             print(line(row), flush=True)
         if args.json:  # after every case: a run that is stopped keeps what it has
             args.json.write_text(json.dumps(rows, indent=1) + "\n")
-    for path in plot(rows, args.images):
+    for path in plot([row for row in rows if row["seconds"] is not None], args.images):
         print(f"wrote {path}")
 
 

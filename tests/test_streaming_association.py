@@ -54,9 +54,9 @@ def run(source, target, labels, **options):
     return result, torch.autograd.grad(3 * result.loss, (source, target))
 
 
-def assert_same(source, target, labels, tolerance, **options):
-    """Streaming against dense; gradients relative to the largest entry, which one-pixel maps leave at 0."""
-    got, got_grads = run(source, target, labels, impl="streaming", **options)
+def assert_same(source, target, labels, tolerance, impl="streaming", **options):
+    """`impl` against dense; gradients relative to the largest entry, which one-pixel maps leave at 0."""
+    got, got_grads = run(source, target, labels, impl=impl, **options)
     want, want_grads = run(source, target, labels, impl="dense", **options)
     assert [x.item() for x in got[1:]] == [x.item() for x in want[1:]]
     assert got.loss.dtype == want.loss.dtype
@@ -471,7 +471,7 @@ def test_streaming_makes_no_matrix_of_source_by_target_size():
 def test_unknown_impl_is_refused_with_the_choices():
     source, target, labels = random_case(0, 1, 4, (3, 4), (4, 3), "cos")
     for call in (association_loss, cycle_association):
-        with pytest.raises(ValueError, match=r"impl.*'auto', 'dense', 'streaming'.*'fast'"):
+        with pytest.raises(ValueError, match=r"impl.*'auto', 'dense', 'streaming', 'fused'.*'fast'"):
             call(source, target, labels, impl="fast")
 
 

@@ -32,7 +32,7 @@ from dada.domain_adaptation.association import stream_aggregation, stream_cycles
 from dada.domain_adaptation.association.contrast import EPS, contrast_scale
 
 METRICS = ("cos", "kl")
-IMPLS = ("auto", "dense", "streaming")
+IMPLS = ("auto", "dense", "streaming", "fused")
 DENSE_ELEMENTS = 2**16  # "auto" makes no larger matrix: 16x16 maps, where both forms take equally long
 
 
@@ -117,8 +117,9 @@ def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos", i
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
     with _full_precision(x):
-        if _streams(impl, metric, x, x):
-            return stream_aggregation(x.to(_at_least_float32(x)), metric, alpha)
+        impl = _form(impl, metric, x, x)
+        if impl != "dense":
+            return stream_aggregation(x.to(_at_least_float32(x)), metric, alpha, impl == "fused")
         pixels = _pixels(x)
         sim_BNN = similarity(pixels, pixels, metric)
         if metric == "cos":
@@ -156,9 +157,10 @@ def cycle_association(
     _check_pair(source, target, labels)
     with torch.no_grad(), _full_precision(source):
         source, target = _prepare(source, target, aggregate, alpha, metric, impl)
-        if not _streams(impl, metric, source, target):
+        impl = _form(impl, metric, source, target)
+        if impl == "dense":
             return _dense_cycles(source, target, labels, metric, ignore_index)[0]
-        target_index, source_index, usable = stream_cycles(source, target, metric)
+        target_index, source_index, usable = stream_cycles(source, target, metric, impl == "fused")
         labels_BS = labels.flatten(1)
         closed = usable & (labels_BS != ignore_index) & (labels_BS == labels_BS.gather(1, source_index))
         return Cycles(target_index, source_index, closed)
@@ -192,7 +194,8 @@ def association_loss(
         aggregate: apply `spatial_aggregation` with `alpha` to the target first.
         ignore_index: pixels with this id start no cycle and close none.
         impl: "dense", the definition, makes several matrices of source x target pixels; "streaming" computes the
-            same values and first derivatives in tiles; "auto" takes the dense form for small maps only.
+            same values and first derivatives in tiles; "fused" does so with compiled kernels; "auto" takes the dense
+            form for small maps only, and "fused" on CUDA.
 
     Raises:
         ValueError: batch, channels or label size disagree; the message gives both shapes.
@@ -206,8 +209,9 @@ def association_loss(
     with _full_precision(source):
         source, target = _prepare(source, target, aggregate, alpha, metric, impl)
         labelled = (labels != ignore_index).sum()
-        if _streams(impl, metric, source, target):
-            loss, count, covered = stream_loss(source, target, labels, metric, ignore_index)
+        impl = _form(impl, metric, source, target)
+        if impl != "dense":
+            loss, count, covered = stream_loss(source, target, labels, metric, ignore_index, impl == "fused")
             return Association(loss, count, labelled, covered)
 
         cycles, sim_BST, sim_BTS = _dense_cycles(source, target, labels, metric, ignore_index)
@@ -252,14 +256,17 @@ def _prepare(
     return source, spatial_aggregation(target, alpha=alpha, metric=metric, impl=impl) if aggregate else target
 
 
-def _streams(impl: str, metric: str, x: Tensor, y: Tensor) -> bool:
-    """Whether maps x and y are compared in tiles."""
+def _form(impl: str, metric: str, x: Tensor, y: Tensor) -> str:
+    """How maps x and y are compared: "auto" resolved to one of the others."""
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
     if impl not in IMPLS:
         raise ValueError(f"impl must be one of {IMPLS}, not {impl!r}")
-    matrix = x.shape[0] * x.shape[2:].numel() * y.shape[2:].numel()
-    return impl == "streaming" or (impl == "auto" and matrix > DENSE_ELEMENTS)
+    if impl != "auto":
+        return impl
+    if x.shape[0] * x.shape[2:].numel() * y.shape[2:].numel() <= DENSE_ELEMENTS:
+        return "dense"
+    return "fused" if x.is_cuda else "streaming"
 
 
 def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -6,16 +6,16 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     contrast.py      the temperature of a row, shared with the dense form
     pixels.py        what a map looks like to each metric, and the way back of its gradient
     tiles.py         stripes of rows, maxima and softmax of a stripe
+    form.py          whether tiles are compiled, and whether the host may wait for a value
     cycles.py        the way of every source pixel
     loss.py          the loss and its gradient
     aggregation.py   spatial aggregation and its gradient
+    operators.py     these as operators of torch, so that a model around them can be compiled
 
 Letters as in the dense form: C channels, S source and T target pixels, N and M either, R rows of a stripe;
 here always one image at a time, and always channels first, as the maps lie in memory: `x_CN`.
 """
 
-from dada.domain_adaptation.association.aggregation import stream_aggregation
-from dada.domain_adaptation.association.cycles import stream_cycles
-from dada.domain_adaptation.association.loss import stream_loss
+from dada.domain_adaptation.association.operators import stream_aggregation, stream_cycles, stream_loss
 
 __all__ = ["stream_aggregation", "stream_cycles", "stream_loss"]

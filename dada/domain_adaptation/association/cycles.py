@@ -5,27 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dada.domain_adaptation.association.form import PLAIN, Form, full_float32_products
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
-from dada.domain_adaptation.association.tiles import row_argmax, stripes
+from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
 
 
-def stream_cycles(source: Tensor, target: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> three (B, S), as `image_cycles`."""
-    pairs = zip(source.flatten(2), target.flatten(2))
-    ways = [image_cycles(PIXELS[metric](x_CS), PIXELS[metric](y_CT)) for x_CS, y_CT in pairs]
+def batch_cycles(
+    source: Tensor, target: Tensor, metric: str, form: Form = PLAIN
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> three (B, S): j*; i*, the way back from there; whether both are usable."""
+    ways = []
+    for x_CS, y_CT in zip(source.flatten(2), target.flatten(2)):
+        j_S, back_T, usable_S = image_cycles(PIXELS[metric](x_CS, form=form), PIXELS[metric](y_CT, form=form))
+        ways.append((j_S, back_T[j_S], usable_S))
     return tuple(torch.stack(part) for part in zip(*ways))
 
 
 def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor]:
-    """Three (S,): j*, the target pixel most similar to i; i*, that most similar to j*; i and j* usable."""
-    if isinstance(source, Directions):  # symmetric: one pass finds the maxima of rows and columns
-        j_S, back_T = _most_similar(source, target)
-        i_back_S = back_T[j_S]
-    else:
-        j_S, _ = _most_similar(source, target, columns_too=False)
-        turn_J, place_S = torch.unique(j_S, return_inverse=True)  # only these choose a way back
-        i_back_S = _most_similar(target, source, turn_J, columns_too=False)[0][place_S]
-    return j_S, i_back_S, source.usable_N & target.usable_N[j_S]
+    """(S,) j*, the target pixel most similar to i; (T,) the source pixel most similar to j, for every j that is
+    some j* at least; (S,) whether i and j* are usable.
+    """
+    with full_float32_products(source.x_CN.device):
+        if isinstance(source, Directions):  # symmetric: one pass finds the maxima of rows and columns
+            j_S, back_T = _most_similar(source, target)
+        else:
+            j_S, _ = _most_similar(source, target, columns_too=False)
+            # Only the pixels that are hit need a way back. To know how many is to wait for them.
+            turn_J = torch.arange(target.x_CN.shape[1], device=j_S.device)
+            if not source.form.static:
+                turn_J = torch.unique(j_S)
+            back_T = j_S.new_zeros(target.x_CN.shape[1])
+            back_T[turn_J] = _most_similar(target, source, turn_J, columns_too=False)[0]
+    return j_S, back_T, source.usable_N & target.usable_N[j_S]
 
 
 def _most_similar(
@@ -38,6 +49,12 @@ def _most_similar(
     row_N = torch.zeros(width, dtype=torch.long, device=rows.x_CN.device)
     for part, tile_RN in stripes(count, columns):
         rows_CR = rows.rows(part if index_M is None else index_M[part])
+        if columns.form.static:
+            product_RN = columns.product(rows_CR, out_RN=tile_RN)
+            column_M[part], top_N, first_N = columns.form.of(maxima)(product_RN, columns.unit_N)
+            row_N = torch.where(top_N > best_N, part.start + first_N, row_N)
+            best_N = torch.maximum(top_N, best_N)
+            continue
         sim_RN = columns.similarity(rows_CR, out_RN=tile_RN)
         column_M[part] = row_argmax(sim_RN)
         if columns_too:

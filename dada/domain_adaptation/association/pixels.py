@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.contrast import EPS
+from dada.domain_adaptation.association.form import PLAIN, Form
 
 CHANNEL_CHUNK = (
     64  # channels at a time where a product of two maps is summed: no temporary of the size of a map
@@ -20,23 +21,35 @@ CHANNEL_CHUNK = (
 
 
 class Pixels:
-    """What both metrics share: a map, and where its gradient is collected."""
+    """What both metrics share: a map, where its gradient is collected, and how its tiles are worked on."""
 
-    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
+    unit_N: Tensor | None = None  # scales the products with this map as columns to similarities, if not None
+
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         """`grad_CN`: zeros that become the gradient of x, or None if none is wanted."""
         self.x_CN = x_CN
         self.grad_CN = grad_CN
+        self.form = form
 
-    def add_row_gradient(self, index: Tensor, grad_CR: Tensor) -> None:
-        if self.grad_CN is not None:
+    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+        """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""
+        sim_RN = self.product(rows_CR, out_RN)
+        return sim_RN if self.unit_N is None else sim_RN.mul_(self.unit_N)
+
+    def add_row_gradient(self, index: slice | Tensor, grad_CR: Tensor) -> None:
+        if self.grad_CN is None:
+            return
+        if isinstance(index, slice):
+            self.grad_CN[:, index] += grad_CR
+        else:
             self.grad_CN.index_add_(1, index, grad_CR)
 
 
 class Directions(Pixels):
     """Cosine: rows and columns are x / |x|, never stored; 1 / |x| scales stripes and tiles instead."""
 
-    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
-        super().__init__(x_CN, grad_CN)
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
+        super().__init__(x_CN, grad_CN, form)
         norm_N = channel_dot(x_CN, x_CN).sqrt()  # vector_norm down the rows is many times slower
         # A zero vector has no direction: similarity 0 to all, no gradient.
         self.unit_N = torch.where(norm_N == 0, 0.0, 1 / norm_N)
@@ -53,9 +66,9 @@ class Directions(Pixels):
         """What row . column leaves out of the similarity, the same for all columns: nothing. (R, 1)"""
         return rows_CR.new_zeros(rows_CR.shape[1], 1)
 
-    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
-        """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""
-        return torch.mm(rows_CR.mT, self.x_CN, out=out_RN).mul_(self.unit_N)
+    def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+        """The similarities, but for the factor `unit_N` of the columns."""
+        return torch.mm(rows_CR.mT, self.x_CN, out=out_RN)
 
     @cached_property
     def mean_column_C(self) -> Tensor:
@@ -66,22 +79,22 @@ class Directions(Pixels):
         if self.grad_CN is not None:
             self.grad_CN.addmm_(rows_CR, grad_RN)
 
-    def gradient_of_rows_(self, grad_RN: Tensor) -> Tensor:
-        """Gradient (C, R) of the rows compared with this map; overwrites that of the similarities (R, N)."""
-        return torch.mm(self.x_CN, grad_RN.mul_(self.unit_N).mT)
+    def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
+        """Gradient (C, R) of the rows compared with this map, from that of the products (R, N)."""
+        return torch.mm(self.x_CN, grad_RN.mT)
 
     def finish_gradient(self) -> None:
-        """From the gradient g of x / |x| to that of x: (g - u (u . g)) / |x| with u = x / |x|."""
+        """(g - u (u . g)) / |x| with u = x / |x|; that g / |x| is what was collected."""
         if self.grad_CN is not None:
             along_N = channel_dot(self.x_CN, self.grad_CN) * self.unit_N.square()
-            self.grad_CN.addcmul_(self.x_CN, along_N, value=-1).mul_(self.unit_N)
+            self.grad_CN.addcmul_(self.x_CN, along_N, value=-1)
 
 
 class Distributions(Pixels):
     """Kullback-Leibler: rows are p, columns log(p + EPS); the entropy of the row is a constant of the row."""
 
-    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None):
-        super().__init__(x_CN, grad_CN)
+    def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
+        super().__init__(x_CN, grad_CN, form)
         self.log_CN = torch.log(x_CN + EPS)
         self.grad_log_CN = None if grad_CN is None else torch.zeros_like(x_CN)
 
@@ -96,7 +109,7 @@ class Distributions(Pixels):
         """-sum_c p_c log p_c of the row, which the softmax does not see. (R, 1)"""
         return -channel_dot(rows_CR, torch.log(rows_CR + EPS))[:, None]
 
-    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+    def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
         return torch.mm(rows_CR.mT, self.log_CN, out=out_RN)
 
     @cached_property
@@ -107,7 +120,7 @@ class Distributions(Pixels):
         if self.grad_log_CN is not None:
             self.grad_log_CN.addmm_(rows_CR, grad_RN)
 
-    def gradient_of_rows_(self, grad_RN: Tensor) -> Tensor:
+    def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
         return torch.mm(self.log_CN, grad_RN.mT)
 
     def finish_gradient(self) -> None:

@@ -10,20 +10,30 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.contrast import contrast_scale
+from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Pixels
 
 TILE_ELEMENTS = 2**19  # 2 MiB in float32: a stripe that stays in the cache while it is worked on
 PRODUCT_ROWS = 256  # but at least so many rows, if there are enough channels to make a matrix product of it
+CUDA_CACHE_SHARE = 0.5  # of the level-2 cache of a GPU that one stripe takes; not measured
+CPU = torch.device("cpu")
 BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a place
 
 
-def stripe_height(columns: int, channels: int) -> int:
+def stripe_height(columns: int, channels: int, device: torch.device = CPU) -> int:
     """Rows of a stripe.
 
     With few channels the time goes into passes over the tile, which want it small; with many into the
-    products, which want it high.
+    products, which want it high. A GPU wants it as high as its cache allows: it has that many units to feed.
     """
-    return max(1, TILE_ELEMENTS // columns, min(channels // 2, PRODUCT_ROWS))
+    return max(1, tile_elements(device) // columns, min(channels // 2, PRODUCT_ROWS))
+
+
+def tile_elements(device: torch.device) -> int:
+    """float32 values of a stripe that stays in the cache."""
+    if device.type != "cuda":
+        return TILE_ELEMENTS
+    return int(CUDA_CACHE_SHARE * torch.cuda.get_device_properties(device).L2_cache_size) // 4
 
 
 def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
@@ -32,11 +42,18 @@ def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
     The tensors of one stripe are those of the next: what is to be kept must be copied.
     """
     channels, width = columns.x_CN.shape
-    height = min(rows, stripe_height(width, channels))
-    buffers = columns.x_CN.new_empty(tiles, height * width)
+    height = stripe_height(width, channels, columns.x_CN.device)
+    height = -(-rows // max(-(-rows // height), 1))  # as many stripes, but no low one at the end
+    # Each in memory of its own: a compiler need not ask whether they overlap.
+    buffers = [columns.x_CN.new_empty(height * width) for _ in range(tiles)]
     for start in range(0, rows, max(height, 1)):
         stop = min(rows, start + height)
-        yield slice(start, stop), *(b[: (stop - start) * width].view(stop - start, width) for b in buffers)
+        yield slice(start, stop), *tiles_in(buffers, stop - start, width)
+
+
+def tiles_in(buffers: list[Tensor], height: int, width: int) -> list[Tensor]:
+    """The beginning of each buffer as a tile; `.data`, because it is to be a tensor of its own, not a view."""
+    return [b[: height * width].view(height, width).data for b in buffers]
 
 
 class Softmax(NamedTuple):
@@ -47,28 +64,82 @@ class Softmax(NamedTuple):
     total: Tensor
 
 
-def softmax_(sim_RN: Tensor, rows_CR: Tensor, columns: Pixels, peak_R: Tensor, contrast: bool) -> Softmax:
-    """Replace similarities by their softmax times `total`, row by row; dividing is left to a smaller tensor.
+def softmax_(
+    product_RN: Tensor,
+    rows_CR: Tensor,
+    columns: Pixels,
+    peak_R: Tensor,
+    contrast: bool,
+    times_unit: bool = False,
+) -> tuple[Tensor, Softmax]:
+    """From `columns.product` the softmax times `total`, row by row; dividing is left to a smaller tensor.
 
     Args:
-        sim_RN: similarities of rows_CR to all columns, overwritten by exp((sim - peak) * scale).
+        product_RN: of rows_CR with all columns; not to be used afterwards.
         peak_R: index of the greatest similarity of each row, known beforehand: no pass for it, no overflow.
         contrast: contrast-normalize, that is, take 1 / std of the row as scale; otherwise the scale is 1.
+        times_unit: multiply the tile at last by `columns.unit_N`, if the columns have that.
+
+    Returns:
+        The tile (R, N), exp((sim - peak) * scale); and what its rows are.
     """
-    if contrast:
-        mean_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None]
-        # Centred first, so that the sum of squares has nothing to cancel.
-        norm_R1 = torch.linalg.vector_norm(sim_RN.sub_(mean_R1), dim=1, keepdim=True)
-        std_R1 = norm_R1 / math.sqrt(max(sim_RN.shape[1] - 1, 1))
-        scale_R1 = contrast_scale(mean_R1 + columns.row_constant(rows_CR), std_R1)
-    else:
-        mean_R1, scale_R1 = sim_RN.new_zeros(()), sim_RN.new_ones(sim_RN.shape[0], 1)
-    peak_R1 = sim_RN.gather(1, peak_R[:, None])
-    sim_RN.sub_(peak_R1)
-    if contrast:
-        sim_RN.mul_(scale_R1)
-    total_R1 = sim_RN.exp_().sum(dim=1, keepdim=True)
-    return Softmax(scale_R1, peak_R1 + mean_R1, total_R1)
+    peak_R1 = peak_R.clone()[:, None]
+    if not contrast:
+        tile_RN, peak_R1, total_R1 = columns.form.of(_exp_)(product_RN, columns.unit_N, peak_R1, times_unit)
+        return tile_RN, Softmax(torch.ones_like(peak_R1), peak_R1, total_R1)
+    mean_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None]
+    level_R1 = mean_R1 + columns.row_constant(rows_CR)
+    tile_RN, *rows = columns.form.of(_contrast_exp_)(
+        product_RN, columns.unit_N, mean_R1, level_R1, peak_R1, times_unit
+    )
+    return tile_RN, Softmax(*rows)
+
+
+# What is done to a tile between two products: functions of tensors alone, to be compiled or not.
+
+
+def _contrast_exp_(
+    tile_RN: Tensor,
+    unit_N: Tensor | None,
+    mean_R1: Tensor,
+    level_R1: Tensor,
+    peak_R1: Tensor,
+    times_unit: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tile_RN = writable(tile_RN)
+    if unit_N is not None:
+        tile_RN.mul_(unit_N)
+    # Centred first, so that the sum of squares has nothing to cancel.
+    norm_R1 = torch.linalg.vector_norm(tile_RN.sub_(mean_R1), dim=1, keepdim=True)
+    std_R1 = norm_R1 / math.sqrt(max(tile_RN.shape[1] - 1, 1))
+    scale_R1 = contrast_scale(level_R1, std_R1)
+    peak_R1 = tile_RN.gather(1, peak_R1)
+    total_R1 = tile_RN.sub_(peak_R1).mul_(scale_R1).exp_().sum(dim=1, keepdim=True)
+    if unit_N is not None and times_unit:
+        tile_RN.mul_(unit_N)
+    return tile_RN, scale_R1, peak_R1 + mean_R1, total_R1
+
+
+def _exp_(
+    tile_RN: Tensor, unit_N: Tensor | None, peak_R1: Tensor, times_unit: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    tile_RN = writable(tile_RN)
+    if unit_N is not None:
+        tile_RN.mul_(unit_N)
+    peak_R1 = tile_RN.gather(1, peak_R1)
+    total_R1 = tile_RN.sub_(peak_R1).exp_().sum(dim=1, keepdim=True)
+    if unit_N is not None and times_unit:
+        tile_RN.mul_(unit_N)
+    return tile_RN, peak_R1, total_R1
+
+
+def maxima(product_RN: Tensor, unit_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Of similarities: place of the greatest of each row (R,); greatest of each column and its place (N,).
+
+    The first of equals, as torch has it for `argmax` and `max`.
+    """
+    sim_RN = product_RN if unit_N is None else product_RN * unit_N
+    return sim_RN.argmax(dim=1), sim_RN.amax(dim=0), sim_RN.argmax(dim=0)
 
 
 def row_argmax(x_RN: Tensor) -> Tensor:

@@ -1,0 +1,379 @@
+"""The form for GPUs is the dense form too: compiled epilogues, and a schedule that never waits for a value.
+
+Both are properties of their own and run on a CPU as well, compiled to C++ there instead of Triton. What only a
+CUDA device can show is marked `gpu`.
+"""
+
+import functools
+import logging
+
+import pytest
+import torch
+from golden_cases import assert_close_relative, golden_cases
+from hypothesis import HealthCheck, given, settings
+from test_streaming_association import assert_same, cases, random_case, run, small_tiles  # noqa: F401
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from dada.domain_adaptation import contrastive_learning
+from dada.domain_adaptation.association import aggregation, cycles, form, loss, operators
+from dada.domain_adaptation.contrastive_learning import (
+    association_loss,
+    cycle_association,
+)
+
+METRICS = pytest.mark.parametrize("metric", ["cos", "kl"])
+GOLDEN = golden_cases("plca_association.npz")
+
+
+@pytest.fixture
+def static(monkeypatch):
+    """The schedule of a GPU, on the CPU."""
+    monkeypatch.setattr(form, "STATIC_DEVICES", ("cpu", "cuda"))
+
+
+@pytest.fixture
+def compiler():
+    if not form.can_compile("cpu"):
+        pytest.skip("torch.compile does not work here: is there a C++ compiler?")
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    monkeypatch.setattr(form, "can_compile", lambda device_type: False)
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Compiled as far as operators of torch: quicker than down to machine code, which a few tests go on to."""
+    backend = functools.lru_cache(lambda f: torch.compile(f, dynamic=True, backend="aot_eager"))
+    monkeypatch.setattr(form, "_compiled", backend)
+    monkeypatch.setattr(form, "can_compile", lambda device_type: True)
+
+
+# ---- the schedule that does not wait -------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(small=cases())
+def test_the_static_schedule_is_the_dense_form_on_any_shape(small, static, uncompiled):
+    (source, target, labels), options = small
+    assert_same(source, target, labels, 1e-9, impl="fused", **options)
+    got, want = (cycle_association(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
+    assert all(map(torch.equal, got, want))
+
+
+@METRICS
+def test_rows_of_no_weight_add_nothing_even_where_their_softmax_is_steep(metric, static, uncompiled):
+    """All rows are made; one whose exponent overflowed would turn the sum into NaN."""
+    g = torch.Generator().manual_seed(0)
+    source = torch.eye(40)[torch.zeros(5, 8, dtype=torch.long)].permute(2, 0, 1)[None].clone()
+    source[0, 1, 0, 0], source[0, 0, 0, 0] = 1, 0  # one pixel unlike 39 others: 1 / std is large
+    target = torch.eye(40)[torch.randint(0, 3, (5, 6), generator=g)].permute(2, 0, 1)[None]
+    labels = torch.full((1, 5, 8), 255)
+    labels[0, 0, 1] = 0
+    result, grads = run(source, target, labels, metric=metric, impl="fused", aggregate=False)
+    assert torch.isfinite(result.loss) and all(grad.isfinite().all() for grad in grads)
+    want, want_grads = run(source, target, labels, metric=metric, impl="dense", aggregate=False)
+    torch.testing.assert_close(result, want)
+    torch.testing.assert_close(grads, want_grads)
+
+
+@METRICS
+def test_the_static_schedule_never_looks_at_a_value(metric):
+    """It runs on tensors that have shapes only: nothing could be waited for."""
+    static = form.Form(static=True)
+    source, target, labels = random_case(0, 2, 5, (5, 6), (6, 4), metric)
+
+    def everything(choice):
+        results = loss.sum_over_cycles(source, target, labels, metric, 255, (True, True), choice)
+        mixed, *softmax = aggregation.aggregate(target, metric, 0.5, choice)
+        grad = aggregation.aggregate_backward(target, mixed, *softmax, mixed, metric, 0.5, choice)
+        return *results, grad, *cycles.batch_cycles(source, target, metric, choice)
+
+    real = everything(static)
+    with FakeTensorMode() as mode:
+        source, target, labels = map(mode.from_tensor, (source, target, labels))
+        fake = everything(static)
+        with pytest.raises(Exception, match="nonzero|unique"):  # as the schedule of a CPU does
+            everything(form.PLAIN)
+    assert [(x.shape, x.dtype) for x in fake] == [(x.shape, x.dtype) for x in real]
+
+
+def test_the_schedule_is_chosen_by_the_device():
+    assert form.form_for(torch.device("cuda"), fused=False) == form.Form(static=True, compiled=False)
+    assert form.form_for(torch.device("cpu"), fused=False) == form.PLAIN
+
+
+# ---- compiled epilogues --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ["static", "waiting"])
+@pytest.mark.parametrize("metric", ["cos", pytest.param("kl", marks=pytest.mark.slow)])
+def test_compiled_epilogues_give_the_dense_form(metric, schedule, compiler, monkeypatch):
+    if schedule == "static":
+        monkeypatch.setattr(form, "STATIC_DEVICES", ("cpu",))
+    case = random_case(0, 2, 6, (12, 9), (11, 7), metric)
+    for aggregate in (True, False):
+        assert_same(*case, 1e-9, impl="fused", metric=metric, aggregate=aggregate)
+
+
+@pytest.mark.parametrize("case", GOLDEN, ids=lambda case: case.name)
+def test_golden_loss_and_gradients_with_traced_epilogues(case, static, traced):
+    s = case.settings
+    result, grads = run(
+        case.tensor("x1", torch.float64),
+        case.tensor("x2", torch.float64),
+        case.tensor("gt1"),
+        impl="fused",
+        metric=s["metric"],
+        aggregate=s["spagg"],
+        alpha=s["spagg_alpha"],
+        ignore_index=s["ignore_label"],
+    )
+    assert_close_relative(result.loss, case.tensor("loss"), 1e-9)
+    assert_close_relative(grads[0], 3 * case.tensor("grad_x1"), 1e-9)
+    assert_close_relative(grads[1], 3 * case.tensor("grad_x2"), 1e-9)
+    assert result.closed.item() == case.arrays["valid"].sum()
+
+
+@METRICS
+def test_ties_zero_vectors_and_open_cycles_with_traced_epilogues(metric, static, traced):
+    g = torch.Generator().manual_seed(1)
+    source, target = (
+        torch.eye(4, dtype=torch.float64)[torch.randint(0, 4, (2, *size), generator=g)].permute(0, 3, 1, 2)
+        for size in ((5, 7), (6, 5))
+    )
+    labels = torch.randint(0, 3, (2, 5, 7), generator=g)
+    options = {"metric": metric, "aggregate": False}
+    got, want = (cycle_association(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
+    assert all(map(torch.equal, got, want))  # products are exact: many equal maxima, also across tiles
+    assert_same(source, target, labels, 1e-9, impl="fused", **options)
+    if metric == "cos":
+        source, target = source.clone(), target.clone()
+        source[0, :, 1, 1:3], target[0, :, 0, 2], target[1] = 0, 0, 0
+        assert_same(source, target, torch.zeros_like(labels), 1e-9, impl="fused", **options)
+    result, grads = run(source, target, torch.full_like(labels, 255), impl="fused", **options)
+    assert result.loss.item() == 0 and result.closed.item() == 0 and not any(grad.any() for grad in grads)
+
+
+@METRICS
+def test_bfloat16_under_autocast_is_computed_in_float32(metric, static, traced):
+    source, target, labels = random_case(8, 1, 16, (6, 7), (5, 6), metric)
+    source, target = source.bfloat16(), target.bfloat16()
+    want, want_grads = run(source.float(), target.float(), labels, metric=metric, impl="dense")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got, grads = run(source, target, labels, metric=metric, impl="fused")
+    assert got.loss.dtype == torch.float32
+    torch.testing.assert_close(got.loss, want.loss, rtol=1e-4, atol=1e-4)
+    for grad, want_grad in zip(grads, want_grads):
+        assert grad.dtype == torch.bfloat16
+        torch.testing.assert_close(grad, want_grad.bfloat16(), rtol=2e-2, atol=1e-4)
+
+
+@pytest.mark.slow
+@METRICS
+def test_compiled_epilogues_in_float32(metric, static, compiler):
+    source, target, labels = random_case(0, 2, 6, (12, 9), (11, 10), metric)
+    want, want_grads = run(source, target, labels, metric=metric, impl="dense")
+    got, grads = run(source.float(), target.float(), labels, metric=metric, impl="fused")
+    assert got.closed.item() == want.closed.item()
+    assert_close_relative(got.loss, want.loss, 1e-4)
+    for grad, want_grad in zip(grads, want_grads):
+        assert_close_relative(grad, want_grad, 1e-4)
+
+
+def test_without_a_compiler_it_says_so_once_and_runs_all_the_same(monkeypatch, caplog):
+    def fails(*args, **kwargs):
+        raise RuntimeError("no compiler here\nand a long trace")
+
+    form.can_compile.cache_clear()
+    monkeypatch.setattr(torch, "compile", fails)
+    try:
+        with caplog.at_level(logging.WARNING):
+            for _ in range(2):
+                assert_same(*random_case(0, 1, 4, (3, 4), (4, 3), "cos"), 1e-9, impl="fused")
+        (message,) = caplog.messages
+        assert "no compiler here" in message and "C++ compiler" in message and "trace" not in message
+    finally:
+        form.can_compile.cache_clear()
+
+
+# ---- as operators of torch -----------------------------------------------------------------------
+
+
+@METRICS
+@pytest.mark.parametrize("needs", [(True, True), (True, False), (False, False)])
+def test_the_operators_keep_the_contract_of_torch(metric, needs, uncompiled):
+    source, target, labels = random_case(1, 2, 3, (3, 4), (2, 5), metric, dtype=torch.float32)
+    source.requires_grad_(needs[0]), target.requires_grad_(needs[1])
+    torch.library.opcheck(operators.associate, (source, target, labels, metric, 255, *needs, True))
+    torch.library.opcheck(operators.aggregate, (target, metric, 0.5, True))
+    torch.library.opcheck(operators.follow_cycles, (source, target, metric, True))
+    mixed, *softmax = (x.detach() for x in operators.aggregate(target, metric, 0.5, True))
+    torch.library.opcheck(
+        operators.aggregate_backward, (target.detach(), mixed, *softmax, mixed, metric, 0.5, True)
+    )
+
+
+class Model(torch.nn.Module):
+    """A convolution with the loss and the cycles behind it."""
+
+    def __init__(self, impl, metric):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 5, 1).double()
+        self.options = {"impl": impl, "metric": metric}
+
+    def forward(self, source, target, labels):
+        source, target = self.convolution(source), self.convolution(target)
+        if self.options["metric"] == "kl":
+            source, target = source.softmax(1), target.softmax(1)
+        result = association_loss(source, target, labels, **self.options)
+        return (
+            3 * result.loss,
+            result.closed,
+            cycle_association(source, target, labels, **self.options).closed,
+        )
+
+
+@METRICS
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("impl", ["streaming", "fused"])
+def test_a_model_around_it_is_compiled_as_one_graph(impl, backend, metric, uncompiled):
+    case = random_case(3, 2, 3, (5, 6), (6, 4), "cos")
+    plain = Model(impl, metric)
+    compiled = torch.compile(Model(impl, metric), backend=backend, fullgraph=True)
+    want, got = plain(*case), compiled(*case)
+    want[0].backward(), got[0].backward()
+    assert got[1].item() > 0
+    torch.testing.assert_close(got, want)
+    for parameter, other in zip(compiled.parameters(), plain.parameters()):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
+def test_compiled_epilogues_inside_a_compiled_model(static, traced):
+    case = random_case(3, 2, 3, (5, 6), (6, 4), "cos")
+    plain, compiled = Model("dense", "cos"), Model("fused", "cos")
+    want, got = plain(*case), torch.compile(compiled, backend="aot_eager", fullgraph=True)(*case)
+    want[0].backward(), got[0].backward()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(compiled.convolution.weight.grad, plain.convolution.weight.grad)
+
+
+@METRICS
+def test_backward_of_a_compiled_model_may_be_called_again(metric, uncompiled):
+    """Gradients are handed out scaled in place; a compiler has to see that as well."""
+    source, target, labels = random_case(4, 1, 4, (3, 4), (4, 3), metric)
+    source.requires_grad_()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(x, y):
+        return association_loss(x, y, labels, metric=metric, impl="fused").loss
+
+    value = step(source, target)
+    first, second = (torch.autograd.grad(f * value, source, retain_graph=True)[0] for f in (1, -2))
+    torch.testing.assert_close(second, -2 * first)
+
+
+@METRICS
+def test_activation_checkpointing_recomputes_the_same(metric, static, uncompiled):
+    source, target, labels = random_case(10, 1, 4, (3, 4), (4, 3), metric)
+    _, want = run(source, target, labels, impl="dense", metric=metric)
+    source.requires_grad_(), target.requires_grad_()
+    for reentrant in (False, True):
+        value = torch.utils.checkpoint.checkpoint(
+            lambda s, t: 3 * association_loss(s, t, labels, impl="fused", metric=metric).loss,
+            source,
+            target,
+            use_reentrant=reentrant,
+        )
+        grads = torch.autograd.grad(value, (source, target)) if not reentrant else None
+        if reentrant:  # which knows .backward() only
+            value.backward()
+            grads = source.grad, target.grad
+        for grad, want_grad in zip(grads, want):
+            torch.testing.assert_close(grad, want_grad)
+
+
+def test_a_second_derivative_is_refused(uncompiled):
+    source, target, labels = random_case(0, 1, 4, (3, 4), (4, 3), "cos")
+    source.requires_grad_(), target.requires_grad_()
+    value = association_loss(source, target, labels, impl="fused").loss.square()
+    grad, _ = torch.autograd.grad(value, (source, target), create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        grad.sum().backward()
+
+
+# ---- precision of products -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("setting", ["highest", "high", "medium"])
+def test_products_that_decide_an_argmax_leave_tf32_out_and_put_the_setting_back(setting):
+    torch.set_float32_matmul_precision(setting)
+    try:
+        with pytest.raises(ZeroDivisionError), form.full_float32_products(torch.device("cuda")):
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+            1 / 0
+        assert torch.get_float32_matmul_precision() == setting
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(
+    not hasattr(torch.backends.cuda.matmul, "fp32_precision"),
+    reason="this torch has one name for the setting",
+)
+def test_the_newer_name_of_the_setting_is_respected_as_well():
+    matmul = torch.backends.cuda.matmul
+    matmul.fp32_precision = "tf32"
+    try:
+        with form.full_float32_products(torch.device("cuda")):
+            assert matmul.fp32_precision == "ieee"
+        assert matmul.fp32_precision == "tf32"
+    finally:
+        matmul.fp32_precision = "ieee"
+        torch.set_float32_matmul_precision("highest")
+
+
+# ---- on a GPU ------------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels were run on the CPU only")
+@METRICS
+@pytest.mark.parametrize("impl", ["streaming", "fused", "auto"])
+def test_on_cuda_values_are_those_of_the_dense_form_and_nothing_waits(impl, metric, monkeypatch):
+    monkeypatch.undo()  # tiles of their real size
+    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
+    source, target, labels = random_case(0, 2, 32, (50, 33), (41, 39), metric, classes=3)
+    want, want_grads = run(source, target, labels, metric=metric, impl="dense")
+    case = [x.cuda() for x in (source, target, labels)]
+    run(*case, metric=metric, impl=impl)  # compiles, which may wait
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        got, grads = run(*case, metric=metric, impl=impl)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert [x.item() for x in got[1:]] == [x.item() for x in want[1:]]
+    torch.testing.assert_close(got.loss.cpu(), want.loss, rtol=1e-9, atol=1e-9)
+    for grad, want_grad in zip(grads, want_grads):
+        torch.testing.assert_close(grad.cpu(), want_grad, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels were run on the CPU only")
+def test_on_cuda_tf32_moves_gradients_by_its_rounding_and_no_cycle():
+    source, target, labels = (x.cuda() for x in random_case(0, 1, 64, (20, 20), (20, 20), "cos"))
+    source, target = source.float(), target.float()
+    want, want_grads = run(source, target, labels, impl="fused", aggregate=False)
+    torch.set_float32_matmul_precision("high")
+    try:
+        got, grads = run(source, target, labels, impl="fused", aggregate=False)
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert got.closed.item() == want.closed.item() and got.covered.item() == want.covered.item()
+    torch.testing.assert_close(got.loss, want.loss, rtol=1e-2, atol=0)
+    for grad, want_grad in zip(grads, want_grads):
+        torch.testing.assert_close(grad, want_grad, rtol=0, atol=0.02 * want_grad.abs().max().item())
