@@ -14,7 +14,7 @@ from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Pixels
 
 TILE_ELEMENTS = 2**19  # 2 MiB in float32: a stripe that stays in the cache while it is worked on
-PRODUCT_ROWS = 256  # but at least so many rows, if there are enough channels to make a matrix product of it
+PRODUCT_ROWS = 128  # but at least so many rows, if there are enough channels to make a matrix product of it
 CUDA_CACHE_SHARE = 0.5  # of the level-2 cache of a GPU that one stripe takes; not measured
 CPU = torch.device("cpu")
 BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a place
