@@ -16,6 +16,7 @@ from tqdm import tqdm
 from dada.dataset.label_sets import category_of_class, label_set, subsets
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.metrics import confusion_matrix, iou, mean_iou
 from dada.model import SegmentationModel
 
@@ -77,7 +78,7 @@ class Predictor:
         return self._upsample(spatial_aggregation(logits.float().softmax(dim=1), metric="kl"), size)
 
     def _upsample(self, x: Tensor, size: tuple[int, int]) -> Tensor:
-        return F.interpolate(x, size=size, mode="bilinear", align_corners=self.align_corners)
+        return upsample(x, size, self.align_corners)
 
 
 @dataclass(frozen=True)

@@ -81,11 +81,11 @@ def source_depth(step: Step) -> Tensor:
 
 def target_entropy(step: Step) -> Tensor:
     """MinEnt of ADVENT: mean normalised entropy of the target prediction at image resolution."""
-    return losses.entropy_loss(step.upsample(step.target_outputs.logits, step.target.image).softmax(dim=1))
+    return losses.entropy_loss_from_logits(step.upsample(step.target_outputs.logits, step.target.image))
 
 
 def target_entropy_aux(step: Step) -> Tensor:
-    return losses.entropy_loss(step.upsample(step.target_outputs.aux_logits, step.target.image).softmax(dim=1))
+    return losses.entropy_loss_from_logits(step.upsample(step.target_outputs.aux_logits, step.target.image))
 
 
 def target_consistency(threshold: float) -> Callable[[Step], Tensor]:

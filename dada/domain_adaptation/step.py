@@ -6,10 +6,10 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dada.dataset.sample import Batch
+from dada.domain_adaptation.losses import upsample
 from dada.model.outputs import Outputs
 
 
@@ -64,7 +64,7 @@ class Step:
 
     def upsample(self, x: Tensor, like: Tensor) -> Tensor:
         """Bilinear, (B, K, h, w) to the height and width of `like`."""
-        return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+        return upsample(x, tuple(like.shape[-2:]), self.align_corners)
 
     @cached_property
     def source_logits(self) -> Tensor:
