@@ -87,7 +87,9 @@ OPTIONS: dict[str, Any] = {
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
     "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
-    "NUM_CLASSES": Option(16, "Label set in training and test.", unit="classes", choices=(7, 13, 16, 19)),
+    "NUM_CLASSES": Option(
+        16, "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, or any other.", unit="classes", minimum=2
+    ),
     "USE_DEPTH": Option(False, "Read source depth and train the depth decoder (TRAIN.MODEL DeepLabv2_depth)."),
     "CONTRASTIVE_LEARNING": Option(
         False, "Add the association, consistency and entropy terms to the chosen method, with their weights."

@@ -152,7 +152,7 @@ def test_every_labelled_pixel_of_every_image_of_a_batch_is_counted_once():
         for row, column in zip(label.flatten().tolist(), ids.flatten().tolist()):
             if row != 255:
                 by_hand[row, column] += 1
-    evaluation = evaluate(Predictor([Answer(16)]), batches, 16, CPU)
+    evaluation = evaluate(Predictor([Answer(16)]), batches, label_set(16), CPU)
     assert evaluation.confusion.dtype == torch.int64
     assert evaluation.confusion.tolist() == by_hand.tolist()
     assert evaluation.confusion.sum() == 3 * 24 + 15 - 4
@@ -160,7 +160,7 @@ def test_every_labelled_pixel_of_every_image_of_a_batch_is_counted_once():
 
 def test_an_empty_split_is_refused():
     with pytest.raises(ValueError, match="nothing to evaluate"):
-        evaluate(Predictor([Answer(16)]), [], 16, CPU)
+        evaluate(Predictor([Answer(16)]), [], label_set(16), CPU)
 
 
 # --- scores --------------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ COUNTS = {
 def test_one_matrix_gives_the_means_over_16_13_and_7_classes():
     road, sidewalk, wall, building = 60 / 80, 20 / 40, 10 / 40, 90 / 120
     car, bus, sky, vegetation = 40 / 50, 0.0, 0.0, 15 / 20
-    means = Evaluation(matrix(COUNTS), 16).means
+    means = Evaluation(matrix(COUNTS), label_set(16)).means
     assert set(means) == {"16", "13", "7"}
     assert means["16"] == pytest.approx(np.mean([road, sidewalk, wall, building, car, bus, sky, vegetation]))
     # Wall is not among the 13, yet its pixels taken for building remain an error of building.
@@ -196,13 +196,13 @@ def test_one_matrix_gives_the_means_over_16_13_and_7_classes():
 
 def test_the_means_of_19_classes_hold_those_of_every_smaller_set():
     confusion = torch.eye(19, dtype=torch.int64)
-    assert Evaluation(confusion, 19).means == {"19": 1.0, "16": 1.0, "13": 1.0, "7": 1.0}
+    assert Evaluation(confusion, label_set(19)).means == {"19": 1.0, "16": 1.0, "13": 1.0, "7": 1.0}
 
 
 def test_pixels_of_other_classes_are_errors_under_count_only():
     counts = {("car", "car"): 30, ("other", "car"): 10, ("road", "road"): 5}
     confusion = matrix(counts, extra_rows=1)
-    ignore, count = (Evaluation(confusion, 16, rule) for rule in ("ignore", "count"))
+    ignore, count = (Evaluation(confusion, label_set(16), rule) for rule in ("ignore", "count"))
     car = label_set(16).names.index("car")
     assert ignore.iou[car] == 1.0 and count.iou[car] == 0.75
     assert count.miou == pytest.approx((0.75 + 1) / 2)
@@ -212,8 +212,8 @@ def test_pixels_of_other_classes_are_errors_under_count_only():
 def test_the_table_lists_every_class_and_mean_with_a_dash_for_absent_classes():
     text = table(
         {
-            "source-only": Evaluation(matrix(COUNTS), 16),
-            "adapted": Evaluation(matrix({("road", "road"): 1}), 16),
+            "source-only": Evaluation(matrix(COUNTS), label_set(16)),
+            "adapted": Evaluation(matrix({("road", "road"): 1}), label_set(16)),
         }
     )
     rows = {line[:14].strip(): line[14:].split() for line in text.splitlines()}
@@ -226,7 +226,7 @@ def test_the_table_lists_every_class_and_mean_with_a_dash_for_absent_classes():
 
 
 def test_the_dictionary_is_json_with_percentages_and_null_for_absent_classes():
-    read = json.loads(to_json(Evaluation(matrix(COUNTS), 16).as_dict()))
+    read = json.loads(to_json(Evaluation(matrix(COUNTS), label_set(16)).as_dict()))
     assert read["IoU"]["road"] == 75.0 and read["IoU"]["rider"] is None
     assert read["mIoU"]["13"] == pytest.approx(100 * np.mean([0.75, 0.5, 0.75, 0.8, 0, 0, 0.75]), abs=1e-4)
     assert read["confusion"] == matrix(COUNTS).tolist()
@@ -234,7 +234,7 @@ def test_the_dictionary_is_json_with_percentages_and_null_for_absent_classes():
 
 @pytest.mark.filterwarnings("ignore:mean IoU is NaN")
 def test_a_mean_over_no_class_at_all_is_null_in_json():
-    nothing = Evaluation(matrix({("wall", "wall"): 0}), 16)
+    nothing = Evaluation(matrix({("wall", "wall"): 0}), label_set(16))
     assert json.loads(to_json(nothing.as_dict()))["mIoU"] == {"16": None, "13": None, "7": None}
 
 
@@ -268,7 +268,7 @@ def cityscapes(tmp_path):
 def evaluated(rule: str, num_classes: int = 16) -> Evaluation:
     cfg_from_list([f"TEST.CLASS_RULE={rule}", f"NUM_CLASSES={num_classes}"])
     loader = build_test_loader(cfg, TORCHVISION_RGB)
-    return evaluate(Predictor([Answer(num_classes)]), loader, num_classes, CPU, rule)
+    return evaluate(Predictor([Answer(num_classes)]), loader, label_set(num_classes), CPU, rule)
 
 
 def test_rule_ignore_leaves_terrain_truck_and_train_out(cityscapes):

@@ -39,7 +39,7 @@ def test_a_panel_shows_every_column_in_the_colours_of_the_classes(tmp_path):
     shown = sample(0)._replace(label=torch.full((32, 64), person))
     prediction = np.full((32, 64), car, np.uint8)
     path = tmp_path / "out" / "panel.png"
-    save_panel(path, [shown], {"adapted": [prediction]}, TORCHVISION_RGB, 16)
+    save_panel(path, [shown], {"adapted": [prediction]}, TORCHVISION_RGB, label_set(16))
     pixels = np.asarray(Image.open(path).convert("RGB"))
     areas = {
         name: (pixels == palette[k]).all(-1).sum()
@@ -56,11 +56,11 @@ def test_pixels_without_class_are_black(tmp_path, unlabelled):
     full = sample(0)._replace(label=torch.zeros(32, 64, dtype=torch.int64))
     black = []
     for name, one in (("blank", blank), ("full", full)):
-        save_panel(tmp_path / f"{name}.png", [one], {}, TORCHVISION_RGB, 16)
+        save_panel(tmp_path / f"{name}.png", [one], {}, TORCHVISION_RGB, label_set(16))
         black.append((np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) == 0).all(-1).sum())
     assert black[0] > black[1] + 10_000
 
 
 def test_the_ending_of_the_name_chooses_the_format(tmp_path):
-    save_panel(tmp_path / "panel.pdf", [sample(0)], {}, TORCHVISION_RGB, 16)
+    save_panel(tmp_path / "panel.pdf", [sample(0)], {}, TORCHVISION_RGB, label_set(16))
     assert (tmp_path / "panel.pdf").read_bytes().startswith(b"%PDF")

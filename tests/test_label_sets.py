@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from dada.dataset import label_sets
-from dada.dataset.label_sets import IGNORE_LABEL, LABEL_SETS
+from dada.dataset.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 SYNTHIA_NAMES = {  # id in the file: the class that a person would call it
     1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car",
@@ -60,7 +60,7 @@ def test_published_seven_class_map_ignores_what_dada_left_out():
 
 @pytest.mark.parametrize("id_map", [label_sets.synthia_id_map, label_sets.cityscapes_id_map])
 def test_thirteen_classes_are_the_sixteen_without_wall_fence_and_pole(id_map):
-    keep = label_sets.subsets(16)["13"]
+    keep = label_sets.subsets(LABEL_SETS[16])["13"]
     assert [LABEL_SETS[16].names[i] for i in range(16) if i not in keep] == ["wall", "fence", "pole"]
     sixteen, thirteen = id_map(16), id_map(13)
     for file_id in range(256):
@@ -70,19 +70,25 @@ def test_thirteen_classes_are_the_sixteen_without_wall_fence_and_pole(id_map):
 
 def test_subsets_name_the_same_classes():
     for num_classes, own in LABEL_SETS.items():
-        found = label_sets.subsets(num_classes)
+        found = label_sets.subsets(own)
         assert next(iter(found)) == str(num_classes)
         for count, kept in found.items():
             assert tuple(own.names[i] for i in kept) == LABEL_SETS[int(count)].names
-    assert list(label_sets.subsets(19)) == ["19", "16", "13"]
-    assert list(label_sets.subsets(7)) == ["7"]
+    assert list(label_sets.subsets(LABEL_SETS[19])) == ["19", "16", "13"]
+    assert list(label_sets.subsets(LABEL_SETS[7])) == ["7"]
+
+
+def test_a_set_of_other_classes_has_its_own_mean_only():
+    orchard = LabelSet(("tree", "apple", "ground"), np.zeros((3, 3)))
+    assert label_sets.subsets(orchard) == {"3": [0, 1, 2]}
+    assert label_sets.category_of_class(orchard) is None and label_sets.category_of_class(LABEL_SETS[13]) is None
 
 
 def test_category_of_class_adds_up_to_the_seven_class_map():
-    for num_classes in (19, 16, 13):
+    for num_classes in (19, 16):
         vector = label_sets.cityscapes_id_map(num_classes)
         trained = vector != IGNORE_LABEL
-        got = label_sets.category_of_class(num_classes)[vector[trained]]
+        got = label_sets.category_of_class(LABEL_SETS[num_classes])[vector[trained]]
         np.testing.assert_array_equal(got, label_sets.cityscapes_id_map(7)[trained])
 
 
@@ -100,14 +106,14 @@ def test_a_map_handed_out_can_be_changed_without_harm_to_the_next():
 
 @pytest.mark.parametrize("kind", [np.array, torch.tensor])
 def test_colorize_paints_classes_in_their_colours_and_ignore_black(kind):
-    image = label_sets.colorize(kind([[0, 9, 255]]), 16)
+    image = label_sets.colorize(kind([[0, 9, 255]]), LABEL_SETS[16])
     assert image.mode == "P" and image.size == (3, 1)
     assert np.asarray(image.convert("RGB")).tolist() == [[[128, 64, 128], [70, 130, 180], [0, 0, 0]]]
 
 
 def test_colorize_refuses_a_batch():
     with pytest.raises(ValueError, match=r"\(1, 2, 3\)"):
-        label_sets.colorize(np.zeros((1, 2, 3)), 16)
+        label_sets.colorize(np.zeros((1, 2, 3)), LABEL_SETS[16])
 
 
 def write_info(path, **changes):

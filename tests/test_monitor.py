@@ -5,6 +5,7 @@ import torch
 from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
+from dada.dataset.label_sets import label_set
 from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.step import Step
 from dada.normalization import TORCHVISION_RGB
@@ -37,7 +38,7 @@ def events(folder):
 
 
 def test_scalars_carry_loss_names_and_the_rate_of_every_group(tmp_path):
-    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         for iteration in (0, 1):
             monitor.scalars(iteration, {"loss_x": 2.0 + iteration}, optimizer())
     written = events(tmp_path / "logs")
@@ -48,7 +49,7 @@ def test_scalars_carry_loss_names_and_the_rate_of_every_group(tmp_path):
 
 def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step):
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=2"])
-    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         for iteration in range(4):
             monitor.pictures(iteration, step)
     assert step._network.calls == 1  # drawing runs no network, which would move batch norm
@@ -60,7 +61,7 @@ def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step)
 def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     step.target_outputs
-    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB) as monitor:
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         monitor.pictures(0, step)
     assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
 
@@ -68,13 +69,13 @@ def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
 def test_without_folder_nothing_is_written(tmp_path, monkeypatch, step):
     monkeypatch.chdir(tmp_path)
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
-    with Monitor(None, cfg, TORCHVISION_RGB) as monitor:
+    with Monitor(None, cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         monitor.scalars(0, {"loss_x": 1.0}, optimizer())
         monitor.pictures(0, step)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_folder_appears_with_the_first_thing_written(tmp_path):
-    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB):
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)):
         assert not (tmp_path / "logs").exists()
     assert not (tmp_path / "logs").exists()

@@ -187,26 +187,28 @@ PLCA_TO_16: tuple[int, ...] = tuple(LABEL_SETS[16].names.index(name) for name in
 PLCA_TO_19: tuple[int, ...] = tuple(LABEL_SETS[19].names.index(name) for name in _PLCA_ORDER)
 
 
-def subsets(num_classes: int) -> dict[str, list[int]]:
-    """The label sets whose classes are all among ours: {"16": [...], "13": [...]} for 16 classes.
+def subsets(classes: LabelSet) -> dict[str, list[int]]:
+    """`classes` itself and the label sets whose classes are all among them: {"16": [...], "13": [...]} for 16.
 
-    The lists are train ids of our set in the order of the smaller one, so that the smaller set's mIoU follows
-    from one confusion matrix of ours.
+    The lists are train ids of `classes`, so that the smaller set's mIoU follows from one confusion matrix.
     """
-    names = label_set(num_classes).names
-    found = {}
+    names = classes.names
+    found = {str(len(names)): list(range(len(names)))}
     for count, smaller in LABEL_SETS.items():
-        if set(smaller.names) <= set(names):
+        if count < len(names) and set(smaller.names) <= set(names):
             found[str(count)] = [names.index(name) for name in smaller.names]
     return found
 
 
-def category_of_class(num_classes: int) -> np.ndarray:
-    """Each class's id in the 7-class set, (num_classes,) uint8: adds confusion counts up to categories."""
-    categories = LABEL_SETS[7].names
-    by_name = {row[0]: categories.index(row[4]) for row in _TABLE}
-    by_name.update({name: index for index, name in enumerate(categories)})
-    return np.array([by_name[name] for name in label_set(num_classes).names], dtype=np.uint8)
+def category_of_class(classes: LabelSet) -> np.ndarray | None:
+    """Each class's id in the 7-class set, (K,) uint8, to add confusion counts up to categories.
+
+    None for a set that lacks classes of the 16, of which 7 categories would mean something else.
+    """
+    if not set(LABEL_SETS[16].names) <= set(classes.names) <= {row[0] for row in _TABLE}:
+        return None
+    by_name = {row[0]: LABEL_SETS[7].names.index(row[4]) for row in _TABLE}
+    return np.array([by_name[name] for name in classes.names], dtype=np.uint8)
 
 
 class LabelInfo(NamedTuple):
@@ -274,13 +276,8 @@ def _is_pair(pair: object, count: int) -> bool:
     )
 
 
-def colorize(label: np.ndarray | Tensor, num_classes: int) -> Image.Image:
+def colorize(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:
     """Train ids (H, W) -> a paletted ("P") PIL image in the label set's colours; 255 is black."""
-    return colorize_with(label, label_set(num_classes))
-
-
-def colorize_with(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:
-    """`colorize` for any LabelSet."""
     if isinstance(label, Tensor):
         label = label.detach().cpu().numpy()
     if label.ndim != 2:

@@ -126,4 +126,4 @@ def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
         count = min(PICTURES, len(dataset))
         samples = [dataset[int(k)] for k in np.linspace(0, len(dataset) - 1, count).round()]
         predictions[name] = predict_labels(predictor, samples, device)
-    save_panel(path, samples, predictions, normalization, cfg.NUM_CLASSES)
+    save_panel(path, samples, predictions, normalization, dataset.classes)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
-from dada.dataset.label_sets import category_of_class, label_set, subsets
+from dada.dataset.label_sets import LabelSet, category_of_class, subsets
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import spatial_aggregation
 from dada.domain_adaptation.losses import upsample
@@ -86,7 +86,7 @@ class Evaluation:
     """A confusion matrix (rows: labels) with what follows from it; IoU in 0..1, NaN for absent classes."""
 
     confusion: Tensor
-    num_classes: int
+    classes: LabelSet
     rule: str = "ignore"  # what pixels of classes outside the label set count for, see dada.domain_adaptation.metrics
 
     @property
@@ -96,16 +96,17 @@ class Evaluation:
     @property
     def means(self) -> dict[str, float]:
         """mIoU over every label set that follows from the counts, by its number of classes: 16, 13 and 7 from 16."""
-        means = {name: mean_iou(self.iou, keep) for name, keep in subsets(self.num_classes).items()}
-        if self.num_classes in (16, 19):
-            means["7"] = mean_iou(iou(self._categories(), rule=self.rule))
+        means = {name: mean_iou(self.iou, keep) for name, keep in subsets(self.classes).items()}
+        category = category_of_class(self.classes)
+        if category is not None:
+            means["7"] = mean_iou(iou(self._categories(category), rule=self.rule))
         return means
 
-    def _categories(self) -> Tensor:
+    def _categories(self, category: np.ndarray) -> Tensor:
         """The counts added up to the 7 categories; a last row for other classes stays a row of its own."""
-        index = torch.from_numpy(category_of_class(self.num_classes).astype(np.int64))
+        index = torch.from_numpy(category.astype(np.int64))
         columns = torch.zeros(len(self.confusion), 7, dtype=torch.int64).index_add_(1, index, self.confusion)
-        rows = torch.cat([index, torch.arange(7, 7 + len(self.confusion) - self.num_classes)])
+        rows = torch.cat([index, torch.arange(7, 7 + len(self.confusion) - len(index))])
         return torch.zeros(int(rows.max()) + 1, 7, dtype=torch.int64).index_add_(0, rows, columns)
 
     @property
@@ -115,10 +116,9 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: percentages, None for absent classes, and the counts themselves."""
-        names = label_set(self.num_classes).names
         return {
             "mIoU": {name: _percent(value) for name, value in self.means.items()},
-            "IoU": dict(zip(names, map(_percent, self.iou.tolist()))),
+            "IoU": dict(zip(self.classes.names, map(_percent, self.iou.tolist()))),
             "confusion": self.confusion.tolist(),
         }
 
@@ -128,16 +128,17 @@ def _percent(share: float) -> float | None:
 
 
 def evaluate(
-    predictor: Predictor, batches: Iterable[Batch], num_classes: int, device: torch.device, rule: str = "ignore"
+    predictor: Predictor, batches: Iterable[Batch], classes: LabelSet, device: torch.device, rule: str = "ignore"
 ) -> Evaluation:
     """Count every labelled pixel of `batches` once; batches may differ in size."""
-    total: Tensor | int = 0
+    count, total = classes.num_classes, None
     for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True):
         prediction = predictor(batch.image.to(device), tuple(batch.label.shape[-2:])).argmax(dim=1)
-        total = total + confusion_matrix(batch.label.to(device), prediction, num_classes, other=rule == "count").cpu()
-    if isinstance(total, int):
+        counts = confusion_matrix(batch.label.to(device), prediction, count, other=rule == "count").cpu()
+        total = counts if total is None else total + counts
+    if total is None:
         raise ValueError("nothing to evaluate: the test split is empty")
-    return Evaluation(total, num_classes, rule)
+    return Evaluation(total, classes, rule)
 
 
 def table(columns: dict[str, Evaluation]) -> str:
@@ -149,7 +150,7 @@ def table(columns: dict[str, Evaluation]) -> str:
     def row(name: str, values: Iterable[float]) -> str:
         return f"{name:<14}" + "".join(f"{'-' if np.isnan(v) else f'{100 * v:.1f}':>{width}}" for v in values)
 
-    for k, name in enumerate(label_set(first.num_classes).names):
+    for k, name in enumerate(first.classes.names):
         lines.append(row(name, (float(e.iou[k]) for e in columns.values())))
     for name in first.means:
         lines.append(row(f"mIoU {name}", (e.means[name] for e in columns.values())))

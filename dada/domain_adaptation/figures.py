@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dada.dataset.label_sets import IGNORE_LABEL, colorize, label_set
+from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, colorize
 from dada.dataset.sample import Sample, collate
 from dada.domain_adaptation.evaluator import Predictor
 from dada.files import whole_file
@@ -31,7 +31,7 @@ def save_panel(
     samples: Sequence[Sample],
     predictions: dict[str, Sequence[np.ndarray]],
     normalization: Normalization,
-    num_classes: int,
+    classes: LabelSet,
 ) -> None:
     """One row for each sample: image, label, and one column for each entry of `predictions`; classes named below.
 
@@ -40,7 +40,7 @@ def save_panel(
         samples: test samples with labels.
         predictions: by column title, one (H, W) map of class ids for each sample, at the size of its label.
         normalization: what the samples' images went through.
-        num_classes: the label set, for names and colours.
+        classes: names and colours.
     """
     from matplotlib.figure import Figure  # the object-oriented interface: no display, nothing kept open
     from matplotlib.patches import Patch
@@ -51,7 +51,7 @@ def save_panel(
     axes = figure.subplots(len(samples), len(titles), squeeze=False)
     for row, sample in enumerate(samples):
         ids = [sample.label, *(columns[row] for columns in predictions.values())]
-        pictures = [_rgb(sample.image, normalization), *(_colours(i, num_classes) for i in ids)]
+        pictures = [_rgb(sample.image, normalization), *(_colours(i, classes) for i in ids)]
         for column, picture in enumerate(pictures):
             axis = axes[row, column]
             # Every column is drawn over the same area, whatever size the network read.
@@ -59,7 +59,6 @@ def save_panel(
             axis.set_axis_off()
             if row == 0:
                 axis.set_title(titles[column], fontsize=11)
-    classes = label_set(num_classes)
     patches = [Patch(color=np.asarray(c) / 255, label=n) for n, c in zip(classes.names, classes.palette)]
     patches.append(Patch(color="black", label="unlabelled"))
     figure.legend(handles=patches, loc="lower center", ncol=9, fontsize=8, frameon=False)
@@ -73,8 +72,8 @@ def _rgb(image: Tensor, normalization: Normalization) -> np.ndarray:
     return normalization.inverse(image).permute(1, 2, 0).cpu().numpy()
 
 
-def _colours(ids: Tensor | np.ndarray, num_classes: int) -> np.ndarray:
+def _colours(ids: Tensor | np.ndarray, classes: LabelSet) -> np.ndarray:
     ids = np.asarray(ids)
     # Ids without a colour of their own (a class counted as "other") are drawn like unlabelled pixels.
-    ids = np.where(ids < num_classes, ids, IGNORE_LABEL).astype(np.uint8)
-    return np.asarray(colorize(ids, num_classes).convert("RGB"))
+    ids = np.where(ids < classes.num_classes, ids, IGNORE_LABEL).astype(np.uint8)
+    return np.asarray(colorize(ids, classes).convert("RGB"))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dada.dataset.label_sets import colorize
+from dada.dataset.label_sets import LabelSet, colorize
 from dada.domain_adaptation.losses import entropy_map
 from dada.domain_adaptation.step import Step
 from dada.normalization import Normalization
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class Monitor:
     """Write scalars every iteration and pictures every TRAIN.TENSORBOARD_VIZRATE; nothing if `folder` is None."""
 
-    def __init__(self, folder: Path | None, cfg: Any, normalization: Normalization) -> None:
+    def __init__(self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet) -> None:
         self._folder = folder
         self._period = cfg.TRAIN.TENSORBOARD_VIZRATE
-        self._num_classes = cfg.NUM_CLASSES
+        self._classes = classes
         self._normalization = normalization
 
     @cached_property
@@ -61,7 +61,7 @@ class Monitor:
                 continue
             probabilities = vars(step)[outputs].logits[:1].detach().float().softmax(dim=1)
             image = self._normalization.inverse(batch.image[0])
-            prediction = np.asarray(colorize(probabilities[0].argmax(dim=0).cpu().numpy(), self._num_classes).convert("RGB"))
+            prediction = np.asarray(colorize(probabilities[0].argmax(dim=0), self._classes).convert("RGB"))
             self._writer.add_image(f"Image - {letter}", image, iteration)
             self._writer.add_image(f"Prediction - {letter}", prediction, iteration, dataformats="HWC")
             self._writer.add_image(f"Entropy - {letter}", _grey(entropy_map(probabilities)[0].sum(dim=0)), iteration)

@@ -80,7 +80,7 @@ def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
     for group in groups:
         predictor = load_predictor(cfg, group, device)
         loader = test_loader(cfg, predictor.networks[0].normalization)
-        evaluation = evaluate(predictor, loader, cfg.NUM_CLASSES, device, cfg.TEST.CLASS_RULE)
+        evaluation = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
         name = "+".join(path.stem for path in group)
         results[name] = evaluation
         _report(cfg, run, name, group, evaluation)

@@ -178,7 +178,7 @@ def train(cfg: Any, run: Run, *, tensorboard: bool = False, bar_position: int = 
     )
     log.info("training %s on %s: %s", run.name, device, ", ".join(f"{t.weight:g} {t.name}" for t in objective.terms))
     batches = paired(source, target, device)
-    monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization)
+    monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization, source.dataset.classes)
     # Closed on the way out of an error too, so that the message starts on a line of its own.
     with monitor, tqdm(
         range(stop), desc=run.name, unit="it", dynamic_ncols=True, position=bar_position
