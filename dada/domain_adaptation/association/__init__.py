@@ -6,6 +6,7 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     contrast.py      the temperature of a row, shared with the dense form
     pixels.py        what a map looks like to each metric, and the way back of its gradient
     tiles.py         stripes of rows, maxima and softmax of a stripe
+    products.py      matrix products, in the precision that torch is set to
     form.py          whether tiles are compiled, and whether the host may wait for a value
     cycles.py        the way of every source pixel
     loss.py          the loss and its gradient

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dada.domain_adaptation.association.form import PLAIN, Form, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Distributions, Pixels, channel_dot
+from dada.domain_adaptation.association.products import addmm_, mm, operand
 from dada.domain_adaptation.association.tiles import Softmax, softmax_, stripes, tiles_in
 
 PAIR_SIDE = 512  # of the square tiles of the backward pass
@@ -34,13 +35,14 @@ def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> Softmax:
     x_CN, contrast = pixels.x_CN, isinstance(pixels, Directions)
     count = x_CN.shape[1]
     own_N = torch.arange(count, device=x_CN.device)
+    values_CN = pixels.columns_CN if contrast else operand(x_CN)
     statistics = Softmax(*x_CN.new_empty(3, count))
     for part, tile_RN in stripes(count, pixels):
         rows_CR = pixels.rows(part)
         product_RN = pixels.product(rows_CR, out_RN=tile_RN)
         # Nothing is more similar to a pixel than itself, by either metric: it is the peak of its row.
         weight_RN, softmax = softmax_(product_RN, rows_CR, pixels, own_N[part], contrast)
-        mean_CR = torch.mm(x_CN, weight_RN.mT).div_(softmax.total[:, 0])
+        mean_CR = mm(values_CN, weight_RN.mT).div_(softmax.total[:, 0])
         torch.lerp(x_CN[:, part], mean_CR, alpha, out=out_CN[:, part])
         for all_N, some_R1 in zip(statistics, softmax):
             all_N[part] = some_R1[:, 0]
@@ -78,16 +80,17 @@ def _unmix_distributions(
     pixels: Distributions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
 ) -> None:
     """Add the gradient of one image through weights and values, stripe by stripe."""
-    x_CN, grad_CN, form = pixels.x_CN, pixels.grad_CN, pixels.form
+    grad_CN, form = pixels.grad_CN, pixels.form
+    x_CN, grad_mixed_CN = operand(pixels.x_CN), operand(grad_mixed_CN)
     shift_N = softmax.peak + softmax.total.log() - math.log(alpha)
     for part, weight_RN, pull_RN in stripes(x_CN.shape[1], pixels, tiles=2):
         rows_CR, grad_rows_CR = pixels.rows(part), grad_mixed_CN[:, part]
         pixels.product(rows_CR, out_RN=weight_RN)
-        torch.mm(grad_rows_CR.mT, x_CN, out=pull_RN)
+        mm(grad_rows_CR.mT, x_CN, out=pull_RN)
         weight_RN, pull_RN = form.of(_weigh_and_pull_)(
             weight_RN, pull_RN, shift_N[part].clone(), mean_N[part].clone()
         )
-        grad_CN.addmm_(grad_rows_CR, weight_RN)  # as values
+        addmm_(grad_CN, grad_rows_CR, weight_RN)  # as values
         pixels.add_column_gradient(rows_CR, pull_RN)  # as keys
         grad_CN[:, part] += pixels.gradient_of_rows(pull_RN)  # as queries
     pixels.finish_gradient()
@@ -111,11 +114,12 @@ def _unmix_directions(
     of its pixels alike, the gradients as query and as key are one product with pull_IK + pull_KI^T. Seven
     products for two tiles instead of ten. Everything lies in memory as (I, K), that of tile (K, I) as well.
     """
-    x_CN, grad_CN, unit_N, form = pixels.x_CN, pixels.grad_CN, pixels.unit_N, pixels.form
+    grad_CN, unit_N, form = pixels.grad_CN, pixels.unit_N, pixels.form
+    x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
     numbers = (unit_N, softmax.scale, softmax.peak, softmax.total.log() - math.log(alpha), mean_N)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
     parts = _even_parts(x_CN.shape[1], pair_side(x_CN.device))
-    buffers = [x_CN.new_empty(parts[0].stop ** 2) for _ in range(5)]
+    buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(5)]
     for i, first in enumerate(parts):
         x_CI, grad_mixed_CI = x_CN[:, first], grad_mixed_CN[:, first]
         of_I = Rows(*(v[first].clone() for v in numbers))
@@ -123,25 +127,25 @@ def _unmix_directions(
             x_CK, grad_mixed_CK = x_CN[:, second], grad_mixed_CN[:, second]
             of_K = Rows(*(v[second].clone() for v in numbers))
             cos_IK, weight_IK, back_IK, pull_IK, other_IK = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
-            torch.mm(x_CI.mT, x_CK, out=cos_IK)
+            mm(x_CI.mT, x_CK, out=cos_IK)
             cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, weight_IK, back_IK, of_I, of_K)
-            grad_CN[:, second].addmm_(grad_mixed_CI, weight_IK)  # as values
-            torch.mm(grad_mixed_CI.mT, x_CK, out=pull_IK)
+            addmm_(grad_CN[:, second], grad_mixed_CI, weight_IK)  # as values
+            mm(grad_mixed_CI.mT, x_CK, out=pull_IK)
             if first == second:
                 other_IK.copy_(pull_IK.mT)
             else:
-                grad_CN[:, first].addmm_(grad_mixed_CK, back_IK.mT)
-                torch.mm(x_CI.mT, grad_mixed_CK, out=other_IK)
+                addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
+                mm(x_CI.mT, grad_mixed_CK, out=other_IK)
             pull_IK, along_I, along_K = form.of(_pull_pair_)(
                 cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K
             )
-            grad_CN[:, first].addmm_(x_CK, pull_IK.mT)  # as queries and keys
+            addmm_(grad_CN[:, first], x_CK, pull_IK.mT)  # as queries and keys
             along_N[first] += along_I
             if first != second:
-                grad_CN[:, second].addmm_(x_CI, pull_IK)
+                addmm_(grad_CN[:, second], x_CI, pull_IK)
                 along_N[second] += along_K
     # Take away what points along the pixel itself: length does not change a cosine.
-    grad_CN.addcmul_(x_CN, along_N * unit_N.square(), value=-1)
+    grad_CN.addcmul_(pixels.x_CN, along_N * unit_N.square(), value=-1)
 
 
 class Rows(NamedTuple):

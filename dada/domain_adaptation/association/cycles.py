@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import PLAIN, Form, full_float32_products
+from dada.domain_adaptation.association.form import PLAIN, Form
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
+from dada.domain_adaptation.association.products import full_float32_products
 from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
 
 
@@ -25,7 +26,7 @@ def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor
     """(S,) j*, the target pixel most similar to i; (T,) the source pixel most similar to j, for every j that is
     some j* at least; (S,) whether i and j* are usable.
     """
-    with full_float32_products(source.x_CN.device):
+    with full_float32_products():
         if isinstance(source, Directions):  # symmetric: one pass finds the maxima of rows and columns
             j_S, back_T = _most_similar(source, target)
         else:

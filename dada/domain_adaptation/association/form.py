@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import lru_cache, partial
+from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -71,23 +70,3 @@ def can_compile(device_type: str) -> bool:
 
 def _probe(x: torch.Tensor) -> torch.Tensor:
     return x.exp_().sum(dim=1)
-
-
-@contextmanager
-def full_float32_products(device: torch.device) -> Iterator[None]:
-    """Without TF32: for products that decide an argmax. Others follow what the caller has set."""
-    if device.type != "cuda":
-        yield
-        return
-    try:
-        before, full = torch.get_float32_matmul_precision(), "highest"
-        put = torch.set_float32_matmul_precision
-    except RuntimeError:  # set by its newer name, which refuses to be mixed with the older
-        matmul = torch.backends.cuda.matmul
-        before, full = matmul.fp32_precision, "ieee"
-        put = partial(setattr, matmul, "fp32_precision")
-    put(full)
-    try:
-        yield
-    finally:
-        put(before)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from dada.domain_adaptation.association.contrast import EPS
 from dada.domain_adaptation.association.form import PLAIN, Form
+from dada.domain_adaptation.association.products import addmm_, mm, operand, rounded_to_half
 
 CHANNEL_CHUNK = (
     64  # channels at a time where a product of two maps is summed: no temporary of the size of a map
@@ -23,6 +24,7 @@ CHANNEL_CHUNK = (
 class Pixels:
     """What both metrics share: a map, where its gradient is collected, and how its tiles are worked on."""
 
+    compared_CN: Tensor  # what rows are multiplied with
     unit_N: Tensor | None = None  # scales the products with this map as columns to similarities, if not None
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
@@ -30,6 +32,23 @@ class Pixels:
         self.x_CN = x_CN
         self.grad_CN = grad_CN
         self.form = form
+
+    @cached_property
+    def _half_CN(self) -> Tensor:
+        return operand(self.compared_CN)
+
+    @property
+    def columns_CN(self) -> Tensor:
+        """What rows are multiplied with, as it enters the products."""
+        return self._half_CN if rounded_to_half(self.compared_CN) else self.compared_CN
+
+    def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
+        """Row . column: the similarities, but for `row_constant` and the factor `unit_N` of the columns."""
+        return mm(rows_CR.mT, self.columns_CN, out=out_RN)
+
+    def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
+        """Gradient (C, R) of the rows compared with this map, from that of the products (R, N)."""
+        return mm(self.columns_CN, grad_RN.mT)
 
     def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
         """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""
@@ -50,6 +69,7 @@ class Directions(Pixels):
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         super().__init__(x_CN, grad_CN, form)
+        self.compared_CN = x_CN
         norm_N = channel_dot(x_CN, x_CN).sqrt()  # vector_norm down the rows is many times slower
         # A zero vector has no direction: similarity 0 to all, no gradient.
         self.unit_N = torch.where(norm_N == 0, 0.0, 1 / norm_N)
@@ -66,10 +86,6 @@ class Directions(Pixels):
         """What row . column leaves out of the similarity, the same for all columns: nothing. (R, 1)"""
         return rows_CR.new_zeros(rows_CR.shape[1], 1)
 
-    def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
-        """The similarities, but for the factor `unit_N` of the columns."""
-        return torch.mm(rows_CR.mT, self.x_CN, out=out_RN)
-
     @cached_property
     def mean_column_C(self) -> Tensor:
         """Its similarity to a row is the mean of the row: a product with a vector, no pass over the tile."""
@@ -77,11 +93,7 @@ class Directions(Pixels):
 
     def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
         if self.grad_CN is not None:
-            self.grad_CN.addmm_(rows_CR, grad_RN)
-
-    def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
-        """Gradient (C, R) of the rows compared with this map, from that of the products (R, N)."""
-        return torch.mm(self.x_CN, grad_RN.mT)
+            addmm_(self.grad_CN, rows_CR, grad_RN)
 
     def finish_gradient(self) -> None:
         """(g - u (u . g)) / |x| with u = x / |x|; that g / |x| is what was collected."""
@@ -95,7 +107,7 @@ class Distributions(Pixels):
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         super().__init__(x_CN, grad_CN, form)
-        self.log_CN = torch.log(x_CN + EPS)
+        self.compared_CN = self.log_CN = torch.log(x_CN + EPS)
         self.grad_log_CN = None if grad_CN is None else torch.zeros_like(x_CN)
 
     @property
@@ -109,19 +121,13 @@ class Distributions(Pixels):
         """-sum_c p_c log p_c of the row, which the softmax does not see. (R, 1)"""
         return -channel_dot(rows_CR, torch.log(rows_CR + EPS))[:, None]
 
-    def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
-        return torch.mm(rows_CR.mT, self.log_CN, out=out_RN)
-
     @cached_property
     def mean_column_C(self) -> Tensor:
         return self.log_CN.mean(dim=1)
 
     def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
         if self.grad_log_CN is not None:
-            self.grad_log_CN.addmm_(rows_CR, grad_RN)
-
-    def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
-        return torch.mm(self.log_CN, grad_RN.mT)
+            addmm_(self.grad_log_CN, rows_CR, grad_RN)
 
     def finish_gradient(self) -> None:
         """d log(p + EPS) = dp / (p + EPS)."""
