@@ -18,6 +18,7 @@ import yaml
 from easydict import EasyDict
 
 from dada.files import write_whole
+from dada.protocols import PROTOCOLS
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -28,38 +29,60 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Option:
-    """One option. Its type is that of `default`; `element` and `length` describe the entries of a tuple."""
+    """One option. Its type is that of `default`; `element` and `length` describe the entries of a tuple or dict.
+
+    `element` is a scalar type, or an Option that reads each entry. A dict has strings as keys: what YAML reads as a
+    number becomes one.
+    """
 
     default: Any
     meaning: str
     unit: str = ""
     choices: tuple = ()
-    element: type = int
+    element: type | Option = int
     length: int | None = None
     minimum: float | None = None
+    maximum: float | None = None
 
     @property
     def type_name(self) -> str:
-        if not isinstance(self.default, tuple):
+        if not isinstance(self.default, (tuple, dict)):
             return type(self.default).__name__
-        count = "any number of" if self.length is None else str(self.length)
-        return f"list of {count} {self.element.__name__}"
+        element = self.element.type_name if isinstance(self.element, Option) else self.element.__name__
+        if isinstance(self.default, dict):
+            return f"mapping to {element}"
+        return f"list of {'any number of' if self.length is None else self.length} {element}"
 
     def read(self, value: Any) -> Any:
         """`value` as this option's type. Raises ValueError that says what was expected."""
+        if isinstance(self.default, dict):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"expected a {self.type_name}, got {value!r}")
+            return {str(k): self._entry(v, f"{k}: ") for k, v in value.items()}
         if isinstance(self.default, tuple):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"expected a {self.type_name}, got {value!r}")
             if self.length is not None and len(value) != self.length:
                 raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {list(value)!r}")
-            value = tuple(_scalar(v, self.element) for v in value)
-        else:
-            value = _scalar(value, type(self.default))
-        for v in value if isinstance(value, tuple) else (value,):
-            if self.choices and v not in self.choices:
-                raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {v!r}")
-            if self.minimum is not None and v < self.minimum:
-                raise ValueError(f"expected at least {self.minimum}, got {v!r}")
+            return tuple(self._entry(v) for v in value)
+        return self._checked(_scalar(value, type(self.default)))
+
+    def _entry(self, value: Any, where: str = "") -> Any:
+        """One entry of a tuple or dict; `where` begins the message."""
+        try:
+            if isinstance(self.element, Option):
+                return self.element.read(value)
+            return self._checked(_scalar(value, self.element))
+        except ValueError as error:
+            raise ValueError(f"{where}{error}") from None
+
+    def _checked(self, value: Any) -> Any:
+        if self.choices and value not in self.choices:
+            raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {value!r}")
+        if self.minimum is not None and value < self.minimum:
+            raise ValueError(f"expected at least {self.minimum}, got {value!r}")
+        if self.maximum is not None and value > self.maximum:
+            raise ValueError(f"expected at most {self.maximum}, got {value!r}")
         return value
 
 
@@ -79,24 +102,75 @@ def _size(width: int, height: int, meaning: str) -> Option:
     return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1)
 
 
+_COLOR = Option((0, 0, 0), "A colour.", unit="red, green, blue in 0..255", length=3, minimum=0, maximum=255)
+
+
+def _folder(role: str) -> dict[str, Option]:
+    """What a folder of pictures needs to be told; the paths lie below DATA_DIRECTORY_{role}."""
+    return {
+        "IMAGES": Option(
+            "{split}/images/**/*.*",
+            f"Pattern of the image files below DATA_DIRECTORY_{role}: {{split}} is the split, * any part of a name, ** any "
+            "folders.",
+        ),
+        "LABELS": Option(
+            "{split}/masks/**/*.*",
+            "Pattern of the label files; one belongs to the image for which * and ** stand for the same.",
+        ),
+        "DEPTH": Option(
+            "", "Pattern of the depth files, 16-bit PNG of distances in centimetres, 65535 for unknown; empty: none."
+        ),
+        "LABEL_FORMAT": Option(
+            "ids", "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",
+            choices=("ids", "rgb"),
+        ),
+        "LABEL_MAP": Option(
+            {}, "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
+            "ids, colours those of the classes.",
+            element=str,
+        ),
+        "DEFAULT": Option(
+            "error", "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' leaves the pixels out.",
+            choices=("error", "ignore"),
+        ),
+    }
+
+
 OPTIONS: dict[str, Any] = {
-    "SOURCE": Option("SYNTHIA", "Labelled dataset that training reads."),
-    "TARGET": Option("Cityscapes", "Dataset to adapt to; its labels are read for evaluation only."),
+    "SOURCE": Option(
+        "SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."
+    ),
+    "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
     "NUM_WORKERS": Option(4, "Loader processes for each domain; 0 loads in the training process.", minimum=0),
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
     "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
     "NUM_CLASSES": Option(
-        16, "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, or any other.", unit="classes", minimum=2
+        16, "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES "
+        "holds.",
+        unit="classes", minimum=2,
     ),
-    "USE_DEPTH": Option(False, "Read source depth and train the depth decoder (TRAIN.MODEL DeepLabv2_depth)."),
+    "MAPILLARY_VERSION": Option(
+        "", "Labels of Mapillary Vistas to read; empty: v1.2 where it is there, else v2.0.", choices=("", "v1.2", "v2.0")
+    ),
+    "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
         False, "Add the association, consistency and entropy terms to the chosen method, with their weights."
     ),
     "ALIGN_CORNERS": Option(
         True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
     ),
+    "CLASSES": {
+        "NAMES": Option(
+            (), "Names of classes of your own, in the order of their train ids, which set NUM_CLASSES; empty: a built-in "
+            "label set.",
+            element=str,
+        ),
+        "COLORS": Option((), "Colour of each of CLASSES.NAMES; empty: colours far from each other.", element=_COLOR),
+    },
+    "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
+    "FOLDER_TARGET": _folder("TARGET"),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
     "EXP_ROOT": Option("experiments", "Folder under which runs write."),
     "EXP_ROOT_SNAPSHOT": Option("", "Folder of snapshot folders; empty: EXP_ROOT/snapshots."),
@@ -104,7 +178,8 @@ OPTIONS: dict[str, Any] = {
     "GPU_ID": Option(0, "CUDA device to use when there is one; -1 forces the CPU.", minimum=-1),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
-            False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: plain resize (ADVENT)."
+            False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
+            "from images that just cover it."
         ),
         "LOADSIZE": Option(
             760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
@@ -120,9 +195,10 @@ OPTIONS: dict[str, Any] = {
         "BATCH_SIZE_SOURCE": Option(1, "Source images in a forward pass.", unit="images", minimum=1),
         "BATCH_SIZE_TARGET": Option(1, "Target images in a forward pass.", unit="images", minimum=1),
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
-        "INPUT_SIZE_SOURCE": _size(1280, 760, "Source images are resized to this, unless RANDOM_RESIZE_AND_CROP."),
-        "INPUT_SIZE_TARGET": _size(1024, 512, "Target images are resized to this, unless RANDOM_RESIZE_AND_CROP."),
-        "INFO_TARGET": Option("", "JSON with names, palette and id map of the target; empty: the built-in table."),
+        "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table."),
+        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target."),
         "IMG_MODE": Option(
             "", "Channel order and normalization; empty: what the model's weights were trained with.",
             choices=("", "BGR", "RGB"),
@@ -132,7 +208,9 @@ OPTIONS: dict[str, Any] = {
             "Mean that IMG_MODE BGR subtracts.", unit="blue, green, red in 0..255", element=float, length=3,
         ),
         "MODEL": Option(
-            "DeepLabv2", "Network: DeepLabv2, DeepLabv2_depth, resnet-18, resnet-34, resnet-50, or timm:NAME."
+            "DeepLabv2",
+            "Network: DeepLabv2, DeepLabv2_depth (the depth block whatever USE_DEPTH says), resnet-18, resnet-34, "
+            "resnet-50, or timm:NAME.",
         ),
         "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
         "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
@@ -142,6 +220,9 @@ OPTIONS: dict[str, Any] = {
             "Batch norm: 'train', everything trains; 'frozen_affine', batch statistics but fixed scale and shift "
             "(ADVENT, DADA); 'eval', running statistics, nothing trains.",
             choices=("train", "frozen_affine", "eval"),
+        ),
+        "DOMAIN_BN": Option(
+            False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
         ),
         "RESTORE_FROM": Option("", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random."),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
@@ -159,17 +240,22 @@ OPTIONS: dict[str, Any] = {
             False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
-        "DA_METHOD": Option("source_only", "Method: a list of loss terms, see dada/domain_adaptation/objectives.py."),
+        "DA_METHOD": Option(
+            "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
+        ),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
         "LAMBDA_SEG_AUX": Option(0.1, "Weight of the source cross-entropy of the auxiliary head.", minimum=0),
         "LAMBDA_LOVASZ": Option(0.0, "Weight of the source Lovasz-Softmax loss.", minimum=0),
         "LAMBDA_DEPTH_MAIN": Option(0.001, "Weight of the source berHu depth loss, with USE_DEPTH.", minimum=0),
         "LAMBDA_ADV_MAIN": Option(0.001, "Weight of the adversarial loss.", minimum=0),
         "LAMBDA_ADV_AUX": Option(0.0002, "Weight of the adversarial loss of the auxiliary head.", minimum=0),
-        "LAMBDA_ENT_MAIN": Option(0.001, "Weight of the target entropy.", minimum=0),
-        "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head.", minimum=0),
+        "LAMBDA_ENT_MAIN": Option(0.001, "Weight of the target entropy, of MinEnt.", minimum=0),
+        "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
         "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
-        "LAMBDA_CONSISTENCY": Option(0.0, "Weight of the consistency between two views of a target image.", minimum=0),
+        "LAMBDA_CONSISTENCY": Option(
+            1.0, "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING.", minimum=0
+        ),
+        "LAMBDA_ENTROPY": Option(0.001, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
             0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0
         ),
@@ -184,6 +270,10 @@ OPTIONS: dict[str, Any] = {
         "MAX_ITERS": Option(30000, "Horizon of the poly schedule.", unit="iterations", minimum=1),
         "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0),
         "SAVE_PRED_EVERY": Option(1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1),
+        "CHECKPOINT_EVERY": Option(
+            0, "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0
+        ),
+        "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1),
         "SNAPSHOT_DIR": Option("", "Folder of this run's snapshots; empty: EXP_ROOT_SNAPSHOT/EXP_NAME."),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
         "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
@@ -198,13 +288,35 @@ OPTIONS: dict[str, Any] = {
         "SNAPSHOT_DIR": Option((), "Folder of snapshots that are tested; empty: this run's.", element=str),
         "SET_TARGET": Option("val", "Split of the target dataset."),
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
+        "PROTOCOL": Option(
+            "", "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
+            "given beside it or later stand, and the report names them. Empty: the options as they are.",
+            choices=("", *PROTOCOLS),
+        ),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this."),
+        "KEEP_RATIO": Option(
+            False, "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size."
+        ),
         "OUTPUT_SIZE_TARGET": Option(
             (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
             unit="(width, height) in pixels", minimum=1,
         ),
         "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split."),
-        "RESAMPLE": Option("bicubic", "Filter that resizes images.", choices=("bicubic", "bilinear")),
+        "RESAMPLE": Option(
+            "bicubic", "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "
+            "(OpenCV's, and mmsegmentation's).",
+            choices=("bicubic", "bilinear", "bilinear_aliased"),
+        ),
+        "UPSAMPLE_VIA_INPUT": Option(
+            False, "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once."
+        ),
+        "SLIDE_CROP": Option(
+            (), "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
+            unit="(width, height) in pixels of the resized image", minimum=1,
+        ),
+        "SLIDE_STRIDE": Option(
+            (), "Distance between windows; empty: half of SLIDE_CROP.", unit="(width, height) in pixels", minimum=1
+        ),
         "CLASS_RULE": Option(
             "ignore",
             "Pixels of classes outside the label set: 'ignore' leaves them out (ADVENT, DADA, PLCA); "
@@ -215,7 +327,46 @@ OPTIONS: dict[str, Any] = {
         "FLIP": Option(False, "Average with the prediction on the mirrored image."),
         "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1),
     },
+    # What the ancestors' published numbers depend on; see docs/legacy.md.
+    "LEGACY": {
+        "DUPLICATE_STEPS": Option(
+            False, "SGD steps convolutions of the backbone three times an iteration, those of its shortcuts four times, "
+            "as ADVENT, DADA and the fork do.",
+        ),
+        "SQUASHING_RESIZE": Option(
+            False, "Training images are resized to INPUT_SIZE whatever their shape (ADVENT, DADA, the fork); False: resized "
+            "with their shape kept until they cover INPUT_SIZE, then cropped to it.",
+        ),
+        "UNMASKED_DEPTH": Option(
+            False, "Learn depth where none was measured too, the sky among it, as DADA does; False: those pixels are left "
+            "out.",
+        ),
+        "SYNTHIA_7_MAP": Option(
+            False, "Of 7 classes, SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall are ignored, as "
+            "in DADA; False: each belongs to its category.",
+        ),
+        "PLCA_CLASS_ORDER": Option(False, "Number the 16 or 19 classes as PLCA does, in data, network and reports."),
+        "LOGIT_ENSEMBLE": Option(
+            False, "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
+            "larger scale decides.",
+        ),
+        "PLCA_LOVASZ_FACTOR": Option(
+            False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does; its release also multiplies by the number of GPUs."
+        ),
+    },
 }
+
+
+# Keys of ADVENT, DADA and the fork that would change nothing here, or that something else has replaced.
+ANCESTORS_KEYS = {
+    "TRAIN.IGNORE_LABEL": "leave it out: it is 255 everywhere, as in the ancestors, which never read it",
+    "TEST.IMG_MEAN": "leave it out: training and test subtract TRAIN.IMG_MEAN",
+    "TEST.SNAPSHOT_STEP": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.SAVE_PRED_EVERY says "
+    "how many there are",
+    "TEST.SNAPSHOT_MAXITER": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.EARLY_STOP ends it",
+    "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
+}
+_PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
 
 
 def _defaults(options: Mapping[str, Any]) -> EasyDict:
@@ -251,8 +402,16 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
 def _merge(values: Mapping[str, Any], origin: str) -> None:
     """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none."""
     options = flat_options()
+    if plcas := [name for name in _PLCAS_SECTIONS if isinstance(values.get(name), Mapping)]:
+        raise ConfigError(
+            f"{origin} has the sections {', '.join(plcas)} of PLCA, whose keys have other names here: "
+            "configs/synthia2cityscapes.yml is PLCA's synthia2cityscapes_train.yaml in our names; start from it"
+        )
     accepted, mistakes = {}, []
     for name, value in values.items():
+        if name in ANCESTORS_KEYS:
+            mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS[name]}")
+            continue
         if name not in options:
             near = difflib.get_close_matches(name, options, n=1, cutoff=0.0)[0]
             mistakes.append(f"{origin}: {name} is not an option; the nearest is {near}")
@@ -261,9 +420,18 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
             accepted[name] = options[name].read(value)
         except ValueError as error:
             mistakes.append(f"{origin}: {name}: {error}")
+    names = accepted.get("CLASSES.NAMES", cfg.CLASSES.NAMES)
+    if names and "CLASSES.NAMES" in accepted:
+        accepted.setdefault("NUM_CLASSES", len(names))
+    if names and accepted.get("NUM_CLASSES", len(names)) != len(names):
+        mistakes.append(
+            f"{origin}: NUM_CLASSES is {accepted['NUM_CLASSES']}, but CLASSES.NAMES holds {len(names)} names; "
+            "leave NUM_CLASSES out, it follows from the names"
+        )
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    for name, value in accepted.items():
+    # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
+    for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL"), {}), **accepted}.items():
         *sections, key = name.split(".")
         node = cfg
         for section in sections:
@@ -286,11 +454,23 @@ def cfg_from_file(name: str | Path) -> None:
     path = find_config(name)
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.constructor.ConstructorError as error:
+        if error.problem == "found unhashable key":
+            raise ConfigError(f'{path} has a list for a key, line {error.problem_mark.line + 1}; write a colour as "r, g, b"') from error
+        raise ConfigError(
+            f"{path} holds Python objects, as the train_cfg.yml of ADVENT and DADA does; give the YAML file that the "
+            f"training was started with ({error.problem})"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold KEY: value pairs, but holds a {type(values).__name__}")
-    _merge(_flatten(values), str(path))
+    cfg_from_dict(values, str(path))
+
+
+def cfg_from_dict(values: Mapping[str, Any], origin: str) -> None:
+    """Merge nested plain values, such as `plain_cfg` gives, into `cfg`; `origin` names them in the messages."""
+    _merge(_flatten(values), origin)
 
 
 def cfg_from_list(pairs: Iterable[str]) -> None:
@@ -316,7 +496,7 @@ def cfg_from_list(pairs: Iterable[str]) -> None:
 def _plain(node: Any) -> Any:
     if isinstance(node, Mapping):
         return {k: _plain(v) for k, v in node.items()}
-    return list(node) if isinstance(node, (list, tuple)) else node
+    return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
 def plain_cfg() -> dict[str, Any]:

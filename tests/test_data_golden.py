@@ -9,6 +9,7 @@ from PIL import Image
 
 from dada.dataset import label_sets
 from dada.dataset.files import read_inverse_depth, read_label_ids
+from dada.dataset.mapillary import NAMES_OF_V1_2, mapillary_id_map
 from dada.dataset.transforms import TestTransform, TrainTransform, resize_depth
 from dada.normalization import CAFFE_BGR, Normalization
 
@@ -44,10 +45,14 @@ def test_image_preprocessing_is_advents(case):
     assert torch.equal(resized, case.tensor("resized_rgb").permute(2, 0, 1))
 
 
-@pytest.mark.parametrize("case", golden_cases("cityscapes_labels.npz"), ids=by_name)
+CITYSCAPES, MAPILLARY = (
+    [case for case in golden_cases("cityscapes_labels.npz") if ("map_vector19" in case.arrays) == wanted]
+    for wanted in (True, False)
+)
+
+
+@pytest.mark.parametrize("case", CITYSCAPES, ids=by_name)
 def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
-    if "map_vector19" not in case.arrays:
-        pytest.skip("Mapillary labels: there is no Mapillary dataset here yet")
     size = case.settings["size_wh"]
     for classes in (19, 16):
         vector = label_sets.cityscapes_id_map(classes)
@@ -60,6 +65,51 @@ def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
     np.testing.assert_array_equal(gta5, case.arrays["gta5_label19"])
     image = TestTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
     torch.testing.assert_close(image, case.tensor("image"), rtol=0, atol=1e-5)
+
+
+def readable(name: str) -> str:
+    """The name that Mapillary shows for `object--support--pole` and so on."""
+    irregular = {
+        "construction--barrier--other-barrier": "Barrier",
+        "construction--flat--crosswalk-plain": "Crosswalk - Plain",
+        "marking--crosswalk-zebra": "Lane Marking - Crosswalk",
+        "marking--general": "Lane Marking - General",
+        "object--cctv-camera": "CCTV Camera",
+        "object--traffic-sign--back": "Traffic Sign (Back)",
+        "object--traffic-sign--front": "Traffic Sign (Front)",
+    }
+    return irregular.get(name) or name.split("--")[-1].replace("-", " ").title()
+
+
+@pytest.mark.parametrize("case", MAPILLARY, ids=by_name)
+def test_mapillary_in_training_is_dadas(case):
+    size, background = tuple(case.settings["size_wh"]), case.settings["background_index"]
+    names = case.settings["classes7"]
+    assert names == list(label_sets.LABEL_SETS[len(names)].names)
+    vector = mapillary_id_map(NAMES_OF_V1_2, len(names))
+    assert list(map(readable, NAMES_OF_V1_2)) == case.settings["class_names"]
+    np.testing.assert_array_equal(vector[: len(case.arrays["map_vector"])], case.arrays["map_vector"])
+
+    image, ids = Image.fromarray(case.arrays["rgb"]), Image.fromarray(case.arrays["ids"])
+    transform = TrainTransform(raw_pixels, fit=size, flip=0.0)
+    views = transform(image, ids.point(vector.tolist()))
+    assert views.label.shape == (size[1], size[0])  # DADA's has a third dimension, of 1
+    np.testing.assert_array_equal(views.label, case.arrays["label7_scaled"])
+    np.testing.assert_array_equal(views.image.permute(1, 2, 0), case.arrays["padded_rgb"])
+    padded_ids = np.where(case.arrays["padded_ids"] == background, 255, case.arrays["padded_ids"])
+    unmapped = ids.point([*range(background), *[255] * (256 - background)])
+    np.testing.assert_array_equal(transform(image, unmapped).label, padded_ids)
+
+
+@pytest.mark.parametrize("case", MAPILLARY, ids=by_name)
+def test_mapillary_in_a_test_is_dadas(case):
+    background = case.settings["background_index"]
+    ids = Image.fromarray(case.arrays["ids"]).point([*range(background), *[255] * (256 - background)])
+    transform = TestTransform(raw_pixels, tuple(case.settings["size_wh"]), pad=True)
+    views = transform(Image.fromarray(case.arrays["rgb"]), ids)
+    padded_ids = case.arrays["aspect_padded_ids"]
+    np.testing.assert_array_equal(views.label, np.where(padded_ids == background, 255, padded_ids))
+    np.testing.assert_array_equal(views.image.permute(1, 2, 0), case.arrays["padded_rgb"])
 
 
 @pytest.mark.parametrize("case", golden_cases("synthia_labels.npz"), ids=by_name)

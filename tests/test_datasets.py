@@ -160,6 +160,21 @@ def test_cityscapes_list_files_of_both_ancestors(cityscapes, tmp_path, line):
     assert dataset[0].label[0, 7] == 0 and dataset[0].label[1, 2] == 255  # ids 7 and 22, terrain
 
 
+def test_the_labels_of_train_extra_are_the_coarse_ones(cityscapes, tmp_path):
+    """Alone, and in a list that mixes both kinds, as PLCA's train++."""
+    stem = "bochum/bochum_000000_000313"
+    save_image(cityscapes / "leftImg8bit/train_extra" / f"{stem}_leftImg8bit.png", 3)
+    save_ids(cityscapes / "gtCoarse/train_extra" / f"{stem}_gtCoarse_labelIds.png", np.full((HEIGHT, WIDTH), 26))
+    assert (Cityscapes(cityscapes, "train_extra", transform=PLAIN)[0].label == 13).all()
+    lines = [f"leftImg8bit/train_extra/{stem}_leftImg8bit.png", "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"]
+    (tmp_path / "mixed.txt").write_text("\n".join(lines))
+    mixed = Cityscapes(cityscapes, "train", transform=PLAIN, list_file=tmp_path / "mixed.txt")
+    assert (mixed[0].label == 13).all() and mixed[1].label[0, 7] == 0
+    shutil.rmtree(cityscapes / "gtCoarse")
+    with pytest.raises(FileNotFoundError, match="labels for split 'train_extra'(.|\n)*gtCoarse.zip"):
+        Cityscapes(cityscapes, "train_extra", transform=PLAIN)
+
+
 @pytest.mark.parametrize("listed", [False, True])
 def test_without_labels_gtfine_need_not_exist(cityscapes, tmp_path, listed):
     shutil.rmtree(cityscapes / "gtFine")
@@ -190,7 +205,7 @@ def test_build_dataset_makes_either_and_lists_the_names_it_knows(synthia, citysc
     source = build_dataset("SYNTHIA", synthia, split="all", with_depth=True, labels="raw", **common)
     target = build_dataset("Cityscapes", cityscapes, split="val", with_labels=False, role="target", **common)
     assert source[0].depth is not None and target[0].label is None
-    with pytest.raises(ValueError, match="TARGET is 'Cityscape'; the datasets are SYNTHIA, Cityscapes"):
+    with pytest.raises(ValueError, match="TARGET is 'Cityscape'; the datasets are SYNTHIA, GTA5, Cityscapes"):
         build_dataset("Cityscape", cityscapes, split="val", role="target", **common)
 
 

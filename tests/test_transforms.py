@@ -1,5 +1,6 @@
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -217,6 +218,26 @@ def test_options_that_make_no_sense_are_refused(options, message):
         TrainTransform(CAFFE_BGR, **options)
 
 
+@pytest.mark.parametrize("size, wanted", [((128, 64), (64, 32)), ((100, 60), (73, 41)), ((40, 30), (64, 64))])
+def test_aliased_bilinear_is_opencv_s_exactly_at_half_the_size_and_else_to_a_grey_level(size, wanted):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = TestTransform(lambda x: x.float(), wanted, "bilinear_aliased")(Image.fromarray(pixels)).image
+    expected = cv2.resize(pixels, wanted, interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
+    difference = np.abs(image.numpy() - expected)
+    assert difference.max() <= (0 if size == (2 * wanted[0], 2 * wanted[1]) else 1)
+    smooth = TestTransform(lambda x: x.float(), wanted, "bilinear")(Image.fromarray(pixels)).image
+    assert wanted[0] > size[0] or np.abs(smooth.numpy() - expected).max() > 10
+
+
+@pytest.mark.parametrize(
+    "size, fitted",
+    [((2048, 1024), (64, 32)), ((100, 100), (32, 32)), ((30, 60), (32, 64)), ((1280, 760), (54, 32)), ((999, 1), (64, 1))],
+)
+def test_an_image_that_keeps_its_shape_fits_into_the_size_either_way_round(size, fitted):
+    image = TestTransform(lambda x: x.float(), (64, 32), keep_ratio=True)(Image.new("RGB", size)).image
+    assert tuple(image.shape) == (3, fitted[1], fitted[0])
+
+
 def test_an_unknown_resampling_lists_the_known():
-    with pytest.raises(ValueError, match="bicubic, bilinear, not 'lanczos'"):
+    with pytest.raises(ValueError, match="bicubic, bilinear, bilinear_aliased, not 'lanczos'"):
         TestTransform(CAFFE_BGR, resample="lanczos")

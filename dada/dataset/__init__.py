@@ -6,20 +6,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dada.dataset.base import Item, SegmentationDataset
+from dada.dataset.camvid import CamVid
 from dada.dataset.cityscapes import Cityscapes
+from dada.dataset.folder import Folder
+from dada.dataset.gta5 import GTA5
 from dada.dataset.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
+from dada.dataset.mapillary import Mapillary
 from dada.dataset.sample import Batch, Sample, collate
 from dada.dataset.sampler import Draw, StepSampler, step_loader
 from dada.dataset.synthia import SYNTHIA
 from dada.dataset.transforms import TestTransform, TrainTransform
 
 __all__ = [
-    "DATASETS", "IGNORE_LABEL", "LABEL_SETS", "Batch", "Cityscapes", "Draw", "Item", "LabelSet", "SYNTHIA",
-    "Sample", "SegmentationDataset", "StepSampler", "TestTransform", "TrainTransform", "build_dataset",
+    "DATASETS", "GTA5", "IGNORE_LABEL", "LABEL_SETS", "Batch", "CamVid", "Cityscapes", "Draw", "Folder", "Item", "LabelSet",
+    "Mapillary", "SYNTHIA", "Sample", "SegmentationDataset", "StepSampler", "TestTransform", "TrainTransform",
+    "build_dataset",
     "collate", "step_loader",
 ]  # fmt: skip
 
-DATASETS: dict[str, type[SegmentationDataset]] = {"SYNTHIA": SYNTHIA, "Cityscapes": Cityscapes}
+DATASETS: dict[str, type[SegmentationDataset]] = {
+    "SYNTHIA": SYNTHIA,
+    "GTA5": GTA5,
+    "Cityscapes": Cityscapes,
+    "Mapillary": Mapillary,
+    "CamVid": CamVid,
+    "Folder": Folder,
+}
+OTHER_NAMES = {"GTA": "GTA5", "GTAV": "GTA5"}  # as ADVENT and PLCA write it
 
 
 def build_dataset(
@@ -47,12 +60,13 @@ def build_dataset(
         options: what one dataset alone takes, for example labels="raw" for SYNTHIA.
 
     Raises:
-        ValueError: no dataset has that name.
+        ValueError: no dataset has that name, or `info` holds another number of classes.
         FileNotFoundError: its folders or files are not there.
     """
+    name = OTHER_NAMES.get(name, name)
     if name not in DATASETS:
         raise ValueError(f"{role.upper()} is {name!r}; the datasets are {', '.join(DATASETS)}")
-    return DATASETS[name](
+    dataset = DATASETS[name](
         root,
         split,
         num_classes,
@@ -65,3 +79,6 @@ def build_dataset(
         role=role,
         **options,
     )
+    if dataset.num_classes != num_classes:
+        raise ValueError(f"{info} holds {dataset.num_classes} classes, but NUM_CLASSES is {num_classes}")
+    return dataset

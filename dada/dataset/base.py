@@ -10,8 +10,8 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dada.dataset import files
-from dada.dataset.label_sets import LabelSet
+from dada.dataset import files, storage
+from dada.dataset.label_sets import IGNORE_LABEL, LabelSet
 from dada.dataset.sample import Sample
 from dada.dataset.sampler import Draw, seeded
 
@@ -32,14 +32,20 @@ class SegmentationDataset(Dataset):
     augmentation of that training step. Neither reads or changes the global random state.
 
     Args:
-        title: the dataset's name for messages; it also keeps the augmentations of two datasets apart.
+        title: the dataset's name for messages.
         items: what to read, in a fixed order.
         classes: names and colours of the train ids.
         id_map: (256,) uint8, train id of every file id.
         defined_ids: (256,) bool, the file ids that may occur.
         transform: `transform(image, label, depth) -> Views`; see dada.dataset.transforms.
+        labelled_ids: (256,) bool, the file ids of all classes that the dataset labels, trained here or not; None:
+            those that are trained.
         seed: of the experiment.
+        stream: keeps the augmentations of two datasets of one experiment apart; empty for the title.
     """
+
+    mixed_shapes = False  # True: images of many shapes, which are fitted into the input size and never squashed
+    size_advice = "They must come from the same release of the dataset, neither of them resized."
 
     def __init__(
         self,
@@ -50,15 +56,19 @@ class SegmentationDataset(Dataset):
         id_map: np.ndarray,
         defined_ids: np.ndarray,
         transform: Callable,
+        labelled_ids: np.ndarray | None = None,
         seed: int = 0,
+        stream: str = "",
     ) -> None:
         self.title = title
         self.items = list(items)
         self.classes = classes
         self.id_map = id_map
         self.defined_ids = defined_ids
+        self.labelled_ids = id_map != IGNORE_LABEL if labelled_ids is None else labelled_ids
         self.transform = transform
         self.seed = seed
+        self.stream = stream or title
 
     def __len__(self) -> int:
         return len(self.items)
@@ -70,11 +80,12 @@ class SegmentationDataset(Dataset):
         label = self.read_label(draw.index)
         depth = None
         if label is not None:
-            files.check_same_size(image.size, label.size, item.image, item.label, "label")
+            files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
         if item.depth is not None:
             depth = files.read_inverse_depth(item.depth)
-            files.check_same_size(image.size, depth.shape[::-1], item.image, item.depth, "depth")
-        with seeded(self.seed, self.title, draw.step, draw.slot, draw.index):
+            size = depth.shape[::-1]
+            files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
+        with seeded(self.seed, self.stream, draw.step, draw.slot, draw.index):
             views = self.transform(image, label, depth)
         return Sample(
             views.image, views.label, views.depth, item.name, (image.height, image.width), views.view
@@ -90,6 +101,11 @@ class SegmentationDataset(Dataset):
         if path is None:
             return None
         return files.to_train_ids(files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
+
+    @property
+    def other_ids(self) -> np.ndarray:
+        """File ids of classes that the dataset labels but that are not trained, (256,) bool."""
+        return self.labelled_ids & (self.id_map == IGNORE_LABEL)
 
     @property
     def num_classes(self) -> int:
@@ -118,7 +134,7 @@ def check_items(items: Sequence[Item], title: str, setting: str, list_setting: s
 def check_not_empty(items: Sequence, folder: Path, pattern: str, title: str, setting: str) -> None:
     """Raise FileNotFoundError if scanning `folder` found nothing."""
     if not items:
-        found = sorted(entry.name for entry in folder.iterdir())
+        found = storage.list_dir(folder)
         there = f"it contains: {files.first_few(found)}" if found else "it is empty"
         raise FileNotFoundError(
             f"no {title} images in {folder}: no file fits {pattern} ({there}).\n  "

@@ -2,120 +2,66 @@
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Callable
-from pathlib import Path
+import posixpath
 
-from dada.dataset import files
-from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
-from dada.dataset.label_sets import cityscapes_id_map, cityscapes_ids, label_set, label_set_from_info
+import numpy as np
+
+from dada.dataset.base import Item
+from dada.dataset.label_sets import cityscapes_id_map, cityscapes_ids
+from dada.dataset.published import PublishedDataset
 
 _IMAGES, _IMAGE_END = "leftImg8bit", "_leftImg8bit.png"
-_LABELS, _LABEL_END = "gtFine", "_gtFine_labelIds.png"
-_SOURCE = "The {} are in {}_trainvaltest.zip, from https://www.cityscapes-dataset.com/downloads/."
 
 
-class Cityscapes(SegmentationDataset):
+class Cityscapes(PublishedDataset):
     """leftImg8bit/<split>/<city>/*_leftImg8bit.png with labels gtFine/<split>/<city>/*_gtFine_labelIds.png.
 
-    Args:
-        root: the folder that holds leftImg8bit/.
-        split: "train", "val" or "test", a folder of leftImg8bit/.
-        num_classes: 19, 16, 13 or 7.
-        transform: see SegmentationDataset.
-        list_file: one image a line, `aachen/aachen_000000_000019_leftImg8bit.png` (ADVENT, DADA) or paths
-            from the root, image and label divided by a tab (PLCA); `{}` in its name stands for the split; ""
-            scans the folders.
-        with_labels: False never opens gtFine/, which need not exist then.
-        with_depth: not available; refused.
-        info: JSON file with an id map and classes of one's own; see label_set_from_info.
-        role: "source" or "target", whose settings the messages name.
-
-    Raises:
-        FileNotFoundError, ValueError: a folder, a list, an image or a label is missing; nothing is opened
-        before.
+    Splits: folders of leftImg8bit/, "train", "val", "test" or "train_extra". The labels of train_extra are those of
+    gtCoarse/; test has none that are public. A list file has one image a line,
+    `aachen/aachen_000000_000019_leftImg8bit.png` (ADVENT, DADA) or paths from the root, image and label divided by a
+    tab (PLCA).
     """
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        num_classes: int = 19,
-        *,
-        transform: Callable,
-        list_file: str | Path = "",
-        with_labels: bool = True,
-        with_depth: bool = False,
-        seed: int = 0,
-        info: str | Path = "",
-        role: str = "target",
-    ) -> None:
-        if with_depth:
-            raise ValueError(
-                "Cityscapes has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source."
-            )
-        root = Path(root)
-        setting, list_setting = f"DATA_DIRECTORY_{role.upper()}", f"DATA_LIST_{role.upper()}"
-        listed = (
-            files.read_list(Path(str(list_file).replace("{}", split)), list_setting) if list_file else None
-        )
+    title = "Cityscapes"
+    splits = ("train", "val", "test", "train_extra")
+    usual_role = "target"
+    holds = f"{_IMAGES}/"
 
-        image_folder = root / _IMAGES / ("" if listed else split)
-        files.require_folder(
-            image_folder,
-            root,
-            what=f"Cityscapes images for split {split!r}",
-            setting=setting,
-            holds=f"{_IMAGES}/ " + (f"and {_LABELS}/" if with_labels else f"({_LABELS}/ is not needed here)"),
-            source=_SOURCE.format("images", _IMAGES),
-        )
+    def find(self) -> list[Item]:
+        listed = self.listed()
+        coarse = self.split == "train_extra"
+        labels = "gtCoarse" if coarse else "gtFine"
+        package = "trainextra" if coarse else "trainvaltest"
+        needed = f"{_IMAGES}/ " + (f"and {labels}/" if self.with_labels else f"({labels}/ is not needed here)")
+
+        def require(folder: str, what: str, archive: str) -> None:
+            where = f"The {what} are in {archive}.zip, from https://www.cityscapes-dataset.com/downloads/."
+            folder = folder if listed else posixpath.join(folder, self.split)
+            self.require(folder, f"{what} for split {self.split!r}", holds=needed, download=where)
+
+        require(_IMAGES, "images", f"{_IMAGES}_{package}")
         if listed:
-            pairs = [_from_line(row, split) for row in listed]
+            pairs = [_from_line(fields, self.split) for fields in listed]
         else:
-            found = sorted(glob.glob(f"*/*{_IMAGE_END}", root_dir=image_folder))
-            check_not_empty(found, image_folder, f"*/*{_IMAGE_END}", "Cityscapes", setting)
-            pairs = [_from_line([name], split) for name in found]
-        if with_labels and not listed:
-            files.require_folder(
-                root / _LABELS / split,
-                root,
-                what=f"Cityscapes labels for split {split!r}",
-                setting=setting,
-                holds=f"{_IMAGES}/ and {_LABELS}/",
-                source=_SOURCE.format("labels", _LABELS),
-            )
-        items = [
-            Item(
-                image=str(root / image),
-                label=str(root / label) if with_labels else None,
-                depth=None,
-                name="/".join(image.split("/")[-2:]),
-            )
-            for image, label in pairs
-        ]
-        check_items(items, "Cityscapes", setting, list_setting)
-        if info:
-            classes, id_map = label_set_from_info(info)
-        else:
-            classes, id_map = label_set(num_classes), cityscapes_id_map(num_classes)
-        super().__init__(
-            "Cityscapes",
-            items,
-            classes=classes,
-            id_map=id_map,
-            defined_ids=cityscapes_ids(),
-            transform=transform,
-            seed=seed,
-        )
+            pairs = [_from_line([p], self.split) for p in self.scan(f"{_IMAGES}/{self.split}", f"*/*{_IMAGE_END}")]
+            if self.with_labels:
+                require(labels, "labels", labels if coarse else f"{labels}_{package}")
+        return [self.item(image, label, "/".join(image.split("/")[-2:])) for image, label in pairs]
+
+    def map_of(self, num_classes: int) -> np.ndarray:
+        return cityscapes_id_map(num_classes)
+
+    def defined(self) -> np.ndarray:
+        return cityscapes_ids()
 
 
 def _from_line(fields: list[str], split: str) -> tuple[str, str]:
-    """The fields of a list line -> image and label, relative to the root."""
-    image = fields[0].replace(os.sep, "/")
+    """The fields of a list line -> image and label, as paths from the root."""
+    image = fields[0].replace("\\", "/")
     if len(fields) == 2:
         return image, fields[1]
     if not image.startswith(_IMAGES + "/"):
         image = f"{_IMAGES}/{split}/{image}"
-    folder, name = image.split("/", 1)
-    return image, f"{_LABELS}/{name.removesuffix(_IMAGE_END)}{_LABEL_END}"
+    _, split, name = image.split("/", 2)
+    labels = "gtCoarse" if split == "train_extra" else "gtFine"
+    return image, f"{labels}/{split}/{name.removesuffix(_IMAGE_END)}_{labels}_labelIds.png"

@@ -5,13 +5,24 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dada.dataset import storage
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_COLOUR_ADVICE = (
+    "Use gtFine_labelIds for Cityscapes, parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
+)
+_ID_ADVICE = "Check that the file belongs to this dataset and holds its original ids, not train ids."
+
+
+class LabelIdError(ValueError):
+    """A label file that can be read, but holds an id (or a colour) that its dataset does not define."""
 
 
 def read_image(path: str | Path) -> Image.Image:
@@ -21,33 +32,37 @@ def read_image(path: str | Path) -> Image.Image:
         FileNotFoundError: there is no such file.
         ValueError: the file is cut short, damaged or no image.
     """
-    image = _open(path)
+    image = decoded(path, content_of(path))
     if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
     return image.convert("RGB")
 
 
-def read_label_ids(path: str | Path) -> Image.Image:
+def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Image:
     """A label file with one channel of ids -> PIL "L" holding the ids as they stand in the file.
 
     A paletted file gives its indices. SYNTHIA's GT/LABELS, a 16-bit PNG of two to four channels, gives its
     first channel: the class (the second counts objects). PIL would read such a file as 8-bit, which turns
     nearly all ids into 0.
 
+    Args:
+        advice: what to do about a colour picture, for the message.
+
     Raises:
-        FileNotFoundError, ValueError: as read_image; also a colour picture, or an id over 255.
+        FileNotFoundError, ValueError: as read_image; also a colour picture, a JPEG, or an id over 255.
     """
-    if _is_16_bit_png(path):
-        ids = _first_channel_16_bit(path)
+    content = content_of(path)
+    if _is_16_bit_png(content):
+        ids = _first_channel_16_bit(path, content)
     else:
-        image = _open(path)
+        image = decoded(path, content)
+        refuse_lossy(path, image)
         if image.mode in ("L", "P"):
             return Image.frombytes("L", image.size, image.tobytes())
         if image.mode not in ("1", "I", "I;16"):
             raise ValueError(
                 f"{path} is a colour picture (PIL mode {image.mode}), not a label file: "
-                "expected one channel of ids. Use gtFine_labelIds for Cityscapes, "
-                "parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
+                f"expected one channel of ids. {advice}"
             )
         ids = np.asarray(image)
     if ids.size and (ids.max() > 255 or ids.min() < 0):
@@ -60,7 +75,12 @@ def read_label_ids(path: str | Path) -> Image.Image:
 
 
 def to_train_ids(
-    ids: Image.Image, path: str | Path, id_map: np.ndarray, defined: np.ndarray, dataset: str
+    ids: Image.Image,
+    path: str | Path,
+    id_map: np.ndarray,
+    defined: np.ndarray,
+    dataset: str,
+    advice: str = _ID_ADVICE,
 ) -> Image.Image:
     """File ids -> train ids, both PIL "L".
 
@@ -68,9 +88,10 @@ def to_train_ids(
         path: the file that `ids` came from, for the message.
         id_map: (256,) uint8, the train id of every file id.
         defined: (256,) bool, the file ids that the dataset knows.
+        advice: what to do about an id that it does not know, for the message.
 
     Raises:
-        ValueError: an id that the dataset does not define, with its count and first position.
+        LabelIdError: an id that the dataset does not define, with its count and first position.
     """
     counts = np.array(ids.histogram())
     strange = np.flatnonzero((counts > 0) & ~defined)
@@ -82,10 +103,10 @@ def to_train_ids(
             if strange.size > 1
             else ""
         )
-        raise ValueError(
+        raise LabelIdError(
             f"label id {first} out of range in {path}: {counts[first]} pixels, "
             f"the first at row {row}, column {column}{others}. {dataset} labels hold ids {_ranges(defined)}. "
-            "Check that the file belongs to this dataset and holds its original ids, not train ids."
+            f"{advice}"
         )
     return ids.point(id_map.tolist())
 
@@ -99,24 +120,24 @@ def read_inverse_depth(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as read_image; also a file that is not a 16-bit PNG.
     """
-    if not _is_16_bit_png(path):
+    content = content_of(path)
+    if not _is_16_bit_png(content):
         raise ValueError(
             f"{path} is not a 16-bit PNG, expected one of distances in centimetres, as in SYNTHIA's Depth. "
             "If it was converted, take the original; or set USE_DEPTH to False."
         )
-    depth = _first_channel_16_bit(path).astype(np.float32)
+    depth = _first_channel_16_bit(path, content).astype(np.float32)
     return np.float32(65536.0) / (depth + np.float32(1.0))
 
 
 def check_same_size(
-    image: tuple[int, int], other: tuple[int, int], image_path: str, other_path: str, kind: str
+    image: tuple[int, int], other: tuple[int, int], image_path: str, other_path: str, kind: str, advice: str
 ) -> None:
-    """Raise ValueError unless both (width, height) agree."""
+    """Raise ValueError, with `advice` on what to do, unless both (width, height) agree."""
     if image != other:
         raise ValueError(
             f"{kind} and image differ in size: {other_path} is {other[0]}x{other[1]}, "
-            f"{image_path} is {image[0]}x{image[1]} (width x height). "
-            "They must come from the same release of the dataset, neither of them resized."
+            f"{image_path} is {image[0]}x{image[1]} (width x height). {advice}"
         )
 
 
@@ -130,20 +151,28 @@ def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: 
         holds: what the root must contain, for example "leftImg8bit/".
         source: where to get it, a sentence.
     """
-    if folder.is_dir():
+    if storage.is_dir(folder):
         return
     advice = ""
-    if root.is_dir():
+    if storage.is_dir(root):
         # The deepest folder on the way that is there, so that a wrong split name shows the right ones.
-        there = next(parent for parent in folder.parents if parent.is_dir())
-        found = sorted(entry.name for entry in there.iterdir())
+        there = next(parent for parent in folder.parents if storage.is_dir(parent))
+        found = storage.list_dir(there)
         seen = (
             f"{there} exists and contains: {first_few(found, 10)}"
             if found
             else f"{there} exists and is empty"
         )
-        inside = [child for child in sorted(root.iterdir()) if (child / folder.relative_to(root)).is_dir()]
+        unreadable = storage.unreadable_archives(there)
+        seen += "".join(f";\n  {reason}" for reason in unreadable.values())
+        inside = [
+            root / name
+            for name in storage.list_dir(root)
+            if str(root / name) not in unreadable and storage.is_dir(root / name / folder.relative_to(root))
+        ]
         advice = f" Did you mean '{inside[0]}'?" if inside else ""
+    elif root.is_file():
+        seen = f"{root} is a file, neither a folder nor a .zip archive: unpack it, or pack it again as .zip"
     else:
         seen = f"{root} does not exist either"
     raise FileNotFoundError(
@@ -165,7 +194,7 @@ def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
         total += 1
     missing = []
     for folder, names in by_folder.items():
-        present = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        present = set(storage.list_dir(folder)) if storage.is_dir(folder) else set()
         missing += [os.path.join(folder, name) for name in names - present]
     if missing:
         named = first_few(sorted(missing))
@@ -175,13 +204,13 @@ def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
 def read_list(path: Path, setting: str) -> list[list[str]]:
     """A list file -> its lines as lists of fields: an image, or an image and its label.
 
-    Blank lines and # comments are left out.
+    Fields are divided by a tab, or by blanks where the line has no tab. Blank lines and # comments are left out.
 
     Raises:
         FileNotFoundError, ValueError: no such file; an empty one; a line of more than two fields.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = storage.read_bytes(path).decode("utf-8").splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(
             f"list file {path} not found. Correct {setting}, or leave it empty to take every image."
@@ -190,11 +219,11 @@ def read_list(path: Path, setting: str) -> list[list[str]]:
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
-        fields = line.split()
+        fields = [field.strip() for field in line.strip().split("\t")] if "\t" in line.strip() else line.split()
         if len(fields) > 2:
             raise ValueError(
                 f"{path}, line {number}: {len(fields)} fields, expected an image, or an image and its label, "
-                f"with no blanks in their names: {line!r}"
+                f"divided by a tab if a name holds blanks: {line!r}"
             )
         rows.append(fields)
     if not rows:
@@ -204,48 +233,57 @@ def read_list(path: Path, setting: str) -> list[list[str]]:
     return rows
 
 
-def _open(path: str | Path) -> Image.Image:
-    """The decoded file; every way in which Pillow says that a file is broken becomes one message."""
+def content_of(path: str | Path) -> bytes:
+    """The bytes of a file that was there when the dataset was listed."""
     try:
-        with Image.open(path) as image:
-            image.load()
-            return image
+        return storage.read_bytes(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} not found: it was there when the dataset was listed") from None
+
+
+def decoded(path: str | Path, content: bytes) -> Image.Image:
+    """The picture in the bytes of `path`; every way in which Pillow says that it is broken becomes one message."""
+    try:
+        with Image.open(BytesIO(content)) as image:
+            image.load()
+            return image
     except UnidentifiedImageError:
-        raise ValueError(_broken(path, "not an image, or damaged at its very start")) from None
+        raise ValueError(_broken(path, content, "not an image, or damaged at its very start")) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(_broken(path, str(error))) from None
+        raise ValueError(_broken(path, content, str(error))) from None
 
 
-def _broken(path: str | Path, reason: str) -> str:
-    size = os.path.getsize(path)
+def refuse_lossy(path: str | Path, image: Image.Image) -> None:
+    """Raise ValueError if a label file was stored in a way that changes ids and colours."""
+    if image.format in ("JPEG", "MPO"):
+        raise ValueError(
+            f"{path} is a JPEG, which blurs labels at every edge and cannot be mended. "
+            "Export the labels from where they were drawn again, as PNG."
+        )
+
+
+def _broken(path: str | Path, content: bytes, reason: str) -> str:
     return (
-        f"cannot read {path} ({size} bytes): {reason}. "
+        f"cannot read {path} ({len(content)} bytes): {reason}. "
         "The file is cut short or damaged, often by an interrupted download or a full disk: "
         "unpack or download it again."
     )
 
 
-def _is_16_bit_png(path: str | Path) -> bool:
-    try:
-        with open(path, "rb") as file:
-            start = file.read(25)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} not found: it was there when the dataset was listed") from None
-    return start[:8] == _PNG_SIGNATURE and len(start) == 25 and start[24] == 16
+def _is_16_bit_png(content: bytes) -> bool:
+    return content[:8] == _PNG_SIGNATURE and content[24:25] == b"\x10"
 
 
-def _first_channel_16_bit(path: str | Path) -> np.ndarray:
+def _first_channel_16_bit(path: str | Path, content: bytes) -> np.ndarray:
     """uint16 (H, W). Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes; its order is BGR(A)."""
     try:
-        with Image.open(path) as image:
+        with Image.open(BytesIO(content)) as image:
             image.verify()  # OpenCV may return a half-decoded array; the checksums tell
     except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(_broken(path, str(error))) from None
-    pixels = cv2.imdecode(np.fromfile(path, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        raise ValueError(_broken(path, content, str(error))) from None
+    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise ValueError(_broken(path, "the PNG does not decode"))
+        raise ValueError(_broken(path, content, "the PNG does not decode"))
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2])
 
 

@@ -1,20 +1,22 @@
 """Which classes are trained, what they are called and coloured, and how each dataset's ids map to them.
 
-There are four label sets, named by their number of classes:
+There are five label sets, named by their number of classes:
 
     19  Cityscapes' own training classes
     16  the classes that SYNTHIA and Cityscapes share, the field's usual benchmark
     13  the 16 without wall, fence and pole, the field's second benchmark
      7  Cityscapes' categories: flat, construction, object, nature, sky, human, vehicle
+    11  the classes of CamVid that SegNet chose
 
 An id map is a vector of 256 uint8: the train id of every id that a label file can hold, IGNORE_LABEL for what
 is not trained. `*_ids()` say which ids a dataset defines at all, so that a file of some other format can be
-refused.
+refused. Mapillary's maps are written in class names; they stand in mapillary.py.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +49,21 @@ _TABLE = (
     ("motorcycle", (0, 0, 230), 32, 12, "vehicle"),
     ("bicycle", (119, 11, 32), 33, 11, "vehicle"),
 )
+# SegNet's classes of CamVid, in the order of their ids: name, colour. A bicyclist is rider and bicycle together, and
+# signs include traffic lights, unlike the classes above.
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "sidewalk": (0, 0, 192),
+    "vegetation": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "person": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
 _CATEGORIES = {  # name: colour
     "flat": (128, 64, 128),
     "construction": (70, 70, 70),
@@ -102,7 +119,11 @@ LABEL_SETS: dict[int, LabelSet] = {
     16: _fine_label_set(_NOT_IN_16),
     13: _fine_label_set(_NOT_IN_13),
     7: LabelSet(tuple(_CATEGORIES), np.array(list(_CATEGORIES.values()))),
+    11: LabelSet(tuple(_CAMVID), np.array(list(_CAMVID.values()))),
 }
+
+
+_STREET_SETS = (19, 16, 13, 7)
 
 
 def label_set(num_classes: int) -> LabelSet:
@@ -113,12 +134,23 @@ def label_set(num_classes: int) -> LabelSet:
     """
     if num_classes not in LABEL_SETS:
         valid = ", ".join(str(k) for k in LABEL_SETS)
-        raise ValueError(f"NUM_CLASSES is {num_classes!r}; there are label sets of {valid} classes")
+        raise ValueError(f"NUM_CLASSES is {num_classes!r}; there are label sets of {valid} classes; name others in CLASSES.NAMES")
     return LABEL_SETS[num_classes]
 
 
+def street_classes(num_classes: int) -> tuple[str, ...]:
+    """Names of the 19, 16, 13 or 7 classes, to which the ids of Cityscapes, GTA5, SYNTHIA and Mapillary map.
+
+    Raises:
+        ValueError: another number of classes.
+    """
+    if num_classes not in _STREET_SETS:
+        raise ValueError(f"NUM_CLASSES is {num_classes!r}, expected {', '.join(map(str, _STREET_SETS))}")
+    return LABEL_SETS[num_classes].names
+
+
 def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.ndarray:
-    names = label_set(num_classes).names
+    names = street_classes(num_classes)
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for row in _TABLE:
         name = row[4] if num_classes == 7 else row[0]
@@ -155,21 +187,34 @@ def synthia_id_map(num_classes: int, published: bool = False) -> np.ndarray:
     return vector
 
 
+def camvid_id_map() -> np.ndarray:
+    """Ids of CamVid in SegNet's numbering -> train ids, (256,) uint8: 0 to 10 as they are, 11 is void."""
+    vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    vector[: len(_CAMVID)] = np.arange(len(_CAMVID))
+    return vector
+
+
 def cityscapes_ids() -> np.ndarray:
     """Ids that a Cityscapes or GTA5 label file may hold: 0 to 34, and 255. (256,) bool.
 
     34 is the licence plate, -1 in Cityscapes, in GTA5's files; 255 is where many tools put what they leave
     unlabelled.
     """
-    return _defined(range(35))
+    return defined_ids(range(35))
 
 
 def synthia_ids() -> np.ndarray:
     """Ids that a SYNTHIA label file may hold: 0 to 22, and 255 for unlabelled. (256,) bool."""
-    return _defined(range(23))
+    return defined_ids(range(23))
 
 
-def _defined(ids: range) -> np.ndarray:
+def camvid_ids() -> np.ndarray:
+    """Ids that a CamVid label file of SegNet may hold: 0 to 11, and 255 for unlabelled. (256,) bool."""
+    return defined_ids(range(12))
+
+
+def defined_ids(ids: Iterable[int]) -> np.ndarray:
+    """True at `ids` and at 255, which means unlabelled everywhere. (256,) bool."""
     defined = np.zeros(256, dtype=bool)
     defined[list(ids)] = True
     defined[IGNORE_LABEL] = True

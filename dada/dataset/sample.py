@@ -60,6 +60,17 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
+def collate_by_size(samples: Sequence[Sample]) -> list[Batch]:
+    """As `collate`, with one batch for each size of image and label among the samples.
+
+    Test images may keep their shape and their labels' own sizes, and so need not fit into one batch.
+    """
+    groups: dict[tuple, list[Sample]] = {}
+    for sample in samples:
+        groups.setdefault(tuple(None if t is None else t.shape for t in sample[:3]), []).append(sample)
+    return [collate(group) for group in groups.values()]
+
+
 def _stack(samples: Sequence[Sample], field: str) -> Tensor | None:
     values = [getattr(sample, field) for sample in samples]
     missing = [sample.name for sample, value in zip(samples, values) if value is None]

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -104,6 +108,26 @@ def seeded(*parts: int | str) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Let a loader process live on when a scheduler, or Ctrl-C, asks all processes of a run to stop.
+
+    The run needs it for the iteration that it finishes first. It still ends when the run itself tells it to.
+    """
+    for name in ("SIGUSR1", "SIGINT"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # Linux; a handler would not be told who sent the signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_when_the_run_says_so, daemon=True).start()
+
+
+def _end_when_the_run_says_so() -> None:
+    run = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
+        pass
+    os._exit(0)
+
+
 def step_loader(
     dataset: Dataset,
     batch_size: int,
@@ -125,6 +149,7 @@ def step_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
+        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator().manual_seed(
             mixed_seed(seed, stream)
         ),  # else each pass draws from the global one

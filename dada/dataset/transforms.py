@@ -24,6 +24,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 _RESAMPLE = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
+_ALIASED = "bilinear_aliased"
 _NEAREST = (
     v2.InterpolationMode.NEAREST
 )  # on a PIL image this is Pillow's: source index floor((i + 0.5) * src / dst)
@@ -45,10 +46,14 @@ class TrainTransform:
     Args:
         normalization: RGB uint8 or float (3, H, W) in 0..255 -> float32, for the weights in use.
         resize: (width, height), aspect ignored, bicubic, as ADVENT and DADA do.
+        cover: (width, height): resized, aspect kept, bicubic, until both sides reach it, then cropped to it at a
+            random place. An image that has its aspect is changed exactly as by `resize`.
+        fit: (width, height): resized, aspect kept, bicubic, until it just fits into it, then padded to it as by
+            `crop`; what DADA does to Mapillary Vistas.
         load_size: (lowest, highest) length of the shorter side, drawn evenly with both ends included, aspect
-            kept, bilinear: (760, 988) in PLCA. Not together with `resize`.
-        crop: (height, width) of a crop at a random place. A smaller image is padded at the right and the
-            bottom: 0 before normalisation, label 255, depth 0 (infinitely far).
+            kept, bilinear: (760, 988) in PLCA. Of `resize`, `cover`, `fit` and `load_size` at most one.
+        crop: (height, width) of a crop at a random place, not with `cover` and `fit`. A smaller image is padded at the
+            right and the bottom: 0 before normalisation, label 255, depth 0 (infinitely far).
         flip: probability of a left-right flip.
         color_jitter: strength s of a random change of brightness, contrast and saturation by factors from
             1 - s to 1 + s and of hue by up to s / 4 of the colour circle; 0 is off.
@@ -62,6 +67,8 @@ class TrainTransform:
         normalization: Callable[[Tensor], Tensor],
         *,
         resize: tuple[int, int] | None = None,
+        cover: tuple[int, int] | None = None,
+        fit: tuple[int, int] | None = None,
         load_size: tuple[int, int] | None = None,
         crop: tuple[int, int] | None = None,
         flip: float = 0.5,
@@ -69,8 +76,12 @@ class TrainTransform:
         blur: float = 0.0,
         second_view: bool = False,
     ) -> None:
-        if resize is not None and load_size is not None:
-            raise ValueError(f"give resize {tuple(resize)} or load_size {tuple(load_size)}, not both")
+        resizes = {"resize": resize, "cover": cover, "fit": fit, "load_size": load_size}
+        given = [f"{name} {tuple(value)}" for name, value in resizes.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not both")
+        if crop is not None and (cover is not None or fit is not None):
+            raise ValueError(f"{given[0]} is the size of what comes out; leave crop {tuple(crop)} out")
         if load_size is not None and not 0 < load_size[0] <= load_size[1]:
             raise ValueError(f"load_size is (lowest, highest) shorter side in pixels, got {tuple(load_size)}")
         for name, value in (("flip", flip), ("color_jitter", color_jitter), ("blur", blur)):
@@ -79,7 +90,10 @@ class TrainTransform:
         self.normalization = normalization
         self.resize = _checked_size(resize, "resize")
         self.load_size = load_size
-        self.crop = _checked_size(crop, "crop")
+        self.cover = _checked_size(cover, "cover")
+        self.fit = _checked_size(fit, "fit")
+        whole = self.cover or self.fit
+        self.crop = whole[::-1] if whole else _checked_size(crop, "crop")
         self.flip = flip
         self.photometric = _photometric(color_jitter, blur, grey=0.0)
         self.second_view = _photometric(_SECOND_VIEW_JITTER, 0.5, grey=0.2) if second_view else None
@@ -91,6 +105,14 @@ class TrainTransform:
         if self.resize is not None:
             image, label, depth = _resized(
                 image, label, depth, self.resize[::-1], v2.InterpolationMode.BICUBIC
+            )
+        elif self.cover is not None:
+            image, label, depth = _resized(
+                image, label, depth, _covering(image.size, self.cover), v2.InterpolationMode.BICUBIC
+            )
+        elif self.fit is not None:
+            image, label, depth = _resized(
+                image, label, depth, _filling(image.size, self.fit)[::-1], v2.InterpolationMode.BICUBIC
             )
         elif self.load_size is not None:
             shorter = _randint(*self.load_size)
@@ -120,7 +142,7 @@ class TrainTransform:
 
     def _crop_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """(top, left, height, width) of the part of the image that is kept."""
-        if self.crop is None:
+        if self.crop is None or (height, width) == self.crop:
             return None
         kept = min(self.crop[0], height), min(self.crop[1], width)
         return _randint(0, height - kept[0]), _randint(0, width - kept[1]), *kept
@@ -145,12 +167,17 @@ class TrainTransform:
 
 
 class TestTransform:
-    """Resize the image to one size and normalise it; the label keeps its own size unless told otherwise.
+    """Resize the image and normalise it; the label keeps its own size unless told otherwise.
 
     Args:
         normalization: as for TrainTransform.
         size: (width, height) of the network's input; None keeps the file's size.
-        resample: "bicubic" (ADVENT, DADA) or "bilinear" (PLCA).
+        resample: "bicubic" (ADVENT, DADA) or "bilinear" (PLCA), both Pillow's; "bilinear_aliased" reads the four
+            nearest pixels only, however much smaller the image becomes, as OpenCV and so mmsegmentation do.
+        keep_ratio: the image keeps its shape and becomes as large as fits into `size`, either way round.
+        pad: the image keeps its shape and becomes as large as fits into `size`, then is padded to it at the right and
+            the bottom, 0 before normalisation. The label is padded to the shape of `size` likewise, with 255, before
+            it is resized. DADA's test on Mapillary Vistas. Not together with `keep_ratio`.
         label_size: (width, height) of the labels to score against, nearest; None keeps the file's size.
     """
 
@@ -162,12 +189,18 @@ class TestTransform:
         size: tuple[int, int] | None = None,
         resample: str = "bicubic",
         label_size: tuple[int, int] | None = None,
+        keep_ratio: bool = False,
+        pad: bool = False,
     ) -> None:
-        if resample not in _RESAMPLE:
-            raise ValueError(f"resample must be one of {', '.join(_RESAMPLE)}, not {resample!r}")
+        if keep_ratio and pad:
+            raise ValueError("keep_ratio and pad are two ways to keep an image's shape; give one of them")
+        if resample not in (*_RESAMPLE, _ALIASED):
+            raise ValueError(f"resample must be one of {', '.join((*_RESAMPLE, _ALIASED))}, not {resample!r}")
         self.normalization = normalization
         self.size = _checked_size(size, "size")
-        self.resample = _RESAMPLE[resample]
+        self.resample = resample
+        self.keep_ratio = keep_ratio
+        self.pad = pad
         self.label_size = _checked_size(label_size, "label_size")
 
     def __call__(
@@ -175,7 +208,17 @@ class TestTransform:
     ) -> Views:
         """As TrainTransform takes and returns; depth is resized with the label."""
         if self.size is not None:
-            image, _, _ = _resized(image, None, None, self.size[::-1], self.resample)
+            size = (_fitting(image.size, self.size) if self.keep_ratio else self.size)[::-1]
+            if self.pad:
+                size = _filling(image.size, self.size)[::-1]
+                label, depth = _padded(label, depth, _widened(image.size, self.size))
+            if self.resample == _ALIASED:
+                image = _resized_as_opencv(image, size)
+            else:
+                image, _, _ = _resized(image, None, None, size, _RESAMPLE[self.resample])
+            if self.pad:
+                width, height = self.size
+                image = F.pad(image, [0, 0, width - size[1], height - size[0]], fill=0)
         if self.label_size is not None:
             _, label, depth = _resized(None, label, depth, self.label_size[::-1], self.resample)
         pixels, label, depth = _as_tv_tensors(image, label, depth)
@@ -184,6 +227,15 @@ class TestTransform:
             label=_long_label(label),
             depth=None if depth is None else depth.as_subclass(Tensor)[0],
         )
+
+
+def _resized_as_opencv(image: Image.Image, size: tuple[int, int]) -> tv_tensors.Image:
+    """RGB -> uint8 (3, *size) by OpenCV's bilinear rule, which rounds halves up; see resize_depth for why not by OpenCV.
+
+    Half the size, as of Cityscapes at 1024x512, is exact; at other sizes OpenCV's coarse weights differ by a grey level.
+    """
+    pixels = F.resize(F.pil_to_tensor(image).float(), list(size), antialias=False)
+    return tv_tensors.Image((pixels + 0.5).floor().to(torch.uint8))
 
 
 def resize_depth(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -210,7 +262,7 @@ def _resized(image, label, depth, size: tuple[int, int], interpolation: v2.Inter
 
 def _as_tv_tensors(image: Image.Image, label: Image.Image | None, depth: np.ndarray | None) -> tuple:
     return (
-        tv_tensors.Image(F.pil_to_tensor(image)),
+        image if isinstance(image, tv_tensors.Image) else tv_tensors.Image(F.pil_to_tensor(image)),
         None if label is None else tv_tensors.Mask(F.pil_to_tensor(label)),
         None if depth is None else tv_tensors.Mask(torch.from_numpy(np.ascontiguousarray(depth))[None]),
     )
@@ -229,6 +281,44 @@ def _photometric(jitter: float, blur: float, grey: float) -> v2.Transform | None
     if blur:
         steps.append(v2.RandomApply([v2.GaussianBlur(kernel_size=5, sigma=(0.15, 1.15))], p=blur))
     return v2.Compose(steps) if steps else None
+
+
+def _covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
+    """(height, width) of an image of (width, height) `size` once it just covers `wanted`, its aspect kept."""
+    (width, height), (least_width, least_height) = size, wanted
+    if width * least_height >= height * least_width:
+        return least_height, max(least_width, round(width * least_height / height))
+    return max(least_height, round(height * least_width / width)), least_width
+
+
+def _filling(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) `size` scaled until one side is that of `bounds` and the other no longer, cut to whole pixels."""
+    if size[0] / size[1] > bounds[0] / bounds[1]:
+        return bounds[0], max(int(size[1] * (bounds[0] / size[0])), 1)
+    return max(int(size[0] * (bounds[1] / size[1])), 1), bounds[1]
+
+
+def _widened(size: tuple[int, int], shape: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) `size` with one side lengthened to the aspect of `shape`, cut to whole pixels."""
+    aspect = shape[0] / shape[1]
+    if aspect > size[0] / size[1]:
+        return int(aspect * size[1]), size[1]
+    return size[0], int(size[0] / aspect)
+
+
+def _padded(label: Image.Image | None, depth: np.ndarray | None, size: tuple[int, int]) -> tuple:
+    """Label and depth, padded at the right and the bottom to (width, height) `size`."""
+    if label is not None:
+        label = F.pad(label, [0, 0, size[0] - label.width, size[1] - label.height], fill=IGNORE_LABEL)
+    if depth is not None:
+        depth = np.pad(depth, [(0, size[1] - depth.shape[0]), (0, size[0] - depth.shape[1])])
+    return label, depth
+
+
+def _fitting(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
+    """(width, height) `size` scaled so that its longer side fits the longer of `bounds`, its shorter the shorter."""
+    scale = min(max(bounds) / max(size), min(bounds) / min(size))
+    return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
 
 
 def _checked_size(size: tuple[int, int] | None, name: str) -> tuple[int, int] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from dada.dataset import (
-    IGNORE_LABEL,
+    DATASETS,
     SegmentationDataset,
     TestTransform,
     TrainTransform,
     build_dataset,
-    collate,
     step_loader,
 )
-from dada.dataset.label_sets import cityscapes_id_map
+from dada.dataset.own_classes import own_classes
+from dada.dataset.sample import Batch, collate_by_size
+from dada.domain_adaptation.legacy import number_as_plca
 from dada.domain_adaptation.metrics import OTHER_LABEL
 from dada.model import SegmentationModel, build_model, load_weights
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
@@ -46,11 +48,13 @@ def build_network(cfg: Any, weights: str, *, name: str = "", multi_level: bool |
         cfg.NUM_CLASSES,
         multi_level=train.MULTI_LEVEL if multi_level is None else multi_level,
         head_bias=train.HEAD_BIAS,
+        with_depth=cfg.USE_DEPTH,
         bn_policy=train.BN_POLICY,
+        domain_bn=train.DOMAIN_BN,
         output_stride=train.OUTPUT_STRIDE,
     )
     network.set_recompute(train.RECOMPUTE)
-    load_weights(network, weights)
+    load_weights(network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER)
     network.normalization = _normalization(cfg, network.normalization)
     # The weights alone decide: a convolution with channels-last weights gives channels-last maps.
     return network.to(memory_format=torch.channels_last) if train.CHANNELS_LAST else network
@@ -65,8 +69,8 @@ def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
     return of_the_weights
 
 
-def source_loader(cfg: Any, normalization: Normalization, steps: int) -> DataLoader:
-    """Labelled batches of the source, one for each of `steps`."""
+def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
+    """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
     train = cfg.TRAIN
     dataset = build_dataset(
         cfg.SOURCE,
@@ -74,16 +78,21 @@ def source_loader(cfg: Any, normalization: Normalization, steps: int) -> DataLoa
         split=train.SET_SOURCE,
         num_classes=cfg.NUM_CLASSES,
         list_file=cfg.DATA_LIST_SOURCE,
-        transform=_train_transform(cfg, normalization, tuple(train.INPUT_SIZE_SOURCE)),
+        transform=_train_transform(cfg, cfg.SOURCE, normalization, tuple(train.INPUT_SIZE_SOURCE)),
         with_depth=cfg.USE_DEPTH,
         seed=train.RANDOM_SEED,
+        info=train.INFO_SOURCE,
         role="source",
+        **_own_options(cfg, cfg.SOURCE, "source"),
     )
-    return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source")
+    _number_classes(cfg, dataset)
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step)
 
 
-def target_loader(cfg: Any, normalization: Normalization, steps: int, second_view: bool = False) -> DataLoader:
-    """Unlabelled batches of the target, one for each of `steps`; label files are never opened."""
+def target_loader(
+    cfg: Any, normalization: Normalization, steps: int, start_step: int = 0, second_view: bool = False
+) -> DataLoader:
+    """Unlabelled batches of the target, one for each of the steps start_step .. steps - 1; label files are never opened."""
     train = cfg.TRAIN
     dataset = build_dataset(
         cfg.TARGET,
@@ -91,23 +100,69 @@ def target_loader(cfg: Any, normalization: Normalization, steps: int, second_vie
         split=train.SET_TARGET,
         num_classes=cfg.NUM_CLASSES,
         list_file=cfg.DATA_LIST_TARGET,
-        transform=_train_transform(cfg, normalization, tuple(train.INPUT_SIZE_TARGET), second_view),
+        transform=_train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view),
         with_labels=False,
         seed=train.RANDOM_SEED,
         info=train.INFO_TARGET,
         role="target",
+        **_own_options(cfg, cfg.TARGET, "target"),
     )
-    return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target")
+    _number_classes(cfg, dataset)
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
+
+
+def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
+    """The settings that only the dataset of that name takes."""
+    if name == "SYNTHIA":
+        return {"published": cfg.LEGACY.SYNTHIA_7_MAP}
+    if name == "Mapillary":
+        return {"version": cfg.MAPILLARY_VERSION}
+    if name == "Folder":
+        options = cfg[f"FOLDER_{role.upper()}"]
+        names, colors = cfg.CLASSES.NAMES, cfg.CLASSES.COLORS
+        return {
+            "classes": own_classes(names, colors) if names or colors else None,
+            "images": options.IMAGES,
+            "labels": options.LABELS,
+            "depth": options.DEPTH,
+            "label_format": options.LABEL_FORMAT,
+            "label_map": dict(options.LABEL_MAP),
+            "default": options.DEFAULT,
+        }
+    return {}
+
+
+def _number_classes(cfg: Any, dataset: SegmentationDataset) -> None:
+    """Refuse classes that are not the network's, and number them as LEGACY.PLCA_CLASS_ORDER asks."""
+    names = tuple(cfg.CLASSES.NAMES)
+    if dataset.num_classes != cfg.NUM_CLASSES or (names and dataset.classes.names != names):
+        wanted = f"CLASSES.NAMES are {', '.join(names)}" if names else f"NUM_CLASSES is {cfg.NUM_CLASSES}"
+        raise ValueError(
+            f"{wanted}, but the classes of {dataset.title} are {', '.join(dataset.classes.names)} "
+            f"({dataset.num_classes}). Source, target and network must have the same classes in the same order: "
+            "describe those of the dataset in a JSON file, TRAIN.INFO_SOURCE, TRAIN.INFO_TARGET or TEST.INFO_TARGET."
+        )
+    if cfg.LEGACY.PLCA_CLASS_ORDER:
+        number_as_plca(dataset)
+
+
+def _mixed_shapes(name: str) -> bool:
+    """Whether the images of that dataset are of many shapes, and so must not be squashed to one."""
+    return name in DATASETS and DATASETS[name].mixed_shapes
 
 
 def _train_transform(
-    cfg: Any, normalization: Normalization, size: tuple[int, int], second_view: bool = False
+    cfg: Any, name: str, normalization: Normalization, size: tuple[int, int], second_view: bool = False
 ) -> TrainTransform:
     options = cfg.DATA_TRANSFORM
     crops = options.RANDOM_RESIZE_AND_CROP
+    fit = _mixed_shapes(name) and not crops
+    squash = cfg.LEGACY.SQUASHING_RESIZE and not crops and not fit
     return TrainTransform(
         normalization,
-        resize=None if crops else size,
+        resize=size if squash else None,
+        cover=None if crops or squash or fit else size,
+        fit=size if fit else None,
         load_size=(options.LOADSIZE, int(1.3 * options.LOADSIZE)) if crops else None,
         crop=(options.CROPSIZE, options.CROPSIZE) if crops else None,
         flip=options.FLIP,
@@ -117,9 +172,13 @@ def _train_transform(
     )
 
 
-def _train_loader(cfg: Any, dataset: SegmentationDataset, batch_size: int, steps: int, stream: str) -> DataLoader:
+def _train_loader(
+    cfg: Any, dataset: SegmentationDataset, batch_size: int, steps: int, stream: str, start_step: int
+) -> DataLoader:
     seed = cfg.TRAIN.RANDOM_SEED
-    return step_loader(dataset, batch_size, seed=seed, stop_step=steps, stream=stream, **_loading(cfg))
+    return step_loader(
+        dataset, batch_size, seed=seed, start_step=start_step, stop_step=steps, stream=stream, **_loading(cfg)
+    )
 
 
 def test_loader(cfg: Any, normalization: Normalization) -> DataLoader:
@@ -136,16 +195,29 @@ def test_loader(cfg: Any, normalization: Normalization) -> DataLoader:
             size=tuple(test.INPUT_SIZE_TARGET),
             resample=test.RESAMPLE,
             label_size=tuple(test.OUTPUT_SIZE_TARGET) or None,
+            keep_ratio=test.KEEP_RATIO,
+            pad=_mixed_shapes(cfg.TARGET) and not test.KEEP_RATIO,
         ),
         info=test.INFO_TARGET,
         role="target",
+        **_own_options(cfg, cfg.TARGET, "target"),
     )
+    _number_classes(cfg, dataset)
     if test.CLASS_RULE == "count":
-        elsewhere = (dataset.id_map == IGNORE_LABEL) & (cityscapes_id_map(19) != IGNORE_LABEL)
-        dataset.id_map = np.where(elsewhere, OTHER_LABEL, dataset.id_map).astype(np.uint8)
-    return DataLoader(
-        dataset, batch_size=test.BATCH_SIZE_TARGET, shuffle=False, collate_fn=collate, **_loading(cfg)
+        dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
+    return TestLoader(
+        dataset, batch_size=test.BATCH_SIZE_TARGET, shuffle=False, collate_fn=collate_by_size, **_loading(cfg)
     )
+
+
+class TestLoader(DataLoader):
+    """Batches of test images; images, or labels, of other sizes make a batch of their own."""
+
+    __test__ = False  # not a test case, whatever pytest makes of the name
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batches in super().__iter__():
+            yield from batches
 
 
 def _loading(cfg: Any) -> dict[str, Any]:

@@ -1,0 +1,223 @@
+"""A folder of pictures of one's own, with masks and depth where there are any."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dada.dataset import files, storage
+from dada.dataset.base import Item, SegmentationDataset
+from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
+from dada.dataset.masks import Color, parse_color, positions_of_colors, read_color_numbers
+from dada.dataset.own_classes import IGNORE
+from dada.dataset.pairing import Pattern, paired
+
+
+class Folder(SegmentationDataset):
+    """Images, masks and depth that patterns find; see dada.dataset.pairing for patterns and how they pair files.
+
+    Args:
+        root: the folder or zip archive that the patterns start from.
+        split: stands for `{split}` in the patterns.
+        num_classes: of a built-in label set, where `classes` is None.
+        transform: see SegmentationDataset.
+        list_file: one image a line, or image and label divided by a tab, as paths from the root, instead of all that
+            fit `images`; `{}` in its name stands for the split.
+        with_labels: False never opens a label file, and there need be none.
+        with_depth: read 16-bit PNG of distances in centimetres; see files.read_inverse_depth.
+        info: JSON file with an id map and classes of one's own; see label_set_from_info.
+        role: "source" or "target", whose settings the messages name.
+        classes: names and colours of the train ids.
+        images, labels, depth: patterns from the root on.
+        label_format: "ids", one number a pixel, or "rgb", colours.
+        label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the classes.
+        default: what ids and colours outside label_map are, "error" or "ignore". The id 255 is ignored unless mapped.
+
+    Raises:
+        FileNotFoundError, ValueError: nothing fits a pattern, files do not pair, or the map does not fit the classes;
+            no file is opened before.
+    """
+
+    mixed_shapes = True  # photographs lie and stand; where all have the shape of the input size, it changes nothing
+    size_advice = "Export the labels again at the size of the images."
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "",
+        num_classes: int = 16,
+        *,
+        transform: Callable,
+        list_file: str | Path = "",
+        with_labels: bool = True,
+        with_depth: bool = False,
+        seed: int = 0,
+        info: str | Path = "",
+        role: str = "source",
+        classes: LabelSet | None = None,
+        images: str = "{split}/images/**/*.*",
+        labels: str = "{split}/masks/**/*.*",
+        depth: str = "",
+        label_format: str = "ids",
+        label_map: Mapping[str, str] | None = None,
+        default: str = "error",
+    ) -> None:
+        self.setting = f"FOLDER_{role.upper()}"
+        self.strict = default == "error"
+        self.colors: list[Color] | None = None
+        id_map = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+        if info:
+            if label_map or label_format != "ids":
+                raise ValueError(f"{info} holds an id map, and {self.setting} gives another one: leave either out")
+            classes, id_map = label_set_from_info(info)
+            known = np.arange(256)
+        else:
+            classes = classes or label_set(num_classes)
+            keys, targets = self._map(classes, label_format, label_map or {})
+            known = np.arange(len(keys)) if label_format == "rgb" else np.array(keys)
+            id_map[known] = targets
+            self.colors = keys if label_format == "rgb" else None
+        defined = np.full(256, not self.strict)
+        defined[known] = True
+        defined[IGNORE_LABEL] = True
+        super().__init__(
+            f"{role} folder",
+            self._items(Path(root), split, role, str(list_file), images, labels, depth, with_labels, with_depth),
+            classes=classes,
+            id_map=id_map,
+            defined_ids=defined,
+            transform=transform,
+            seed=seed,
+        )
+
+    def read_label(self, index: int) -> Image.Image | None:
+        """Train ids of sample `index` at the file's own size, PIL "L"; None where labels are not read."""
+        path = self.items[index].label
+        if path is None:
+            return None
+        if self.colors is None:
+            ids = files.read_label_ids(path, f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes.")
+        else:
+            where = f"the colours of {self.setting}.LABEL_MAP or CLASSES"
+            ids = positions_of_colors(
+                read_color_numbers(path), self.colors, path, setting=where, strict=self.strict
+            )
+        advice = f"Add the id to {self.setting}.LABEL_MAP, with a class or 'ignore', or set DEFAULT there to ignore."
+        return files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
+
+    def _map(self, classes: LabelSet, label_format: str, label_map: Mapping[str, str]) -> tuple[list, list[int]]:
+        """Ids or colours in the files, and the train id of each."""
+        setting = f"{self.setting}.LABEL_MAP"
+        if not label_map:
+            targets = list(range(classes.num_classes))
+            return ([tuple(c) for c in classes.palette.tolist()] if label_format == "rgb" else targets), targets
+        keys, targets = [], []
+        for text, name in label_map.items():
+            try:
+                key = _parse_id(text) if label_format == "ids" else parse_color(text)
+            except ValueError as error:
+                raise ValueError(f"{setting} with LABEL_FORMAT {label_format!r}: {error}") from None
+            if key in keys:
+                raise ValueError(f"{setting} holds {text!r} twice")
+            if name != IGNORE and name not in classes.names:
+                near = difflib.get_close_matches(name, [*classes.names, IGNORE], n=1, cutoff=0.0)[0]
+                raise ValueError(
+                    f"{setting} maps {text} to {name!r}, which is no class; the nearest is {near!r}. "
+                    f"The classes are {', '.join(classes.names)}, and 'ignore'."
+                )
+            keys.append(key)
+            targets.append(IGNORE_LABEL if name == IGNORE else classes.names.index(name))
+        if len(keys) > IGNORE_LABEL and label_format == "rgb":
+            raise ValueError(f"{setting} holds {len(keys)} colours, at most {IGNORE_LABEL} are possible")
+        return keys, targets
+
+    def _items(
+        self,
+        root: Path,
+        split: str,
+        role: str,
+        list_file: str,
+        images: str,
+        labels: str,
+        depth: str,
+        with_labels: bool,
+        with_depth: bool,
+    ) -> list[Item]:
+        list_setting = f"DATA_LIST_{role.upper()}"
+
+        def pattern(text: str, key: str) -> Pattern:
+            return Pattern(text.replace("{split}", split or "."), f"{self.setting}.{key}")
+
+        image_pattern = pattern(images, "IMAGES")
+        if list_file:
+            rows = files.read_list(Path(list_file.replace("{}", split)), list_setting)
+            found = [row[0] for row in rows]
+            in_list = [row[1] for row in rows if len(row) == 2]
+        else:
+            found, in_list = self._find(image_pattern, root, split, role), []
+
+        def partners(text: str, key: str, what: str, otherwise: str) -> list[str]:
+            if not text:
+                raise ValueError(f"{self.setting}.{key} is empty, but {what}s are needed here: {otherwise}")
+            return paired(found, image_pattern, pattern(text, key), root, what=what, list_setting=list_setting)
+
+        if in_list and len(in_list) != len(found):
+            raise ValueError(
+                f"{list_setting} names a label behind {len(in_list)} of {len(found)} images; give one to all, or to none"
+            )
+        label_paths: list[str | None] = [None] * len(found)
+        depth_paths: list[str | None] = [None] * len(found)
+        if with_labels and in_list:
+            label_paths = in_list
+        elif with_labels:
+            why = "training reads those of the source, a test those of the target"
+            label_paths = partners(labels, "LABELS", "label", why)
+        if with_depth:
+            why = "give the pattern, or set USE_DEPTH to False"
+            depth_paths = partners(depth, "DEPTH", "depth file", why)
+        if list_file:
+            self._require([*found, *(p for p in label_paths if p is not None)], root, list_setting)
+        return [
+            Item(str(root / image), label and str(root / label), distance and str(root / distance), image)
+            for image, label, distance in zip(found, label_paths, depth_paths)
+        ]
+
+    @staticmethod
+    def _require(paths: list[str], root: Path, list_setting: str) -> None:
+        files.require_files(
+            [str(root / path) for path in paths],
+            what=f"files that {list_setting} names",
+            advice=f"Its paths start from {root}.",
+        )
+
+    def _find(self, pattern: Pattern, root: Path, split: str, role: str) -> list[str]:
+        setting = f"DATA_DIRECTORY_{role.upper()}"
+        splits = f"TRAIN.SET_{role.upper()}" + (" (in a test, TEST.SET_TARGET)" if role == "target" else "")
+        folder = root / pattern.fixed_folder
+        files.require_folder(
+            folder,
+            root,
+            what=f"images for split {split!r}",
+            setting=setting,
+            holds=pattern.text,
+            source=f"Or correct {self.setting}.IMAGES, where {{split}} is {splits}.",
+        )
+        found = pattern.find(root)
+        if not found:
+            there = storage.list_dir(folder)
+            raise FileNotFoundError(
+                f"no image: no file below {root} fits {pattern}\n"
+                f"  ({folder} {'contains: ' + files.first_few(there, 10) if there else 'is empty'}).\n"
+                f"  Correct the pattern, {setting}, or the split, {splits}."
+            )
+        return found
+
+
+def _parse_id(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and int(text) <= 255):
+        raise ValueError(f"{text!r} is no id; ids are whole numbers from 0 to 255")
+    return int(text)

@@ -1,0 +1,40 @@
+"""GTA5, or "Playing for Data" (Richter et al., ECCV 2016): 24966 frames of a game with the labels of Cityscapes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from dada.dataset.base import Item
+from dada.dataset.label_sets import cityscapes_ids, gta5_id_map
+from dada.dataset.published import PublishedDataset
+
+
+class GTA5(PublishedDataset):
+    """images/<name> with labels/<name>, a paletted PNG of Cityscapes labelIds.
+
+    Splits: "all". A list file has one image a line, `00001.png` (ADVENT) or
+    `images/00001.png<TAB>labels/00001.png` (PLCA).
+    """
+
+    title = "GTA5"
+    holds = "images/ and labels/"
+    download = "Images and labels, ten archives each, are at https://download.visinf.tu-darmstadt.de/data/from_games/."
+    size_advice = (
+        "A few pairs of GTA5 were published like this. Name the others in a list file (DATA_LIST_SOURCE); "
+        "scripts/check_data.py tells which they are."
+    )
+
+    def find(self) -> list[Item]:
+        self.require("images", "images")
+        if not self.list_file:
+            self.check_split()
+        names = self.names("images", "*.png")
+        if self.with_labels:
+            self.require("labels", "labels")
+        return [self.item(f"images/{name}", f"labels/{name}", name) for name in names]
+
+    def map_of(self, num_classes: int) -> np.ndarray:
+        return gta5_id_map(num_classes)
+
+    def defined(self) -> np.ndarray:
+        return cityscapes_ids()

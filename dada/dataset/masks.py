@@ -1,0 +1,87 @@
+"""Labels that are painted in colours."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dada.dataset import files
+from dada.dataset.label_sets import IGNORE_LABEL
+
+Color = tuple[int, int, int]
+_HEX = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
+
+
+def parse_color(text: str) -> Color:
+    """'120, 80, 40', '[120, 80, 40]' or '#785028' -> (red, green, blue).
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    if match := _HEX.fullmatch(text.strip()):
+        return tuple(int(part, 16) for part in match.groups())
+    parts = [part.strip() for part in text.strip("()[] ").split(",")]
+    if len(parts) == 3 and all(part.isascii() and part.isdecimal() and int(part) <= 255 for part in parts):
+        return tuple(int(part) for part in parts)
+    raise ValueError(f"{text!r} is no colour; write it as 'red, green, blue', each 0 to 255, or as '#rrggbb'")
+
+
+def read_color_numbers(path: str | Path) -> np.ndarray:
+    """A mask file -> (H, W) uint32, each pixel's colour as red + 256 * green + 65536 * blue; alpha does not count.
+
+    Raises:
+        FileNotFoundError, ValueError: as files.read_image; also a JPEG.
+    """
+    image = files.decoded(path, files.content_of(path))
+    files.refuse_lossy(path, image)
+    pixels = np.asarray(image.convert("RGB").convert("RGBA"))  # the same four bytes a pixel from every kind of file
+    return pixels.view("<u4")[..., 0] & 0xFFFFFF
+
+
+def positions_of_colors(
+    numbers: np.ndarray, colors: Sequence[Color], path: str | Path, *, setting: str, strict: bool
+) -> Image.Image:
+    """Where each pixel's colour stands in `colors`, PIL "L"; 255 for a colour that does not.
+
+    Args:
+        numbers: of read_color_numbers.
+        colors: at most 255, all different.
+        path: the file, for the message.
+        setting: the option that holds the colours, for the message.
+        strict: refuse other colours.
+
+    Raises:
+        files.LabelIdError: another colour; the message has its count, its first place, and the nearest of `colors`.
+    """
+    positions = _table(tuple(colors))[numbers]
+    if strict and (strange := positions == IGNORE_LABEL).any():
+        row, column = np.argwhere(strange)[0]
+        color = _channels(int(numbers[row, column]))
+        distance = np.abs(np.array(colors) - color).max(axis=1)
+        others = len(np.unique(numbers[strange])) - 1
+        raise files.LabelIdError(
+            f"colour {color} in {path} is not in {setting}: {int((numbers[strange] == numbers[row, column]).sum())} "
+            f"pixels, the first at row {row}, column {column}"
+            + (f"; {others} more such colours, {int(strange.sum())} pixels in all" if others else "")
+            + f". The nearest known colour is {tuple(colors[int(distance.argmin())])}. Many colours that are nearly "
+            "right come from smoothing or from JPEG: export the masks again, without. Else add the colour."
+        )
+    return Image.fromarray(positions)
+
+
+def _channels(number: int) -> Color:
+    return number & 255, number >> 8 & 255, number >> 16
+
+
+@lru_cache(maxsize=4)
+def _table(colors: tuple[Color, ...]) -> np.ndarray:
+    """(2^24,) uint8, the position of every colour number; 16 MB, made once in a process."""
+    table = np.full(1 << 24, IGNORE_LABEL, dtype=np.uint8)
+    for position, (red, green, blue) in enumerate(colors):
+        table[red | green << 8 | blue << 16] = position
+    return table

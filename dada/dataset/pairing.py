@@ -1,0 +1,176 @@
+"""Which label or depth file belongs to which image, by patterns for their names.
+
+A pattern is a path with wildcards: `*`, `?` and `[abc]` stand for characters of one name, `**` for any folders. What
+the wildcards stand for is the file's key, and files with one key belong together: `photos/**/img_*.jpg` gives
+`photos/farm/img_007.jpg` the key `farm/007`, and so does `masks/**/lab_*.png` to `masks/farm/lab_007.png`. The
+extension is no part of the key; where the pattern leaves it open, only pictures are taken.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+
+from dada.dataset import files, storage
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+_WILD = re.compile(r"(?:\*|\?|\[[^]]+])+")
+
+
+class Pattern:
+    """A pattern for files below a root; `setting` is the option that holds it.
+
+    Raises:
+        ValueError: it is an absolute path.
+    """
+
+    def __init__(self, text: str, setting: str) -> None:
+        if text.startswith("/"):
+            raise ValueError(f"{setting} is {text!r}, an absolute path; give it from the dataset's folder on")
+        self.text = posixpath.normpath(text)
+        self.setting = setting
+        *self.folders, name = self.text.split("/")
+        self.stem, self.extension = posixpath.splitext(name)
+        self.open_extension = not self.extension or _WILD.search(self.extension) is not None
+        folders = "".join("((?:[^/]+/)*)" if f == "**" else f"{_regex(f, capture=True)}/" for f in self.folders)
+        end = _regex(self.extension, capture=False)
+        self._fits = re.compile(folders + _regex(self.stem, capture=True) + end).fullmatch
+
+    @property
+    def fixed_folder(self) -> str:
+        """The folders before the first wildcard."""
+        wild = [k for k, folder in enumerate(self.folders) if _WILD.search(folder)]
+        return "/".join(self.folders[: wild[0]] if wild else self.folders)
+
+    def key(self, path: str) -> str | None:
+        """What the wildcards stand for in `path`, None where it does not fit."""
+        match = self._fits(path if self.extension else posixpath.splitext(path)[0])
+        if match is None or (self.open_extension and not path.lower().endswith(PICTURES)):
+            return None
+        return "/".join(part.strip("/") for part in match.groups() if part)
+
+    def find(self, root: str | Path) -> list[str]:
+        """Files below `root` that fit, as sorted paths from there."""
+        return [path for path in storage.glob(self.text, root) if self.key(path) is not None]
+
+    def with_stem(self, before: str, after: str) -> Pattern:
+        """The pattern that wants `before` and `after` around the last `*` of the name."""
+        head, _, tail = self.stem.rpartition("*")
+        stem = f"{head}{before}*{after}{tail}"
+        return Pattern("/".join([*self.folders, stem + self.extension]), self.setting)
+
+    def __str__(self) -> str:
+        return f"{self.setting} '{self.text}'"
+
+
+def _regex(name: str, *, capture: bool) -> str:
+    """A regular expression for one name; wildcards that touch each other are one group."""
+    expression, end = "", 0
+    for run in _WILD.finditer(name):
+        inner = "".join(
+            "[^/]*" if one == "*" else "[^/]" if one == "?" else "[^" + one[2:] if one.startswith("[!") else one
+            for one in re.findall(r"\*|\?|\[[^]]+]", run[0])
+        )
+        expression += re.escape(name[end : run.start()]) + (f"({inner})" if capture else inner)
+        end = run.end()
+    return expression + re.escape(name[end:])
+
+
+def paired(
+    images: Sequence[str], image_pattern: Pattern, pattern: Pattern, root: str | Path, *, what: str, list_setting: str
+) -> list[str]:
+    """The file that belongs to each image, as paths from `root`.
+
+    Args:
+        images: paths from `root`.
+        what: the files that are looked for, for example "label".
+        list_setting: the option that could name fewer images.
+
+    Raises:
+        FileNotFoundError: images without such a file; they are counted, and a change of the patterns is proposed.
+        ValueError: two files, or two images, have one key.
+    """
+    found: dict[str, list[str]] = defaultdict(list)
+    for path in pattern.find(root):
+        found[pattern.key(path)].append(path)
+    keys = [image_pattern.key(image) for image in images]
+    strange = [image for image, key in zip(images, keys) if key is None]
+    if strange:
+        raise ValueError(
+            f"{len(strange)} of {len(images)} images that {list_setting} names have no {what} beside them in the list "
+            f"and do not fit {image_pattern}: {files.first_few(strange)}.\n"
+            f"  Write the {what} behind each image, divided by a tab, or correct the pattern."
+        )
+    missing = [image for image, key in zip(images, keys) if key not in found]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(images)} images have no {what}: {files.first_few(missing)}.\n"
+            + _advice(missing[0], keys, list(found), image_pattern, pattern, root, what, list_setting)
+        )
+    owner: dict[str, str] = {}
+    for image, key in zip(images, keys):
+        if len(found[key]) > 1:
+            raise ValueError(
+                f"{len(found[key])} {what}s fit the image {image}: {files.first_few(found[key])}. "
+                f"Narrow {pattern}, until it leaves one."
+            )
+        if owner.setdefault(key, image) != image:
+            raise ValueError(
+                f"the {what} {found[key][0]} fits two images, {owner[key]} and {image}. "
+                f"Narrow {image_pattern}, until it leaves one, or add ** to both patterns to tell folders apart."
+            )
+    return [found[key][0] for key in keys]
+
+
+def _advice(
+    missing: str,
+    keys: Sequence[str],
+    found: Sequence[str],
+    image_pattern: Pattern,
+    pattern: Pattern,
+    root: str | Path,
+    what: str,
+    list_setting: str,
+) -> str:
+    key = image_pattern.key(missing)
+    rule = f"An image and its {what} are paired by what * and ** stand for: {key!r} for {missing} in {image_pattern}"
+    if not found:
+        return f"  {rule}; but no file in {root} fits {pattern}."
+    names = files.first_few([repr(name) for name in sorted(found)], 3)
+    better = _better(key, keys, found, image_pattern, pattern)
+    change = f"Did you mean {' and '.join(map(str, better))}?" if better else "Correct the patterns, add the files"
+    return (
+        f"  {rule}; {names} for the {what}s in {pattern}.\n  {change}"
+        + ("" if better else f", or name the images that have one in a list file ({list_setting}).")
+    )
+
+
+def _better(
+    key: str, keys: Sequence[str], found: Sequence[str], image_pattern: Pattern, pattern: Pattern
+) -> list[Pattern]:
+    """Patterns that pair every image, if what stands around the common part of two keys is all that differs."""
+    if "*" not in image_pattern.stem or "*" not in pattern.stem:
+        return []
+    for other in sorted(found)[:10]:
+        one, two = posixpath.basename(key), posixpath.basename(other)
+        common = SequenceMatcher(None, one, two, autojunk=False).find_longest_match(0, len(one), 0, len(two))
+        around_one = one[: common.a], one[common.a + common.size :]
+        around_two = two[: common.b], two[common.b + common.size :]
+        stripped_keys = {_stripped(k, *around_one) for k in keys}
+        stripped_found = {_stripped(k, *around_two) for k in found}
+        if common.size and None not in stripped_keys and stripped_keys <= stripped_found:
+            changes = ((image_pattern, around_one), (pattern, around_two))
+            return [p.with_stem(*around) for p, around in changes if any(around)]
+    return []
+
+
+def _stripped(key: str, before: str, after: str) -> str | None:
+    """The key without what stands around its name, None where that does not stand there."""
+    folder, name = posixpath.split(key)
+    if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
+        return None
+    return posixpath.join(folder, name[len(before) : len(name) - len(after)])

@@ -1,0 +1,158 @@
+"""What the published datasets share: how they are asked for, scanned, listed and mapped to classes.
+
+A dataset of this kind is a subclass that says where its files lie (`find`) and what its ids mean (`map_of`,
+`defined`); see gta5.py for the shortest.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from dada.dataset import files, storage
+from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
+from dada.dataset.label_sets import IGNORE_LABEL, LabelInfo, label_set, label_set_from_info
+
+
+class PublishedDataset(SegmentationDataset):
+    """A dataset in the layout in which it is published.
+
+    Args:
+        root: its folder or zip archive.
+        split: which part; empty for the usual one.
+        num_classes: of one of `label_sets`; 0 for the first.
+        transform: see SegmentationDataset.
+        list_file: file that names the images to take; `{}` in its name stands for the split; "" scans the folders.
+        with_labels: False never opens label files, which need not exist then.
+        with_depth: also read depth, where there is any.
+        seed: of the experiment.
+        info: JSON file with an id map and classes of one's own; see label_set_from_info.
+        role: "source" or "target", whose settings the messages name; empty for the usual one.
+
+    Raises:
+        FileNotFoundError, ValueError: a folder, a list, an image or a label is missing, or the dataset has no such
+        split, classes or depth; no picture is opened before.
+    """
+
+    title: str
+    splits: tuple[str, ...] = ("all",)  # the usual one first; those that are folders need not all be here
+    usual_role = "source"
+    label_sets: tuple[int, ...] = (19, 16, 13, 7)  # numbers of classes, the usual one first
+    has_depth = False
+    download: str  # where to get it, a sentence
+    holds: str  # what the root must contain
+
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "",
+        num_classes: int = 0,
+        *,
+        transform: Callable,
+        list_file: str | Path = "",
+        with_labels: bool = True,
+        with_depth: bool = False,
+        seed: int = 0,
+        info: str | Path = "",
+        role: str = "",
+    ) -> None:
+        if with_depth and not self.has_depth:
+            raise ValueError(
+                f"{self.title} has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source."
+            )
+        self.root, self.split = Path(root), split or self.splits[0]
+        self.list_file, self.with_labels, self.with_depth = list_file, with_labels, with_depth
+        self.role = role or self.usual_role
+        self.setting, self.list_setting = f"DATA_DIRECTORY_{self.role.upper()}", f"DATA_LIST_{self.role.upper()}"
+        items = self.find()
+        check_items(items, self.title, self.setting, self.list_setting)
+        num_classes = num_classes or self.label_sets[0]
+        classes, id_map = self.classes_and_map(num_classes, info)
+        # The 7 categories leave no class out; what they ignore is none.
+        finest = num_classes if num_classes == 7 else max(self.label_sets)
+        super().__init__(
+            self.title,
+            items,
+            classes=classes,
+            id_map=id_map,
+            defined_ids=self.defined(),
+            labelled_ids=self.map_of(finest) != IGNORE_LABEL,
+            transform=transform,
+            seed=seed,
+            stream=self.title if self.role == self.usual_role else f"{self.title} as {self.role}",
+        )
+
+    # ---- what a dataset says of itself
+
+    def find(self) -> list[Item]:
+        """The files to read, in a fixed order."""
+        raise NotImplementedError
+
+    def map_of(self, num_classes: int) -> np.ndarray:
+        """File ids -> train ids of that label set, (256,) uint8."""
+        raise NotImplementedError
+
+    def defined(self) -> np.ndarray:
+        """The ids that a label file may hold, (256,) bool."""
+        raise NotImplementedError
+
+    def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:
+        """The classes to train and the id map that leads to them."""
+        if info:
+            return label_set_from_info(info)
+        if num_classes not in self.label_sets:
+            *others, last = map(str, sorted(self.label_sets, reverse=True))
+            known = f"{', '.join(others)} or {last}" if others else last
+            raise ValueError(f"NUM_CLASSES is {num_classes}, but {self.title} has {known} classes")
+        return LabelInfo(label_set(num_classes), self.map_of(num_classes))
+
+    # ---- help for find()
+
+    def require(self, folder: str, what: str, *, holds: str = "", download: str = "") -> None:
+        """Raise FileNotFoundError, with what is there and what to do, unless root/folder exists."""
+        files.require_folder(
+            self.root / folder,
+            self.root,
+            what=f"{self.title} {what}",
+            setting=self.setting,
+            holds=holds or self.holds,
+            source=download or self.download,
+        )
+
+    def listed(self) -> list[list[str]]:
+        """The lines of the list file, split into fields; none if no list file is given."""
+        if not self.list_file:
+            return []
+        return files.read_list(Path(str(self.list_file).replace("{}", self.split)), self.list_setting)
+
+    def scan(self, folder: str, *patterns: str) -> list[str]:
+        """Sorted paths from root/folder of the files that fit one of the patterns; at least one."""
+        found = {path for pattern in patterns for path in storage.glob(pattern, self.root / folder)}
+        check_not_empty(found, self.root / folder, " or ".join(patterns), self.title, self.setting)
+        return sorted(found)
+
+    def names(self, folder: str, *patterns: str) -> list[str]:
+        """Image names in one folder: those of the list file, without the folders it gives, or all that fit."""
+        listed = [posixpath.basename(fields[0].replace("\\", "/")) for fields in self.listed()]
+        return listed or self.scan(folder, *patterns)
+
+    def item(self, image: str, label: str, name: str, depth: str = "") -> Item:
+        """The Item of files given by their paths from the root, with what was asked for."""
+        return Item(
+            image=str(self.root / image),
+            label=str(self.root / label) if self.with_labels else None,
+            depth=str(self.root / depth) if self.with_depth else None,
+            name=name,
+        )
+
+    def check_split(self) -> None:
+        """Raise ValueError unless the split is one of `splits`."""
+        if self.split not in self.splits:
+            setting = "TRAIN.SET_SOURCE" if self.role == "source" else "TRAIN.SET_TARGET or TEST.SET_TARGET"
+            raise ValueError(
+                f"{self.title} has no split {self.split!r}, only {', '.join(map(repr, self.splits))}. "
+                f"Correct {setting}, or name the images in a list file ({self.list_setting})."
+            )

@@ -1,0 +1,296 @@
+"""Files of datasets, whether they lie in folders or in zip archives that nobody unpacked.
+
+Clusters limit the number of files, and a dataset has ten thousands of them. So every path of a dataset may lead
+into an archive. One rule says where a path is looked for:
+
+1. On disk. What is there is taken, and nothing else is looked at.
+2. Else at the point where the path breaks off, its last part from the left that is on disk. Where that is a zip
+   archive, the rest of the path is a name inside it: `data/SYNTHIA.zip/RAND_CITYSCAPES/RGB`.
+3. Where it is a folder, the rest is looked for in all zip archives that lie in this folder, together: with
+   leftImg8bit_trainvaltest.zip in `data/Cityscapes`, `data/Cityscapes/leftImg8bit/train` is a folder, and the
+   ten archives of GTA5's images make one folder `images`. A name that several hold is taken from the first, in the
+   order of their names. An archive that cannot be read is passed over here; `unreadable_archives` lists it.
+
+An archive within an archive is a file like any other. All functions take str or Path. An archive is indexed once
+in a process, and opened once; a forked loader process shares the index and opens its own handle.
+"""
+
+from __future__ import annotations
+
+import bz2
+import fnmatch
+import os
+import posixpath
+import re
+import struct
+import threading
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+# Method of a zip entry -> its decompressor; others exist (deflate64, LZMA), but hardly in archives of pictures.
+_METHODS: dict[int, Callable[[bytes], bytes]] = {
+    zipfile.ZIP_STORED: lambda data: data,
+    zipfile.ZIP_DEFLATED: lambda data: zlib.decompress(data, -zlib.MAX_WBITS),
+    zipfile.ZIP_BZIP2: bz2.decompress,
+}
+_ENCRYPTED = 0x1  # bit of a zip entry's flags
+_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
+
+
+def exists(path: str | Path) -> bool:
+    """Whether there is a file or folder of that name."""
+    return is_file(path) or is_dir(path)
+
+
+def is_file(path: str | Path) -> bool:
+    """Whether there is a file of that name. A zip archive on disk is one, and a folder as well."""
+    return os.path.isfile(path) or any(inner in archive.files for archive, inner in _in_archives(path))
+
+
+def is_dir(path: str | Path) -> bool:
+    """Whether there is a folder of that name, or it is a zip archive."""
+    return os.path.isdir(path) or any(inner in archive.folders for archive, inner in _in_archives(path))
+
+
+def list_dir(path: str | Path) -> list[str]:
+    """Names of the files and folders in a folder, sorted.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    return sorted(_scan(path))
+
+
+def glob(pattern: str, root: str | Path) -> list[str]:
+    """Files below `root` that fit `pattern`, as sorted paths from there, divided by "/".
+
+    `*`, `?` and `[abc]` stand for characters of one name, `**` for any number of folders; names that begin with
+    a dot fit only a part of the pattern that does, too. Upper and lower case differ.
+    """
+    parts = [part for part in pattern.split("/") if part not in ("", ".")]
+    if parts and parts[-1] == "**":
+        parts.append("*")
+    found: set[str] = set()
+    _find(str(root), "", tuple(parts), found, set())
+    return sorted(found)
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """The whole file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it lies in an archive that is damaged, encrypted or packed with a method that is not read here.
+    """
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    for archive, inner in _in_archives(path):
+        if inner in archive.files:
+            return archive.read(inner)
+    raise FileNotFoundError(f"{path} not found")
+
+
+def unreadable_archives(folder: str | Path) -> dict[str, str]:
+    """Zip archives in a folder on disk that cannot be read, by path, and what is wrong with each."""
+    reasons = {}
+    for path in _archive_paths(str(folder)):
+        try:
+            _archive(path)
+        except ValueError as error:
+            reasons[path] = str(error)
+    return reasons
+
+
+def is_archive_name(path: str | Path) -> bool:
+    return str(path).lower().endswith(".zip")
+
+
+# ---- from paths to places
+
+
+def _in_archives(path: str | Path) -> list[tuple[_Archive, str]]:
+    """Archives to look for `path` in, with the name to look for; for a path that is no file or folder on disk."""
+    on_disk, inner = os.path.normpath(path), ""
+    while not os.path.lexists(on_disk or os.curdir):
+        on_disk, name = os.path.split(on_disk)
+        inner = f"{name}/{inner}" if inner else name
+    if os.path.isdir(on_disk or os.curdir):
+        return [(archive, inner) for archive in _archives_in(on_disk)] if inner else []
+    return [(_archive(on_disk), inner)] if is_archive_name(on_disk) else []
+
+
+def _archives_in(folder: str) -> list[_Archive]:
+    archives = []
+    for path in _archive_paths(folder):
+        try:
+            archives.append(_archive(path))
+        except ValueError:  # what the user did not name may be anything, a download under way for example
+            continue
+    return archives
+
+
+def _archive_paths(folder: str) -> list[str]:
+    try:
+        names = os.listdir(folder or os.curdir)
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+    paths = (os.path.join(folder, name) for name in sorted(names) if is_archive_name(name))
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def _scan(path: str | Path) -> dict[str, bool]:
+    """Name of each file and folder in a folder -> whether it is a folder."""
+    if os.path.isdir(path):
+        with os.scandir(path) as entries:
+            return {entry.name: _is_folder(entry) for entry in entries}
+    places = [(archive, inner) for archive, inner in _in_archives(path) if inner in archive.folders]
+    if not places:
+        raise FileNotFoundError(f"there is no folder {path}")
+    return {name: kind for archive, inner in reversed(places) for name, kind in archive.folders[inner].items()}
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link that leads back to itself
+        return False
+
+
+def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visited: set[tuple]) -> None:
+    """Add to `found` the files in root/folder that fit the parts of a pattern that are left."""
+    if (folder, parts) in visited:  # two ** reach a folder in several ways
+        return
+    visited.add((folder, parts))
+    here, (part, *rest) = os.path.join(root, folder), parts
+    if part == "**":
+        _find(root, folder, tuple(rest), found, visited)
+        names, rest = ((n, d) for n, d in _scan(here).items() if d and not n.startswith(".")), parts
+    elif re.search(r"[*?[]", part):
+        fits = re.compile(fnmatch.translate(part)).match
+        hidden = part.startswith(".")
+        names = ((n, d) for n, d in _scan(here).items() if fits(n) and (hidden or not n.startswith(".")))
+    else:
+        there = (is_dir if rest else is_file)(os.path.join(here, part))
+        names = iter([(part, bool(rest))] if there else [])
+    for name, is_folder in names:
+        path = posixpath.join(folder, name)
+        if rest and is_folder:
+            _find(root, path, tuple(rest), found, visited)
+        elif not rest and not is_folder:
+            found.add(path)
+
+
+# ---- archives
+
+
+class _Entry(NamedTuple):
+    """What is needed to read one file; a ZipInfo takes five times the memory."""
+
+    offset: int  # of its local header, in bytes
+    packed: int  # bytes
+    size: int  # bytes
+    crc: int
+    method: int
+    flags: int
+
+
+class _Handle:
+    """An open archive of this process."""
+
+    def __init__(self, path: str) -> None:
+        self.file = open(path, "rb")  # noqa: SIM115  stays open as long as the process
+        self.lock = threading.Lock()
+
+    def __del__(self) -> None:
+        self.file.close()
+
+    def read(self, offset: int, size: int) -> bytes:
+        with self.lock:
+            self.file.seek(offset)
+            return self.file.read(size)
+
+
+class _Archive:
+    """Index of a zip archive: `files` by name, and in `folders` the names that each folder holds."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.files: dict[str, _Entry] = {}
+        self.folders: dict[str, dict[str, bool]] = {"": {}}
+        # By process: after a fork, parent and child would move each other's position in a shared handle.
+        self._handles: dict[int, _Handle] = {}
+        try:
+            with zipfile.ZipFile(path) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+            raise ValueError(
+                f"{path} is not a readable zip archive ({os.path.getsize(path)} bytes): {error}. It is cut short "
+                "or damaged, often by an interrupted download: download it again, or unpack it by hand."
+            ) from None
+        for info in infos:
+            # Archives from Windows may divide names by backslashes.
+            name = posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/")
+            if name == ".." or name.startswith("../"):
+                continue
+            is_folder = info.filename.endswith(("/", "\\"))
+            if is_folder:
+                self._add_folder("" if name == "." else name)
+            else:
+                self.files[name] = _Entry(
+                    info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type, info.flag_bits
+                )
+                folder, _, base = name.rpartition("/")
+                self._add_folder(folder)
+                self.folders[folder][base] = False
+
+    def _add_folder(self, name: str) -> None:
+        if name not in self.folders:
+            parent, _, base = name.rpartition("/")
+            self._add_folder(parent)
+            self.folders[parent][base] = True
+            self.folders[name] = {}
+
+    def read(self, name: str) -> bytes:
+        entry = self.files[name]
+        if entry.flags & _ENCRYPTED:
+            raise ValueError(f"{self.path} is encrypted, cannot read {name} in it: unpack it with its password")
+        if entry.method not in _METHODS:
+            method = zipfile.compressor_names.get(entry.method, f"method {entry.method}")
+            raise ValueError(
+                f"{self.path}: {name} is packed with {method}, which is not read in place. "
+                "Unpack the archive, or pack it again with 'zip' (deflate or store)."
+            )
+        process = os.getpid()
+        handle = self._handles.get(process) or self._handles.setdefault(process, _Handle(self.path))
+        try:
+            signature, name_length, extra_length = _LOCAL_HEADER.unpack(handle.read(entry.offset, _LOCAL_HEADER.size))
+            start = entry.offset + _LOCAL_HEADER.size + name_length + extra_length
+            content = _METHODS[entry.method](handle.read(start, entry.packed))
+            whole = signature == b"PK\3\4" and len(content) == entry.size and zlib.crc32(content) == entry.crc
+        except (struct.error, zlib.error, OSError, ValueError, EOFError):
+            whole = False
+        if not whole:
+            raise ValueError(
+                f"{self.path} is damaged: {name} in it does not unpack to the {entry.size} bytes and the checksum "
+                "that the archive states. Download the archive again."
+            )
+        return content
+
+
+_archives: dict[str, tuple[tuple[int, int], _Archive]] = {}
+
+
+def _archive(path: str) -> _Archive:
+    """The archive's index, made when it is first asked for, and again if the file has changed since."""
+    state = os.stat(path)
+    stamp = state.st_mtime_ns, state.st_size
+    known = _archives.get(path)
+    if known is None or known[0] != stamp:
+        known = _archives[path] = (stamp, _Archive(path))  # two threads at once make it twice, and no harm
+    return known[1]
