@@ -34,9 +34,9 @@ NETWORKS = {
     "DeepLabv2_depth": ("DeepLabv2_depth", {}, 2048, 8, 8),
     "resnet-18": ("resnet-18", {"multi_level": True}, 512, 8, 8),
     "resnet-18_undilated": ("resnet-18_undilated", {}, 512, 8, 8),
-    "resnet-34": ("resnet-34", {"head_bias": False}, 512, 8, 8),
+    "resnet-34": ("resnet-34", {"head_bias": False, "with_depth": True}, 512, 8, 8),
     "resnet-50": ("resnet-50", {"output_stride": 16}, 2048, 16, 16),
-    "lite0": (LITE, {"output_stride": 16, "multi_level": True}, 320, 16, 4),
+    "lite0": (LITE, {"output_stride": 16, "multi_level": True, "with_depth": True}, 320, 16, 4),
     "convnext": ("timm:convnext_atto", {"output_stride": 32}, 320, 32, 4),
 }
 
@@ -76,7 +76,7 @@ def test_outputs_are_named_and_have_the_documented_shapes(network):
     assert (out.aux_logits is not None) == options.get("multi_level", False)
     if out.aux_logits is not None:
         assert out.aux_logits.shape[:2] == (2, K)
-    assert (out.depth is not None) == (case == "DeepLabv2_depth")
+    assert (out.depth is not None) == (case == "DeepLabv2_depth" or options.get("with_depth", False))
     if out.depth is not None:
         assert out.depth.shape == (2, 1, *out.features.shape[2:])
     assert all(value.isfinite().all() for value in out if value is not None)
@@ -252,6 +252,33 @@ def test_the_fused_features_reach_the_classifier_of_the_depth_network():
         torch.testing.assert_close(out.depth, torch.full_like(out.depth, 0.25))
 
 
+def test_dadas_name_for_the_depth_network_is_the_network_with_its_depth_block():
+    def names(*args, **options):
+        with torch.device("meta"):
+            return list(build_model(*args, **options).state_dict())
+
+    depth = [f"{layer}.{entry}" for layer in ("enc4_1", "enc4_2", "enc4_3", "dec4") for entry in ("weight", "bias")]
+    assert names("DeepLabv2_depth", K) == names("DeepLabv2", K, with_depth=True) == names("DeepLabv2", K) + depth
+    assert set(depth) < set(names("resnet-18", K, with_depth=True))
+
+
+def test_the_depth_block_begins_open_on_torchvisions_and_timms_networks_and_as_published_on_dadas():
+    for name in ("resnet-18", LITE):
+        torch.manual_seed(0)
+        model = build_model(name, K, with_depth=True, output_stride=16).eval()
+        with torch.no_grad():
+            out = model(image(1, 3, 64, 64))
+            model.dec4.weight.zero_()
+            model.dec4.bias.fill_(1.0)  # a gate of exactly 1: the fused map is the encoder's own
+            own = model(image(1, 3, 64, 64))
+        assert (out.features - own.features).abs().mean() < 0.2 * own.features.abs().mean(), name
+        assert out.depth.isfinite().all() and out.depth.std() > 0
+    model = build_model("DeepLabv2", K, with_depth=True)
+    for conv in model.depth_modules():
+        assert conv.weight.std().item() == pytest.approx(0.01, rel=0.05)
+        assert conv.bias.abs().max() < 1
+
+
 # --- timm --------------------------------------------------------------------------------------------------
 
 
@@ -327,8 +354,9 @@ def file_of(content: object, tmp_path, name: str = "weights.pth"):
         lambda state: {"model": state, "optimizer": {"state": {}}, "step": 1},
         lambda state: {"state_dict": state, "iter": 100},
         lambda state: {"state_dict": {f"module.{k}": v for k, v in state.items()}, "iter": 100},
+        lambda state: {"epochs": 3, "iters": 9, "model_state_dict": state, "optimizer_state_dict": {"state": {}}},
     ],
-    ids=["bare", "own", "fork", "data_parallel"],
+    ids=["bare", "own", "fork", "data_parallel", "plca_resume"],
 )
 def test_a_file_is_loaded_completely(small, wrap, tmp_path):
     model, state = copy.deepcopy(small), changed(small.state_dict())
@@ -408,7 +436,7 @@ def test_plca_weights_are_put_into_our_class_order(num_classes, tmp_path):
     road, sky = 2, 0  # in PLCA's order; ours start with road, and sky follows vegetation (and terrain)
     assert torch.equal(ours[0], theirs[road])
     assert torch.equal(ours[{16: 9, 19: 10}[num_classes]], theirs[sky])
-    with pytest.raises(ValueError, match="head_bias=False"):
+    with pytest.raises(ValueError, match="set TRAIN.HEAD_BIAS to False"):
         load_weights(build_model("resnet-18", num_classes), file_of({"weights": published}, tmp_path))
 
 
@@ -438,22 +466,26 @@ def test_imagenet_weights_of_lite0_come_from_the_package():
     assert set(report.ignored) >= {"conv_head.weight", "classifier.weight", "classifier.bias"}
 
 
-def test_timm_weights_from_a_file_set_the_encoder(tmp_path):
+@pytest.mark.parametrize("ending", [".pth", ".safetensors"])
+def test_timm_weights_from_a_file_set_the_encoder(ending, tmp_path):
     import timm
+    from safetensors.torch import save_file
 
     torch.manual_seed(0)
     state = timm.create_model("convnext_atto").state_dict()
     model = build_model("timm:convnext_atto", K, output_stride=32)
-    report = load_weights(model, file_of(state, tmp_path))
+    path = tmp_path / f"weights{ending}"
+    (torch.save if ending == ".pth" else save_file)(state, path)
+    report = load_weights(model, path)
     assert torch.equal(
         model.encoder.state_dict()["stages_0.blocks.0.conv_dw.weight"],
         state["stages.0.blocks.0.conv_dw.weight"],
     )
     assert all(name.startswith("decoder.") for name in report.missing)
     with pytest.raises(
-        ValueError, match=r"not those of the timm encoder 'tf_efficientnet_lite0'.*stem\.0\.weight.*conv_stem"
+        ValueError, match=r"not those of the timm encoder 'tf_efficientnet_lite0'.*128 entries such as .*conv_stem"
     ):
-        load_weights(build_model(LITE, K), tmp_path / "weights.pth")
+        load_weights(build_model(LITE, K), path)
 
 
 def test_imagenet_weights_of_a_resnet_come_from_the_hub(small, monkeypatch):
@@ -512,10 +544,10 @@ def test_gaps_surplus_and_shapes_are_listed_in_one_message(small, tmp_path):
 
 
 def test_another_class_count_or_head_is_recognised(small, tmp_path):
-    refuse(small, build_model("resnet-18", K + 1).state_dict(), tmp_path, "set the number of classes")
+    refuse(small, build_model("resnet-18", K + 1).state_dict(), tmp_path, "set NUM_CLASSES")
     deeper = build_model("resnet-18", K, multi_level=True)
-    refuse(small, deeper.state_dict(), tmp_path, "multi_level=True")
-    refuse(deeper, small.state_dict(), tmp_path, "multi_level=False")
+    refuse(small, deeper.state_dict(), tmp_path, "set TRAIN.MULTI_LEVEL to True")
+    refuse(deeper, small.state_dict(), tmp_path, "set TRAIN.MULTI_LEVEL to False")
     refuse(
         small, convert_domain_batch_norm(copy.deepcopy(small)).state_dict(), tmp_path, "batch norm per domain"
     )
@@ -537,7 +569,7 @@ def test_imagenet_weights_of_a_deeper_network_are_refused(small, tmp_path):
     ],
 )
 def test_an_unknown_format_is_described(small, tmp_path, content, found):
-    refuse(small, content, tmp_path, rf"weights\.pth holds {found}; accepted is .*'state_dict' \(DADA fork\)")
+    refuse(small, content, tmp_path, rf"weights\.pth holds {found}; accepted is .*'state_dict' \(this project, DADA fork\)")
 
 
 def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
@@ -551,6 +583,9 @@ def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
         path.write_bytes(whole[:size])
         with pytest.raises(ValueError, match=rf"weights\.pth \({size} bytes\) is not a whole PyTorch file"):
             load_weights(small, path)
+    path.write_text("<!DOCTYPE html><html><head><title>Sign in")
+    with pytest.raises(ValueError, match=r"weights\.pth is no weights file, it begins with b'<!DOCTYPE.*; accepted is"):
+        load_weights(small, path)
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match=r"cut\.safetensors \(20 bytes\) is not a whole safetensors file"):
         load_weights(small, tmp_path / "cut.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,14 +13,15 @@ from torch import nn
 
 from dada.model import (
     DeepLabV2,
-    DeepLabV2Depth,
     FCDiscriminator,
     SegmentationModel,
+    build_model,
     convert_domain_batch_norm,
+    load_weights,
     select_domain,
     undilated_resnet18,
 )
-from dada.model.weights import convert_fork_resnet18, convert_plca, convert_plca_discriminator
+from dada.model.weights import PLCA_CLASSES, convert_fork_resnet18, convert_plca, convert_plca_discriminator
 
 CASES = golden_cases("models.npz")
 INDEX = json.loads((GOLDEN / "models_index.json").read_text())
@@ -71,8 +73,8 @@ def build(case: Case) -> nn.Module:
     if depth_of(case) == 18:
         return undilated_resnet18(num_classes, frozen_stem=True)
     multi_level = "layer5.conv2d_list.0.weight" in keys
-    network = DeepLabV2Depth if "enc4_1.weight" in keys else DeepLabV2
-    return network(num_classes, multi_level=multi_level, bn_policy="frozen_affine")
+    with_depth = "enc4_1.weight" in keys
+    return DeepLabV2(num_classes, multi_level=multi_level, with_depth=with_depth, bn_policy="frozen_affine")
 
 
 recipe = functools.cache(golden_recipe)
@@ -100,11 +102,32 @@ def case(request) -> Case:
     return request.param
 
 
+def published_file(case: Case, folder: Path) -> Path:
+    """The weights in a file as that code writes it; ADVENT's and DADA's PyTorch had a file format of its own."""
+    state, path = published_state(case), folder / "published.pth"
+    if is_plca(case):
+        torch.save({"weights": state}, path)
+    elif depth_of(case) == 18:
+        torch.save({"state_dict": state, "iter": 30000}, path)
+    else:
+        torch.save(state, path, _use_new_zipfile_serialization=False)
+    return path
+
+
 @pytest.fixture(scope="module")
-def model(case) -> nn.Module:
-    """The network with the recipe's weights, float32, eval mode, source domain where it has domains."""
+def model(case, tmp_path_factory) -> nn.Module:
+    """The network with the recipe's weights out of a file, float32, eval mode, source domain where it has domains.
+
+    PLCA's class order is kept, as the golden arrays are in it.
+    """
     model = build(case)
-    model.load_state_dict(own_names(case, published_state(case)), strict=True)
+    if is_discriminator(case):
+        model.load_state_dict(own_names(case, published_state(case)), strict=True)
+        return model.eval()
+    path = published_file(case, tmp_path_factory.mktemp("published"))
+    report = load_weights(model, path, plca_class_order=True)
+    assert not report.missing and not report.ignored
+    path.unlink()  # 170 MB
     select_domain(model, 0)
     return model.eval()
 
@@ -204,6 +227,32 @@ def test_outputs_and_stages_in_float64(case, model):
     finally:
         select_domain(model, 0)
         model.float()
+
+
+@with_arrays("test_aggregated_probs")  # PLCA's network
+def test_weights_of_plca_give_its_outputs_in_our_class_order(case, tmp_path):
+    path = published_file(case, tmp_path)
+    model = build_model("DeepLabv2", case.settings["num_classes"], head_bias=False, weights=path).eval()
+    path.unlink()
+    with torch.no_grad():
+        logits = model(case.tensor("input")).logits
+    in_plcas_order = logits[:, list(PLCA_CLASSES[logits.shape[1]])]
+    assert_close_relative(in_plcas_order, case.tensor("f32_main"), SINGLE)
+
+
+@pytest.mark.parametrize(
+    "case", [c for c in CASES if c.name == "advent_deeplab_single"], ids=lambda c: c.name, indirect=True
+)
+def test_the_caffe_file_gives_the_published_trunk(case, tmp_path):
+    state = published_state(case)
+    trunk = {f"Scale.{key}": value for key, value in state.items() if not key.startswith("layer6.")}
+    torch.save({**trunk, "Scale.layer5.weight": torch.zeros(1000, 2048)}, tmp_path / "caffe.pth")
+    model = build_model("DeepLabv2", case.settings["num_classes"], weights=tmp_path / "caffe.pth").eval()
+    (tmp_path / "caffe.pth").unlink()
+    head = {key.removeprefix("layer6."): value for key, value in state.items() if key.startswith("layer6.")}
+    model.layer6.load_state_dict(head)
+    with torch.no_grad():
+        assert_close_relative(model(case.tensor("input")).logits, case.tensor("f32_main"), SINGLE)
 
 
 @with_arrays("test_aggregated_probs")

@@ -28,7 +28,7 @@ def run(case: Case, dtype: torch.dtype):
     """Values by term, their weighted sum and the gradients of the sum at the four inputs."""
     s = case.settings
     cfg_from_list([
-        "CONTRASTIVE_LEARNING=True", "ALIGN_CORNERS=False", "TRAIN.LAMBDA_ENT_MAIN=0",
+        "CONTRASTIVE_LEARNING=True", "ALIGN_CORNERS=False", "TRAIN.LAMBDA_CONSISTENCY=0", "TRAIN.LAMBDA_ENTROPY=0",
         f"TRAIN.LAMBDA_CONTRASTIVE_MAIN={s['assoc_weight']}",
         f"TRAIN.APPLY_MULTILAYER_ASSOCIATION={s['multilayer']}",
         f"TRAIN.APPLY_SPAGG={s['spagg']}", f"TRAIN.SPAGG_ALPHA={s['spagg_alpha']}",

@@ -53,7 +53,7 @@ def random_batch(
     g = torch.Generator().manual_seed(seed)
     image = torch.randn(batch, 3, *size, generator=g)
     label = torch.randint(num_classes, (batch, *size), generator=g) if labelled else None
-    depth = torch.rand(batch, *size, generator=g)
+    depth = 1.5 + torch.rand(batch, *size, generator=g)  # inverse depth as measured: between 1 and 65536
     view = image + 0.1 * torch.randn(batch, 3, *size, generator=g)
     names = [f"image_{seed}_{k}.png" for k in range(batch)]
     return Batch(image, label, depth if labelled else None, names, [size] * batch, view)

@@ -1,7 +1,8 @@
 """The discriminator game of ADVENT (Vu et al., CVPR 2019, arXiv:1811.12833) and DADA (Vu et al., ICCV 2019, arXiv:1904.01886).
 
 A discriminator looks at entropy maps and tells source (0) from target (1); the segmentation network is trained to make
-target maps look like source maps. DADA multiplies the maps with the predicted depth.
+target maps look like source maps. DADA multiplies the maps with the predicted depth; PLCA's optional adversary looks at
+the class probabilities themselves, as Tsai et al. do (CVPR 2018, arXiv:1802.10349).
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ InputMap = Callable[[Step, Outputs, Tensor], Tensor]
 def entropy_map_of(head: str) -> InputMap:
     """Weighted self-information of `head` ("logits" or "aux_logits") at image resolution, ADVENT Eq. 6."""
 
-    def entropy_of_head(step: Step, outputs: Outputs, image: Tensor) -> Tensor:
-        return entropy_map(step.upsample(getattr(outputs, head), image).softmax(dim=1))
+    return lambda step, outputs, image: entropy_map(probability_map(step, outputs, image, head))
 
-    return entropy_of_head
+
+def probability_map(step: Step, outputs: Outputs, image: Tensor, head: str = "logits") -> Tensor:
+    """Class probabilities of `head` at image resolution: Tsai et al., and PLCA's ADV_TRAIN."""
+    return step.upsample(getattr(outputs, head), image).softmax(dim=1)
 
 
 def depth_entropy_map(step: Step, outputs: Outputs, image: Tensor) -> Tensor:
@@ -46,16 +49,25 @@ class Adversary:
         num_classes: channels of that map.
         train: the TRAIN section of the cfg, for the learning rate and its schedule.
         device: where the discriminator lives.
-        halve: halve the loss of either domain in the discriminator's update, as ADVENT does.
+        halve: halve the loss of either domain in the discriminator's update, as ADVENT and PLCA do.
+        betas: of the discriminator's Adam.
     """
 
     def __init__(
-        self, name: str, input_map: InputMap, num_classes: int, train: Any, device: torch.device, halve: bool = True
+        self,
+        name: str,
+        input_map: InputMap,
+        num_classes: int,
+        train: Any,
+        device: torch.device,
+        *,
+        halve: bool = True,
+        betas: tuple[float, float] = (0.9, 0.99),
     ) -> None:
         self.name = name
         self.discriminator = FCDiscriminator(num_classes).to(device)
         self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=train.LEARNING_RATE_D, betas=(0.9, 0.99)
+            self.discriminator.parameters(), lr=train.LEARNING_RATE_D, betas=betas
         )
         self._input_map = input_map
         self._share = 0.5 if halve else 1.0

@@ -27,6 +27,7 @@ __all__ = [
     "lovasz_softmax",
     "lsr",
     "upsample",
+    "valid_depth",
 ]
 
 _Function = TypeVar("_Function", bound=Callable)
@@ -318,6 +319,15 @@ def berhu(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
     if valid is None:
         return per_pixel.mean()
     return per_pixel.sum() / valid.sum().clamp(min=1)
+
+
+def valid_depth(inverse_depth: Tensor) -> Tensor:
+    """Where an inverse depth 65536 / (d + 1) was measured: bool, of the same shape.
+
+    A 16-bit depth file holds 65535 where nothing was hit, the sky, and 0 where nothing is known; they come as exactly
+    1 and 65536, and what was padded around a crop as 0. NaN and infinity are no measurements either.
+    """
+    return (inverse_depth > 1) & (inverse_depth < 65536)
 
 
 @_full_precision

@@ -9,6 +9,7 @@ To add a method: write its terms as functions of a Step and enter a list of them
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,10 +18,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation import losses
-from dada.domain_adaptation.adversarial import Adversary, depth_entropy_map, entropy_map_of
+from dada.domain_adaptation.adversarial import (
+    Adversary,
+    InputMap,
+    depth_entropy_map,
+    entropy_map_of,
+    probability_map,
+)
 from dada.domain_adaptation.contrastive_learning import Association, association_loss, labels_at
 from dada.domain_adaptation.step import Step
 from dada.model.outputs import Outputs
+
+log = logging.getLogger(__name__)
 
 
 class Term(NamedTuple):
@@ -31,6 +40,7 @@ class Term(NamedTuple):
     compute: Callable[[Step], Tensor]
     start: int = 0
     reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
+    adversary: Adversary | None = None  # the discriminator that learns beside this term
 
 
 class Objective(NamedTuple):
@@ -71,9 +81,15 @@ def source_lovasz(step: Step) -> Tensor:
     return losses.lovasz_softmax(step.source_logits.softmax(dim=1), step.source.label)
 
 
-def source_depth(step: Step) -> Tensor:
-    """berHu of the predicted against the true inverse depth (DADA)."""
-    return losses.berhu(step.upsample(step.source_outputs.depth, step.source.depth), step.source.depth)
+def source_depth(masked: bool) -> Callable[[Step], Tensor]:
+    """berHu of the predicted against the true inverse depth (DADA), where that was measured or everywhere."""
+
+    def depth(step: Step) -> Tensor:
+        truth = step.source.depth
+        valid = losses.valid_depth(truth) if masked else None
+        return losses.berhu(step.upsample(step.source_outputs.depth, truth), truth, valid)
+
+    return depth
 
 
 # ---- terms on the target -------------------------------------------------------------------------------------------
@@ -154,7 +170,7 @@ def contrastive_terms(cfg: Any) -> list[Term]:
         ]
     terms += [
         Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD), reads="view"),
-        Term("loss_ent_main", train.LAMBDA_ENT_MAIN, target_entropy),
+        Term("loss_entropy", train.LAMBDA_ENTROPY, target_entropy),
     ]
     return [term._replace(start=train.CONTRASTIVE_START) for term in terms]
 
@@ -162,38 +178,56 @@ def contrastive_terms(cfg: Any) -> list[Term]:
 # ---- methods -------------------------------------------------------------------------------------------------------
 
 
-def _source_only(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
-    return [], []
+def _source_only(cfg: Any, device: torch.device) -> list[Term]:
+    return []
 
 
-def _min_ent(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+def _min_ent(cfg: Any, device: torch.device) -> list[Term]:
     terms = [Term("loss_ent_main", cfg.TRAIN.LAMBDA_ENT_MAIN, target_entropy)]
     if cfg.TRAIN.MULTI_LEVEL:
         terms.append(Term("loss_ent_aux", cfg.TRAIN.LAMBDA_ENT_AUX, target_entropy_aux))
-    return terms, []
+    return terms
 
 
-def _adv_ent(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
-    train = cfg.TRAIN
-    adversaries = [Adversary("main", entropy_map_of("logits"), cfg.NUM_CLASSES, train, device)]
-    terms = [Term("loss_adv_trg_main", train.LAMBDA_ADV_MAIN, adversaries[0].fool)]
-    if train.MULTI_LEVEL:
-        adversaries.append(Adversary("aux", entropy_map_of("aux_logits"), cfg.NUM_CLASSES, train, device))
-        terms.append(Term("loss_adv_trg_aux", train.LAMBDA_ADV_AUX, adversaries[1].fool))
-    return terms, adversaries
+def _fooling(name: str, weight: float, input_map: InputMap, cfg: Any, device: torch.device, **options: Any) -> list[Term]:
+    """The adversarial term on one map, with its discriminator; none at weight 0, which would train it for nothing."""
+    if weight == 0:
+        return []
+    adversary = Adversary(name, input_map, cfg.NUM_CLASSES, cfg.TRAIN, device, **options)
+    return [Term(f"loss_adv_trg_{name}", weight, adversary.fool, adversary=adversary)]
 
 
-def _dada(cfg: Any, device: torch.device) -> tuple[list[Term], list[Adversary]]:
+def _adv_ent(cfg: Any, device: torch.device) -> list[Term]:
+    terms = _fooling("main", cfg.TRAIN.LAMBDA_ADV_MAIN, entropy_map_of("logits"), cfg, device)
+    if cfg.TRAIN.MULTI_LEVEL:
+        terms += _fooling("aux", cfg.TRAIN.LAMBDA_ADV_AUX, entropy_map_of("aux_logits"), cfg, device)
+    return terms
+
+
+def _dada(cfg: Any, device: torch.device) -> list[Term]:
+    if cfg.USE_DEPTH:
+        seen = depth_entropy_map
+    else:
+        seen = entropy_map_of("logits")
+        log.warning(
+            "TRAIN.DA_METHOD is DADA and USE_DEPTH False: there is no depth loss, and a discriminator sees entropy maps "
+            "without depth. Set USE_DEPTH to True for DADA as published."
+        )
     # DADA does not halve the two parts of the discriminator's loss; ADVENT does.
-    adversary = Adversary("main", depth_entropy_map, cfg.NUM_CLASSES, cfg.TRAIN, device, halve=False)
-    return [Term("loss_adv_trg_main", cfg.TRAIN.LAMBDA_ADV_MAIN, adversary.fool)], [adversary]
+    return _fooling("main", cfg.TRAIN.LAMBDA_ADV_MAIN, seen, cfg, device, halve=False)
 
 
-METHODS: dict[str, Callable[[Any, torch.device], tuple[list[Term], list[Adversary]]]] = {
+def _plca_adv(cfg: Any, device: torch.device) -> list[Term]:
+    # PLCA calls the source 1 and the target 0; who is called what changes nothing but the sign of the answer.
+    return _fooling("main", cfg.TRAIN.LAMBDA_ADV_MAIN, probability_map, cfg, device, betas=(0.9, 0.999))
+
+
+METHODS: dict[str, Callable[[Any, torch.device], list[Term]]] = {
     "source_only": _source_only,
     "MinEnt": _min_ent,
     "AdvEnt": _adv_ent,
     "DADA": _dada,
+    "PLCA_adv": _plca_adv,
 }
 
 
@@ -203,40 +237,39 @@ def build_objective(cfg: Any, device: torch.device) -> Objective:
     A term of weight 0 is left out, not computed.
 
     Raises:
-        ValueError: unknown method, a method and network that do not fit, or nothing to minimise.
+        ValueError: unknown method, batches that do not pair up, batch norms that nothing trains, or nothing to minimise.
     """
     train = cfg.TRAIN
     if train.DA_METHOD not in METHODS:
         raise ValueError(f"TRAIN.DA_METHOD {train.DA_METHOD!r} is not one of {', '.join(METHODS)}")
-    predicts_depth = train.MODEL == "DeepLabv2_depth"
-    if (train.DA_METHOD == "DADA" or cfg.USE_DEPTH) and not (cfg.USE_DEPTH and predicts_depth):
-        raise ValueError(
-            f"depth needs USE_DEPTH True and TRAIN.MODEL DeepLabv2_depth; they are {cfg.USE_DEPTH} and {train.MODEL!r} "
-            f"with TRAIN.DA_METHOD {train.DA_METHOD!r}"
-        )
     terms = [
         Term("loss_seg_src_main", train.LAMBDA_SEG_MAIN, source_cross_entropy),
-        Term("loss_lovasz", train.LAMBDA_LOVASZ, source_lovasz),
+        Term("loss_lovasz", train.LAMBDA_LOVASZ * (train.ITER_SIZE if cfg.LEGACY.PLCA_LOVASZ_FACTOR else 1), source_lovasz),
     ]
     if train.MULTI_LEVEL:
         terms.append(Term("loss_seg_src_aux", train.LAMBDA_SEG_AUX, source_cross_entropy_aux))
     if cfg.USE_DEPTH:
-        terms.append(Term("loss_depth_src_main", train.LAMBDA_DEPTH_MAIN, source_depth))
+        masked = not cfg.LEGACY.UNMASKED_DEPTH
+        terms.append(Term("loss_depth_src_main", train.LAMBDA_DEPTH_MAIN, source_depth(masked)))
     terms = [term._replace(reads="source") for term in terms]
-    method_terms, adversaries = METHODS[train.DA_METHOD](cfg, device)
-    terms += method_terms
+    terms += METHODS[train.DA_METHOD](cfg, device)
     if cfg.CONTRASTIVE_LEARNING:
         if train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
             raise ValueError(
                 "CONTRASTIVE_LEARNING pairs every source image with a target image: TRAIN.BATCH_SIZE_SOURCE "
                 f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal"
             )
-        present = {t.name for t in terms}
-        terms += [t for t in contrastive_terms(cfg) if t.name not in present]
-    objective = Objective([t for t in terms if t.weight != 0], adversaries)
+        terms += contrastive_terms(cfg)
+    terms = [t for t in terms if t.weight != 0]
+    objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None])
     if not objective.active(0):
         raise ValueError(
             "no loss term has a weight at iteration 0: set TRAIN.LAMBDA_SEG_MAIN above 0, or start the others at once "
             f"(TRAIN.CONTRASTIVE_START is {train.CONTRASTIVE_START})"
+        )
+    if train.DOMAIN_BN and not objective.uses_target:
+        raise ValueError(
+            f"TRAIN.DOMAIN_BN trains batch norms for the target, but no term of TRAIN.DA_METHOD {train.DA_METHOD} reads the "
+            "target; a test would use them as they began. Set it to False, or choose a method that adapts"
         )
     return objective

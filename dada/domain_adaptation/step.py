@@ -6,17 +6,19 @@ from collections.abc import Callable
 from functools import cached_property
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.losses import upsample
+from dada.model.batch_norm import SOURCE, TARGET, select_domain
 from dada.model.outputs import Outputs
 
 
 class Step:
     """One batch of each domain and the network's outputs on it, each computed when it is first asked for.
 
-    Source and target run through the network apart, so that batch norm never mixes the two domains in one batch.
+    Source and target run through the network apart, so that batch norm never mixes the two domains in one batch; a
+    network with batch norms for each domain (TRAIN.DOMAIN_BN) is told which one comes.
 
     Args:
         network: maps images (B, 3, H, W) to Outputs.
@@ -42,7 +44,9 @@ class Step:
         self._network = network
         self._autocast = autocast
 
-    def _forward(self, image: Tensor) -> Outputs:
+    def _forward(self, image: Tensor, domain: int) -> Outputs:
+        if isinstance(self._network, nn.Module):
+            select_domain(self._network, domain)
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self._autocast):
             outputs = self._network(image)
         if not self._autocast:
@@ -51,16 +55,16 @@ class Step:
 
     @cached_property
     def source_outputs(self) -> Outputs:
-        return self._forward(self.source.image)
+        return self._forward(self.source.image, SOURCE)
 
     @cached_property
     def target_outputs(self) -> Outputs:
-        return self._forward(self.target.image)
+        return self._forward(self.target.image, TARGET)
 
     @cached_property
     def view_outputs(self) -> Outputs:
         """Outputs on the second photometric view of the target images."""
-        return self._forward(self.target.view)
+        return self._forward(self.target.view, TARGET)
 
     def upsample(self, x: Tensor, like: Tensor) -> Tensor:
         """Bilinear, (B, K, h, w) to the height and width of `like`."""

@@ -2,7 +2,7 @@
 
 from dada.model.batch_norm import BN_POLICIES, DomainBatchNorm2d, convert_domain_batch_norm, select_domain
 from dada.model.build import MODELS, build_model
-from dada.model.deeplabv2 import DeepLabV2, DeepLabV2Depth, undilated_resnet18
+from dada.model.deeplabv2 import DeepLabV2, undilated_resnet18
 from dada.model.discriminator import FCDiscriminator
 from dada.model.outputs import Outputs
 from dada.model.segmentation_model import SegmentationModel, check_parameter_groups
@@ -12,7 +12,6 @@ __all__ = [
     "BN_POLICIES",
     "MODELS",
     "DeepLabV2",
-    "DeepLabV2Depth",
     "DomainBatchNorm2d",
     "FCDiscriminator",
     "LoadReport",

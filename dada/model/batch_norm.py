@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -13,6 +14,8 @@ BN_POLICIES = {
     "frozen_affine": "batch statistics; weight and bias stay fixed (ADVENT, DADA)",
     "eval": "running statistics, weight and bias all stay fixed",
 }
+
+SOURCE, TARGET = 0, 1  # domains, as PLCA numbers its batch norms
 
 
 def batch_norms(model: nn.Module) -> Iterator[_BatchNorm]:
@@ -38,7 +41,7 @@ def freeze_affine(model: nn.Module) -> None:
 class DomainBatchNorm2d(nn.Module):
     """One batch norm per domain; the selected one is used, the others see nothing.
 
-    PLCA's opt-in variant: source 0, target 1. No domain is selected at first, since normalising one domain
+    PLCA's opt-in variant; its domains are SOURCE and TARGET. No domain is selected at first, since normalising one domain
     with the statistics of another gives wrong maps without an error.
 
     Args:
@@ -73,13 +76,42 @@ def convert_domain_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Modu
 
     Returns:
         model, for chaining. State names become `<layer>.norm_layers.<domain>.<entry>`, as PLCA has them.
+
+    Raises:
+        ValueError: there is no batch norm in `model`.
     """
-    for name, child in model.named_children():
-        if isinstance(child, _BatchNorm):
-            setattr(model, name, DomainBatchNorm2d(child, num_domains))
-        elif not isinstance(child, DomainBatchNorm2d):
-            convert_domain_batch_norm(child, num_domains)
+    if next(batch_norms(model), None) is None:
+        raise ValueError(f"{type(model).__name__} has no batch norm that each domain could have its own of")
+    converted = {id(n) for m in model.modules() if isinstance(m, DomainBatchNorm2d) for n in m.norm_layers}
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm) and id(child) not in converted:
+                setattr(parent, name, DomainBatchNorm2d(child, num_domains))
     return model
+
+
+def without_domain(name: str) -> str:
+    """State name of a batch norm's entry where all domains share it: `bn1.norm_layers.0.weight` -> `bn1.weight`."""
+    return re.sub(r"\.norm_layers\.\d+\.", ".", name)
+
+
+def for_every_domain(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """`state` with each batch norm's entries repeated for every domain of `model`.
+
+    Weights that know no domains, such as those of ImageNet, start all of them. Nothing changes where `model` has no
+    domains, or `state` has them already.
+    """
+    state = dict(state)
+    copies = {own: without_domain(own) for own in model.state_dict() if own != without_domain(own)}
+    repeated = {own: state[shared] for own, shared in copies.items() if shared in state}
+    for shared in set(copies.values()):
+        state.pop(shared, None)
+    return {**state, **repeated}
+
+
+def selected_domain(model: nn.Module) -> int | None:
+    """The domain that `model` was last told to use; None before that, and where there is one batch norm for all."""
+    return next((module.domain for module in model.modules() if isinstance(module, DomainBatchNorm2d)), None)
 
 
 def select_domain(model: nn.Module, domain: int) -> None:

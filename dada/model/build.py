@@ -6,7 +6,8 @@ import difflib
 from collections.abc import Callable
 from pathlib import Path
 
-from dada.model.deeplabv2 import DeepLabV2, DeepLabV2Depth, undilated_resnet18
+from dada.model.batch_norm import convert_domain_batch_norm
+from dada.model.deeplabv2 import DeepLabV2, undilated_resnet18
 from dada.model.segmentation_model import SegmentationModel
 from dada.model.weights import load_weights
 from dada.normalization import TORCHVISION_RGB
@@ -25,9 +26,10 @@ def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
     return build
 
 
+# "DeepLabv2_depth" is how DADA calls DeepLabv2 with the depth block, which every network can have.
 MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "DeepLabv2": DeepLabV2,
-    "DeepLabv2_depth": DeepLabV2Depth,
+    "DeepLabv2_depth": DeepLabV2,
     "resnet-18": torchvision_resnet(18),
     "resnet-34": torchvision_resnet(34),
     "resnet-50": torchvision_resnet(50),
@@ -40,8 +42,10 @@ def build_model(
     num_classes: int,
     *,
     multi_level: bool = False,
+    with_depth: bool = False,
     head_bias: bool = True,
     bn_policy: str = "train",
+    domain_bn: bool = False,
     output_stride: int = 8,
     weights: str | Path = "",
 ) -> SegmentationModel:
@@ -51,16 +55,20 @@ def build_model(
         name: one of MODELS, or "timm:<encoder>" for any timm encoder that gives dense maps.
         num_classes: K.
         multi_level: add the auxiliary head (ADVENT's conv4 head).
+        with_depth: add DADA's depth block; "DeepLabv2_depth" has it in any case.
         head_bias: False for PLCA's bias-free head.
         bn_policy: "train", "frozen_affine" or "eval"; see dada.model.batch_norm.BN_POLICIES.
+        domain_bn: give each domain batch norms of its own (PLCA's DOMAIN_BN); call `select_domain` before a forward.
         output_stride: 8, 16 or 32 image pixels per position of `features`.
         weights: "", "imagenet" or a file; see dada.model.weights.load_weights.
 
     Raises:
-        ValueError: unknown name; the message lists the accepted ones and the nearest.
+        ValueError: unknown name; the message lists the accepted ones and the nearest. Also `domain_bn` for a network
+            without batch norm.
     """
     options = {
         "multi_level": multi_level,
+        "with_depth": with_depth or name == "DeepLabv2_depth",
         "head_bias": head_bias,
         "bn_policy": bn_policy,
         "output_stride": output_stride,
@@ -74,6 +82,8 @@ def build_model(
         model = MODELS[name](num_classes, **options)
     else:
         raise ValueError(unknown_model(name))
+    if domain_bn:
+        convert_domain_batch_norm(model)
     load_weights(model, weights)
     return model
 

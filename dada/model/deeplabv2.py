@@ -1,13 +1,13 @@
-"""DeepLabV2 (Chen et al., TPAMI 2018) as ADVENT, DADA and PLCA share it, and DADA's depth variant."""
+"""DeepLabV2 (Chen et al., TPAMI 2018) as ADVENT, DADA and PLCA share it, with DADA's depth block as an option."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dada.model.batch_norm import freeze_affine
+from dada.model.depth import DepthBlock
 from dada.model.outputs import Outputs
 from dada.model.resnet import ResNet
 from dada.model.segmentation_model import SegmentationModel
@@ -35,7 +35,7 @@ class DeepLabHead(nn.Module):
         return out
 
 
-class DeepLabV2(ResNet, SegmentationModel):
+class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
     """ResNet with the DeepLabV2 head on layer4, and with `multi_level` a second one on layer3.
 
     State names are those that ADVENT and DADA publish: `layer6` is the head, `layer5` the auxiliary head.
@@ -44,12 +44,14 @@ class DeepLabV2(ResNet, SegmentationModel):
         num_classes: K.
         depth: 18, 34, 50 or 101.
         multi_level: add the auxiliary head on layer3.
+        with_depth: add DADA's depth block on layer4; the head then reads the fused map.
         head_bias: False gives PLCA's bias-free head.
         bn_policy: see dada.model.batch_norm.BN_POLICIES.
         normalization: how the images of the intended pretrained weights were prepared.
         init: "normal" draws every convolution from N(0, 0.01), as ADVENT does before it loads ImageNet
             weights; "kaiming" starts the trunk as torchvision and PLCA do (He et al., ICCV 2015, fan out), so
-            that it can also be trained from nothing. The head is N(0, 0.01) in both.
+            that it can also be trained from nothing. The head is N(0, 0.01) in both, and the depth block
+            "published" with the one, "open" with the other: see DepthBlock.
         output_stride, dilated, strided_conv: see ResNet.
     """
 
@@ -59,6 +61,7 @@ class DeepLabV2(ResNet, SegmentationModel):
         *,
         depth: int = 101,
         multi_level: bool = False,
+        with_depth: bool = False,
         head_bias: bool = True,
         bn_policy: str = "train",
         normalization: Normalization = CAFFE_BGR,
@@ -85,6 +88,8 @@ class DeepLabV2(ResNet, SegmentationModel):
             self.layer5 = self.add_head(self.channels[0], num_classes, head_bias)
         self.layer6 = self.add_head(self.channels[1], num_classes, head_bias)
         self.multi_level = multi_level
+        if with_depth:
+            self.add_depth_block(self.channels[1], init="published" if init == "normal" else "open")
         self.set_bn_policy(bn_policy)
 
     @staticmethod
@@ -95,11 +100,12 @@ class DeepLabV2(ResNet, SegmentationModel):
         return head
 
     def forward(self, image: Tensor) -> Outputs:
-        """(B, 3, H, W) -> Outputs; `features` is the layer4 map."""
+        """(B, 3, H, W) -> Outputs; `features` is the layer4 map, fused with depth where that is predicted."""
         self.check_image(image)
         layer3, layer4 = self.encode(image)
         aux = self.layer5(layer3) if self.multi_level else None
-        return Outputs(self.classify(layer4), layer4, aux)
+        features, depth = self.fuse(layer4)
+        return Outputs(self.classify(features), features, aux, depth)
 
     def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
         return self.layer6(features)
@@ -108,42 +114,8 @@ class DeepLabV2(ResNet, SegmentationModel):
         return [self.conv1, self.bn1, self.layer1, self.layer2, self.layer3, self.layer4]
 
     def head_modules(self) -> list[nn.Module]:
-        return [self.layer5, self.layer6] if self.multi_level else [self.layer6]
-
-
-class DeepLabV2Depth(DeepLabV2):
-    """DeepLabV2 with DADA's depth block (Vu et al., ICCV 2019, Figure 2).
-
-    A small encoder reads layer4; the mean over its channels is the inverse depth, and what it is decoded to
-    multiplies layer4. The classifier reads this fused map, which is also `features`.
-    """
-
-    def __init__(self, num_classes: int, **options) -> None:
-        super().__init__(num_classes, **options)
-        channels = self.channels[1]
-        hidden, code = channels // 4, channels // 16  # 512 and 128 on ResNet-101
-        self.enc4_1 = nn.Conv2d(channels, hidden, 1)
-        self.enc4_2 = nn.Conv2d(hidden, hidden, 3, padding=1)
-        self.enc4_3 = nn.Conv2d(hidden, code, 1)
-        self.dec4 = nn.Conv2d(code, channels, 1)
-        for conv in self.depth_modules():
-            nn.init.normal_(conv.weight, 0.0, 0.01)
-
-    def forward(self, image: Tensor) -> Outputs:
-        """(B, 3, H, W) -> Outputs with `depth`; `features` is the fused map."""
-        self.check_image(image)
-        layer3, layer4 = self.encode(image)
-        aux = self.layer5(layer3) if self.multi_level else None
-        code = self.enc4_3(F.relu(self.enc4_2(F.relu(self.enc4_1(layer4)))))
-        depth = code.mean(dim=1, keepdim=True)
-        fused = layer4 * F.relu(self.dec4(code))
-        return Outputs(self.classify(fused), fused, aux, depth)
-
-    def depth_modules(self) -> list[nn.Conv2d]:
-        return [self.enc4_1, self.enc4_2, self.enc4_3, self.dec4]
-
-    def head_modules(self) -> list[nn.Module]:
-        return [*super().head_modules(), *self.depth_modules()]
+        heads = [self.layer5, self.layer6] if self.multi_level else [self.layer6]
+        return [*heads, *self.depth_modules()]
 
 
 def undilated_resnet18(num_classes: int, *, frozen_stem: bool = False, **options) -> DeepLabV2:

@@ -8,22 +8,27 @@ from contextlib import contextmanager, nullcontext
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dada.model.batch_norm import batch_norms
+from dada.model.batch_norm import batch_norms, select_domain, selected_domain
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     """block(x), of which only x is kept for the backward pass (Chen et al., arXiv:1604.06174).
 
-    Values, gradients and batch-norm statistics are those of block(x).
+    Values, gradients and batch-norm statistics are those of block(x), also where the network has passed on to
+    another domain before the backward pass.
     """
+    domain = selected_domain(block)
     return checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _running_statistics_held(block))
+        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _as_at_first(block, domain))
     )
 
 
 @contextmanager
-def _running_statistics_held(block: nn.Module) -> Iterator[None]:
-    """The second computation must not move the running statistics a second time."""
+def _as_at_first(block: nn.Module, domain: int | None) -> Iterator[None]:
+    """The second computation takes the batch norms of the first, and must not move their running statistics again."""
+    now = selected_domain(block)
+    if domain is not None:
+        select_domain(block, domain)
     # Momentum 0 keeps them; running without them would save other tensors than the first computation did.
     tracking = [norm for norm in batch_norms(block) if norm.track_running_stats and norm.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in tracking]
@@ -32,6 +37,8 @@ def _running_statistics_held(block: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        if now is not None:
+            select_domain(block, now)
         for norm, (momentum, count) in zip(tracking, before):
             norm.momentum = momentum
             norm.num_batches_tracked.copy_(count)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 import dada.torchvision_compat  # noqa: F401  (timm imports torchvision)
 from dada.model.deeplabv2 import DeepLabHead
+from dada.model.depth import DepthBlock
 from dada.model.outputs import Outputs
 from dada.model.segmentation_model import SegmentationModel
 from dada.normalization import Normalization
@@ -81,7 +82,7 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-class TimmSegmenter(SegmentationModel):
+class TimmSegmenter(DepthBlock, SegmentationModel):
     """A timm encoder and a decoder.
 
     Args:
@@ -89,6 +90,8 @@ class TimmSegmenter(SegmentationModel):
         num_classes: K.
         output_stride: image pixels per position of the deepest map, which is `features`.
         multi_level: add an auxiliary head on the last map but one.
+        with_depth: add DADA's depth block, from its "open" start, on the deepest map; the decoder then reads the
+            fused map.
         head_bias: whether the classifier has a bias.
         bn_policy: see dada.model.batch_norm.BN_POLICIES.
         decoder: "light" (logits at stride 4) or "deeplabv2" (four dilated convolutions on the last map).
@@ -105,6 +108,7 @@ class TimmSegmenter(SegmentationModel):
         *,
         output_stride: int = 16,
         multi_level: bool = False,
+        with_depth: bool = False,
         head_bias: bool = True,
         bn_policy: str = "train",
         decoder: str = "light",
@@ -138,15 +142,21 @@ class TimmSegmenter(SegmentationModel):
                 if isinstance(head, DeepLabHead):
                     for conv in head.conv2d_list:
                         nn.init.normal_(conv.weight, 0.0, 0.01)
+        if with_depth:
+            self.add_depth_block(channels[-1])
         self.set_bn_policy(bn_policy)
 
     def forward(self, image: Tensor) -> Outputs:
-        """(B, 3, H, W) -> Outputs; `features` is the deepest map, `skip` the light decoder's finer one."""
+        """(B, 3, H, W) -> Outputs; `features` is the deepest map, fused with depth where that is predicted.
+
+        `skip` is the light decoder's finer map.
+        """
         self.check_image(image)
         maps = self.encoder(image)
         skip = None if self.skip_index is None else maps[self.skip_index]
         aux = self.aux_head(maps[-2]) if self.multi_level else None
-        return Outputs(self.classify(maps[-1], skip), maps[-1], aux, skip=skip)
+        features, depth = self.fuse(maps[-1])
+        return Outputs(self.classify(features, skip), features, aux, depth, skip)
 
     def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
         if self.skip_index is None:
@@ -161,7 +171,8 @@ class TimmSegmenter(SegmentationModel):
         return [self.encoder]
 
     def head_modules(self) -> list[nn.Module]:
-        return [self.decoder, self.aux_head] if self.multi_level else [self.decoder]
+        heads = [self.decoder, self.aux_head] if self.multi_level else [self.decoder]
+        return [*heads, *self.depth_modules()]
 
 
 def create_encoder(name: str, output_stride: int) -> nn.Module:

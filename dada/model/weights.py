@@ -8,13 +8,15 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | Caffe ImageNet ResNet-101 for ADVENT, DADA, PLCA | names start with `Scale.`; trunk only |
 | DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
 | PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
-| a checkpoint of this project | {"model": ..., ...} |
+| a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
+| a release of this project | safetensors whose metadata holds the cfg; see dada.domain_adaptation.release |
 | torchvision or timm classification weights | bare state dict with the classifier; trunk only |
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 import pickle
 from collections.abc import Callable, Iterable, Mapping
@@ -24,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dada.model.batch_norm import for_every_domain, without_domain
 from dada.model.segmentation_model import SegmentationModel
 
 log = logging.getLogger(__name__)
@@ -31,8 +34,8 @@ log = logging.getLogger(__name__)
 State = dict[str, Tensor]
 
 ACCEPTED = (
-    "a bare state dict (ADVENT, DADA, torchvision, timm), or a dict that holds one under 'model' "
-    "(this project), 'state_dict' (DADA fork), 'weights' or 'model_state_dict' (PLCA)"
+    "a bare state dict (ADVENT, DADA, torchvision, timm), a dict that holds one under 'state_dict' (this project, "
+    "DADA fork), 'weights' or 'model_state_dict' (PLCA) or 'model' (PLCA's ImageNet file), or a .safetensors file"
 )
 WRAPPERS = ("model", "state_dict", "weights", "model_state_dict")
 
@@ -68,12 +71,16 @@ class LoadReport(NamedTuple):
     ignored: tuple[str, ...] = ()
 
 
-def load_weights(model: SegmentationModel, source: str | Path) -> LoadReport:
+def load_weights(
+    model: SegmentationModel, source: str | Path, *, plca_class_order: bool = False
+) -> LoadReport:
     """Set the weights of `model`, in place.
 
     Args:
         source: "" keeps the random initialisation; "imagenet" takes the ImageNet weights of the trunk from a
             package or from the hub; anything else is a file (see the table at the top of this module).
+        plca_class_order: the network numbers its classes as PLCA does (LEGACY.PLCA_CLASS_ORDER), so that PLCA's
+            weights stay as they are; otherwise their classes are put into our order.
 
     Returns:
         What was set and what was not. Files with a trunk only may leave the head at its initial values; every
@@ -81,7 +88,8 @@ def load_weights(model: SegmentationModel, source: str | Path) -> LoadReport:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: damaged file, unknown format, or names or shapes that do not match; all are listed.
+        ValueError: damaged file, unknown format, a file of ours with the other class order, or names or shapes that
+            do not match; all are listed.
         RuntimeError: the hub is out of reach.
     """
     if not str(source):
@@ -89,8 +97,11 @@ def load_weights(model: SegmentationModel, source: str | Path) -> LoadReport:
     if str(source) == "imagenet":
         origin, state = imagenet_state(model)
     else:
-        origin, state = str(source), read_state(source)
-    report = _apply(model, _adapt(model, state, origin), origin)
+        origin = str(source)
+        state, stored_cfg = read_weights(source)
+        _check_class_order(stored_cfg, plca_class_order, origin)
+    adapted = _adapt(model, state, origin, plca_class_order)
+    report = _apply(model, adapted._replace(state=for_every_domain(model, adapted.state)), origin)
     log.info("%s: %d entries loaded, %d ignored", report.source, len(report.loaded), len(report.ignored))
     if report.missing:
         log.warning(
@@ -102,15 +113,35 @@ def load_weights(model: SegmentationModel, source: str | Path) -> LoadReport:
 # --- files --------------------------------------------------------------------------------------------------
 
 
-def read_state(path: str | Path) -> State:
-    """The state dict in a weights file, unwrapped; names as they stand, less DataParallel's `module.`."""
+class WeightsFile(NamedTuple):
+    """What is read of a weights file.
+
+    Args:
+        state: the state dict, unwrapped; names as they stand, less DataParallel's `module.`.
+        cfg: the configuration that it was trained with, in files of this project; else empty.
+    """
+
+    state: State
+    cfg: Mapping
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a weights file of any accepted format.
+
+    Raises:
+        FileNotFoundError, ValueError: see load_weights.
+    """
     path = Path(path)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
             f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights"
         )
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    if path.suffix == ".safetensors":
+        content, stored_cfg = _read_safetensors(path)
+    else:
+        content = _read_torch(path)
+        stored_cfg = content.get("cfg") if isinstance(content, Mapping) else None
     state = content
     if isinstance(content, Mapping):
         wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
@@ -119,11 +150,20 @@ def read_state(path: str | Path) -> State:
     if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
         raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
     if all(key.startswith("module.") for key in state):
-        return {key[len("module.") :]: value for key, value in state.items()}
-    return dict(state)
+        state = {key[len("module.") :]: value for key, value in state.items()}
+    return WeightsFile(dict(state), stored_cfg if isinstance(stored_cfg, Mapping) else {})
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict of read_weights alone."""
+    return read_weights(path).state
 
 
 def _read_torch(path: Path) -> object:
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start and not start.startswith((b"PK", b"\x80")):  # neither a zip archive nor a pickle
+        raise ValueError(f"{path} is no weights file, it begins with {start!r}; accepted is {ACCEPTED}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
@@ -135,15 +175,17 @@ def _read_torch(path: Path) -> object:
         raise ValueError(_damaged(path, "PyTorch", error)) from error
 
 
-def _read_safetensors(path: Path) -> State:
+def _read_safetensors(path: Path) -> tuple[State, object]:
     try:
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors import SafetensorError, safe_open
     except ImportError as error:
         raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        return state, json.loads(metadata.get("dada_cfg", "{}"))
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(_damaged(path, "safetensors", error)) from error
 
 
@@ -173,7 +215,16 @@ class Adapted(NamedTuple):
     ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
 
 
-def _adapt(model: SegmentationModel, state: State, origin: str) -> Adapted:
+def _check_class_order(stored_cfg: Mapping, plca_class_order: bool, origin: str) -> None:
+    """Two orders of the same number of classes fit each other's networks: only the cfg of the file tells them apart."""
+    if stored_cfg and bool(stored_cfg.get("LEGACY", {}).get("PLCA_CLASS_ORDER", False)) != plca_class_order:
+        raise ValueError(
+            f"{origin} was trained with LEGACY.PLCA_CLASS_ORDER {not plca_class_order}, which numbers the classes "
+            f"differently; set it to {not plca_class_order} here as well"
+        )
+
+
+def _adapt(model: SegmentationModel, state: State, origin: str, plca_class_order: bool) -> Adapted:
     """Recognise whose names `state` has, and give it those of `model`."""
     encoder_name = getattr(model, "encoder_name", None)
     if encoder_name is not None:
@@ -184,7 +235,7 @@ def _adapt(model: SegmentationModel, state: State, origin: str) -> Adapted:
     if any(key.startswith("Scale.") for key in state):
         return convert_caffe(state)
     if any(key.startswith("classifier.0.convs.") for key in state):
-        return Adapted(convert_plca(state))
+        return Adapted(convert_plca(state, permute_classes=not plca_class_order))
     if "fc.weight" in state:
         if model.normalization.order != "RGB":
             log.warning("%s was trained on RGB images, but this network is given BGR ones", origin)
@@ -349,7 +400,7 @@ def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
                 f"{shortened(state, 3)}; expected {len(whole)} such as {shortened(whole, 3)}"
             )
         state = dict(zip(whole, state.values()))
-    wanted = encoder.state_dict()
+    wanted = {without_domain(key) for key in encoder.state_dict()}
     kept, ignored = {}, []
     for key, value in state.items():
         # timm's feature extractors write `stages.0.` as `stages_0.` in some families.
@@ -398,18 +449,22 @@ def _head_prefixes(model: SegmentationModel) -> tuple[str, ...]:
 def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
     """What to change, for the mistakes that are easily made."""
     if any("norm_layers" in key for key in missing + unexpected):
-        return "One of the two has a batch norm per domain: see convert_domain_batch_norm"
+        return "The file has a batch norm per domain: set TRAIN.DOMAIN_BN to True"
     if any(key.startswith("layer5.") for key in unexpected):
-        return "The file has an auxiliary head: build the network with multi_level=True"
+        return "The file has an auxiliary head: set TRAIN.MULTI_LEVEL to True (and TEST.MULTI_LEVEL, if it is set)"
     if any(key.startswith("layer5.") for key in missing):
-        return "The file has no auxiliary head: build the network with multi_level=False"
+        return "The file has no auxiliary head: set TRAIN.MULTI_LEVEL to False (and TEST.MULTI_LEVEL, if it is set)"
     if any(key.startswith(("enc4_", "dec4.")) for key in unexpected):
-        return "The file has DADA's depth block: build 'DeepLabv2_depth'"
+        return "The file has DADA's depth block: set USE_DEPTH to True, or build 'DeepLabv2_depth'"
+    if any(key.startswith(("enc4_", "dec4.")) for key in missing):
+        return "The file has no depth block: set USE_DEPTH to False"
     if missing and all(key.startswith("layer6.") and key.endswith(".bias") for key in missing):
-        return "The file's head has no bias: build the network with head_bias=False"
+        return "The file's head has no bias, as PLCA's: set TRAIN.HEAD_BIAS to False"
+    if unexpected and all(key.startswith("layer6.") and key.endswith(".bias") for key in unexpected):
+        return "The file's head has a bias: set TRAIN.HEAD_BIAS to True"
     if shapes and all(key.startswith(("layer5.", "layer6.", "decoder.", "aux_head.")) for key in shapes):
-        return "Only the head differs: set the number of classes that the file was trained with"
-    return "Check that the network's name and options are those that the file was written with"
+        return "Only the head differs: set NUM_CLASSES to the number that the file was trained with"
+    return "Check that TRAIN.MODEL and its options are those that the file was written with"
 
 
 def shortened(names: Iterable[str], limit: int = 12) -> str:
