@@ -9,15 +9,19 @@ import re
 import sys
 from collections.abc import Callable
 
-from dada.config import cfg_from_file, cfg_from_list
+from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
 
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
 
 
-def add_cfg_flags(parser: argparse.ArgumentParser) -> None:
+def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--cfg, --set and --exp-suffix, as the ancestors' scripts have them."""
-    parser.add_argument("--cfg", required=True, help="YAML file: a path, or a name in configs/")
+    parser.add_argument(
+        "--cfg", nargs="+", required=required, metavar="FILE",
+        help="YAML files, each a path or a name in configs/, or snapshots, for the cfg in them; a later one overrides "
+        "what an earlier one set",
+    )
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg"
     )
@@ -26,8 +30,21 @@ def add_cfg_flags(parser: argparse.ArgumentParser) -> None:
 
 def load_cfg(args: argparse.Namespace) -> None:
     """Fill the global cfg from the flags."""
-    cfg_from_file(args.cfg)
+    for name in args.cfg:
+        if name.endswith((".pth", ".safetensors")):
+            _cfg_from_weights(name)
+        else:
+            cfg_from_file(name)
     cfg_from_list(args.set)
+
+
+def _cfg_from_weights(path: str) -> None:
+    from dada.model.weights import read_weights  # torch takes a second to import
+
+    stored = read_weights(path).cfg
+    if not stored:
+        raise ConfigError(f"{path} holds weights without a configuration; give a YAML file that describes its network")
+    cfg_from_dict(stored, path)
 
 
 def run_script(main: Callable[[], None]) -> None:

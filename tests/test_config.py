@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import pytest
-import yaml
 
 from dada import config
 from dada.config import ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg, save_cfg
@@ -45,82 +44,6 @@ def test_contrastive_learning_is_off_by_default():
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yml")), ids=lambda p: p.name)
 def test_every_shipped_configuration_loads(path):
     cfg_from_file(path)
-
-
-ANCESTORS = {
-    "fork s2c/dada.yml": """
-        EXP_NAME: SYNTHIA2Cityscapes_DeepLabv2_DADA_Contrastive
-        SOURCE: SYNTHIA
-        TARGET: Cityscapes
-        NUM_WORKERS: 4
-        DATA_DIRECTORY_SOURCE: ../../data/Synthia/RAND_CITYSCAPES
-        DATA_DIRECTORY_TARGET: ../../data/Cityscapes
-        USE_DEPTH: False
-        TRAIN: {DA_METHOD: DADA, MODEL: DeepLabv2, RESTORE_FROM: ../../pretrained_models/DeepLab_resnet_pretrained_imagenet.pth}
-        TEST: {MODE: best}""",
-    "DADA s2c/dada.yml": """
-        EXP_NAME: SYNTHIA2Cityscapes_DeepLabv2_DADA
-        SOURCE: SYNTHIA
-        TARGET: Cityscapes
-        NUM_WORKERS: 4
-        USE_DEPTH: True
-        TRAIN: {DA_METHOD: DADA, MODEL: DeepLabv2_depth, RESTORE_FROM: ../../pretrained_models/DeepLab_resnet_pretrained_imagenet.pth}
-        TEST: {MODE: best}""",
-    "DADA s2c/advent.yml": """
-        EXP_NAME: SYNTHIA2Cityscapes_DeepLabv2_AdvEnt
-        SOURCE: SYNTHIA
-        TARGET: Cityscapes
-        NUM_WORKERS: 4
-        USE_DEPTH: False
-        TRAIN: {DA_METHOD: AdvEnt, MODEL: DeepLabv2, RESTORE_FROM: ../../pretrained_models/DeepLab_resnet_pretrained_imagenet.pth}
-        TEST: {MODE: best, MODEL: [DeepLabv2]}""",
-    "DADA s2m/dada.yml": """
-        EXP_NAME: SYNTHIA2Mapillary_DeepLabv2_DADA_7classes
-        SOURCE: SYNTHIA
-        TARGET: Mapillary
-        NUM_WORKERS: 4
-        NUM_CLASSES: 7
-        DATA_LIST_TARGET: ../dataset/mapillary_list/{}.txt
-        DATA_DIRECTORY_TARGET: ../../data/Mapillary
-        USE_DEPTH: True
-        TRAIN:
-          DA_METHOD: DADA
-          MODEL: DeepLabv2_depth
-          INFO_TARGET: ../dataset/mapillary_list/info.json
-          INPUT_SIZE_TARGET: [1024, 768]
-        TEST:
-          MODE: best
-          INFO_TARGET: ../dataset/mapillary_list/info.json
-          INPUT_SIZE_TARGET: [1024, 768]
-          SET_TARGET: validation""",
-    "ADVENT advent.yml": """
-        SOURCE: GTA
-        TARGET: Cityscapes
-        NUM_WORKERS: 4
-        TRAIN:
-          DA_METHOD: AdvEnt
-          MULTI_LEVEL: True
-          LAMBDA_ADV_MAIN: 0.001
-          LAMBDA_ADV_AUX: 0.0002
-          RESTORE_FROM: ../../pretrained_models/DeepLab_resnet_pretrained_imagenet.pth
-        TEST: {MODE: best}""",
-    "ADVENT advent+minent_pretrained.yml": """
-        SOURCE: GTA
-        TARGET: Cityscapes
-        TEST:
-          MODE: single
-          MODEL: [DeepLabv2, DeepLabv2]
-          MODEL_WEIGHT: [0.5, 0.5]
-          MULTI_LEVEL: [True, True]
-          RESTORE_FROM: [../../pretrained_models/gta2cityscapes_advent.pth, ../../pretrained_models/gta2cityscapes_minent_ER.pth]""",
-}
-
-
-@pytest.mark.parametrize("text", ANCESTORS.values(), ids=ANCESTORS.keys())
-def test_the_ancestors_files_load_as_they_are(text, tmp_path):
-    cfg_from_file(write(tmp_path, text))
-    values = yaml.safe_load(text)
-    assert cfg.SOURCE == values["SOURCE"] and cfg.TEST.MODE == values["TEST"]["MODE"]
 
 
 def test_all_mistakes_are_reported_at_once_with_file_key_and_nearest_or_expected(tmp_path):
@@ -217,3 +140,66 @@ def test_published_plca_is_what_the_configuration_says():
     assert (cfg.DATA_TRANSFORM.LOADSIZE, cfg.DATA_TRANSFORM.CROPSIZE) == (760, 730)
     assert cfg.TRAIN.LAMBDA_LOVASZ == 0.75 * 2 * cfg.TRAIN.ITER_SIZE  # times its two processes and ITER_SIZE
     assert cfg.TRAIN.EARLY_STOP / cfg.TRAIN.MAX_ITERS == 8 / 10
+
+
+# ---- mappings, lists of colours, and classes of one's own
+
+
+def test_mappings_and_colours_load_and_read_back_from_the_saved_copy(tmp_path):
+    text = """
+        CLASSES: {NAMES: [soil, weed], COLORS: [[120, 80, 40], [0, 160, 0]]}
+        FOLDER_SOURCE:
+          LABEL_MAP:
+            0: soil
+            7: weed
+            9, 9, 9: ignore
+            "#ff0000": weed"""
+    cfg_from_file(write(tmp_path, text))
+    assert cfg.FOLDER_SOURCE.LABEL_MAP == {"0": "soil", "7": "weed", "9, 9, 9": "ignore", "#ff0000": "weed"}
+    assert cfg.CLASSES.COLORS == ((120, 80, 40), (0, 160, 0))
+    saved = plain_cfg()
+    save_cfg(tmp_path / "train_cfg.yml")
+    assert "!!" not in (tmp_path / "train_cfg.yml").read_text()
+    config.reset()
+    assert cfg.FOLDER_SOURCE.LABEL_MAP == {}
+    cfg_from_file(tmp_path / "train_cfg.yml")
+    assert plain_cfg() == saved
+
+
+def test_a_mapping_is_replaced_as_a_whole():
+    cfg_from_list(["FOLDER_TARGET.LABEL_MAP={0: soil, 1: weed}"])
+    cfg_from_list(["FOLDER_TARGET.LABEL_MAP={2: soil}"])
+    assert cfg.FOLDER_TARGET.LABEL_MAP == {"2": "soil"} and cfg.FOLDER_SOURCE.LABEL_MAP == {}
+
+
+@pytest.mark.parametrize(
+    "pair, message",
+    [
+        ("FOLDER_SOURCE.LABEL_MAP=[0, soil]", "expected a mapping to str, got [0, 'soil']"),
+        ("FOLDER_SOURCE.LABEL_MAP={0: 1}", "FOLDER_SOURCE.LABEL_MAP: 0: expected str, got int 1"),
+        ("CLASSES.COLORS=[1, 2, 3]", "expected a list of 3 int, got 1"),
+        ("CLASSES.COLORS=red", "expected a list of any number of list of 3 int, got 'red'"),
+        ("CLASSES.COLORS=[[1, 2, 256]]", "expected at most 255, got 256"),
+        ("CLASSES.COLORS=[[1, 2]]", "expected a list of 3 int, got 2 entries"),
+    ],
+)
+def test_wrong_mappings_and_colours_say_what_was_expected(pair, message):
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        cfg_from_list([pair])
+
+
+def test_a_list_for_a_key_is_answered_with_how_to_write_a_colour(tmp_path):
+    with pytest.raises(ConfigError, match='list for a key(.|\n)*line 1(.|\n)*write a colour as "r, g, b"'):
+        cfg_from_file(write(tmp_path, "FOLDER_SOURCE: {LABEL_MAP: {[1, 2, 3]: soil}}"))
+
+
+def test_the_number_of_classes_follows_from_their_names(tmp_path):
+    cfg_from_file(write(tmp_path, "CLASSES: {NAMES: [soil, crop, weed]}"))
+    assert cfg.NUM_CLASSES == 3
+    cfg_from_file(write(tmp_path, "CLASSES: {NAMES: [soil, crop]}\nNUM_CLASSES: 2"))
+    assert cfg.NUM_CLASSES == 2
+    before = plain_cfg()
+    for text in ("NUM_CLASSES: 16", "CLASSES: {NAMES: [soil, crop, weed]}\nNUM_CLASSES: 2"):
+        with pytest.raises(ConfigError, match=r"NUM_CLASSES is \d+, but CLASSES.NAMES holds \d names; leave NUM_CLASSES"):
+            cfg_from_file(write(tmp_path, text))
+    assert plain_cfg() == before

@@ -1,0 +1,87 @@
+"""What published numbers depend on and nobody would choose today, behind the switches of the LEGACY section."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from dada.dataset import IGNORE_LABEL, LabelSet, SegmentationDataset
+from dada.dataset.label_sets import PLCA_TO_16, PLCA_TO_19
+from dada.model import SegmentationModel
+
+
+def times_listed(network: SegmentationModel) -> dict[torch.nn.Parameter, int]:
+    """How often ADVENT, DADA and the fork enter each parameter of `network` in their optimizer.
+
+    They walk over all modules inside every part of the backbone and list all parameters below each: a parameter comes
+    once for every module that it lies in. That is once for the stem, three times for a convolution of a block, four
+    times for one of a shortcut. Heads come once.
+    """
+    times = {parameter: 1 for parameter in network.parameters()}
+    for part in network.backbone_modules():
+        times.update({parameter: 1 + name.count(".") for name, parameter in part.named_parameters()})
+    return times
+
+
+def plca_order(classes: LabelSet) -> LabelSet:
+    """The 16 or 19 classes in the order in which PLCA (Kang et al., NeurIPS 2020) numbers them.
+
+    Raises:
+        ValueError: another number of classes.
+    """
+    order = list(_plca_to_ours(classes.num_classes))
+    return LabelSet(tuple(classes.names[ours] for ours in order), classes.palette[order])
+
+
+def number_as_plca(dataset: SegmentationDataset) -> None:
+    """Give the classes of `dataset` the train ids of PLCA, in place.
+
+    Raises:
+        ValueError: it has neither 16 nor 19 classes.
+    """
+    order = _plca_to_ours(dataset.num_classes)
+    new_id = np.arange(256, dtype=np.uint8)
+    new_id[list(order)] = np.arange(len(order))
+    dataset.classes = plca_order(dataset.classes)
+    dataset.id_map = np.where(dataset.id_map == IGNORE_LABEL, IGNORE_LABEL, new_id[dataset.id_map]).astype(np.uint8)
+
+
+def _plca_to_ours(num_classes: int) -> tuple[int, ...]:
+    orders = {16: PLCA_TO_16, 19: PLCA_TO_19}
+    if num_classes not in orders:
+        raise ValueError(f"LEGACY.PLCA_CLASS_ORDER is defined for 16 and 19 classes, but NUM_CLASSES is {num_classes}")
+    return orders[num_classes]
+
+
+class RepeatingSGD(torch.optim.SGD):
+    """SGD with momentum that visits a parameter several times in a step, as PyTorch 0.4 to 1.2 did with repeated ones.
+
+    Each visit adds the weight decay to the gradient once more, decays the momentum and moves the parameter. The
+    ancestors published with these releases; a later one starts every repetition with a momentum of its own and adds
+    the weight decay once a visit to the bare gradient, and its multi-tensor variant computes something else again.
+    The state is that of SGD, so checkpoints of the two are interchangeable.
+
+    Args:
+        groups: parameter groups, every parameter once.
+        times: visits of each parameter in a step.
+        options: of torch.optim.SGD.
+    """
+
+    def __init__(self, groups: list[dict], times: dict[torch.nn.Parameter, int], **options) -> None:
+        super().__init__(groups, **options)
+        self.times = times
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """Move every parameter that has a gradient; the gradients are used up."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                for _ in range(self.times[parameter]):
+                    gradient = parameter.grad.add_(parameter, alpha=group["weight_decay"])
+                    if state.get("momentum_buffer") is None:
+                        state["momentum_buffer"] = torch.zeros_like(parameter)
+                    momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+                    parameter.add_(momentum, alpha=-group["lr"])

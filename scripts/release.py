@@ -1,0 +1,32 @@
+"""Write a trained network for others: python scripts/release.py --checkpoint model_3000.pth --out model.safetensors"""
+
+import argparse
+
+import _root  # noqa: F401
+
+from dada.command_line import add_cfg_flags, load_cfg, run_script
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description="Write a checkpoint as safetensors, with its cfg, classes, normalization, versions and test result; "
+        "train.py and test.py read the file like any other."
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot, or published weights with --cfg")
+    parser.add_argument("--out", required=True, metavar="FILE", help="file to write, ending in .safetensors")
+    add_cfg_flags(parser, required=False)
+    args = parser.parse_args()
+    args.cfg = args.cfg or [args.checkpoint]
+    load_cfg(args)
+
+    from dada.config import cfg
+    from dada.domain_adaptation.release import write_release
+    from dada.domain_adaptation.runs import file_hash
+
+    for key, value in write_release(cfg, args.checkpoint, args.out).items():
+        print(f"{key}: {value}")
+    print(f"written: {args.out}, sha256 {file_hash(args.out)}")
+
+
+if __name__ == "__main__":
+    run_script(main)
