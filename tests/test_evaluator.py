@@ -125,11 +125,80 @@ def test_weights_that_are_not_positive_are_refused():
         Predictor([Network(), Network()], [1.0, 0.0])
 
 
-def test_members_that_read_images_differently_are_refused():
+def test_members_that_read_images_differently_each_get_the_same_pixels_their_own_way():
     other = Network(1)
     other.normalization = CAFFE_BGR
-    with pytest.raises(ValueError, match="must share their normalization; set TRAIN.IMG_MODE"):
-        Predictor([Network(), other])
+    pixels = torch.randint(256, (2, 3, 32, 40), generator=torch.Generator().manual_seed(0))
+    got = Predictor([Network(), other], [1.0, 3.0])(TORCHVISION_RGB(pixels), SIZE)
+    parts = [probabilities(n, n.normalization(pixels)) for n in (Network(), other)]
+    torch.testing.assert_close(got, 0.25 * parts[0] + 0.75 * parts[1])
+
+
+def test_an_ensemble_may_average_logits_as_advent_does():
+    networks, x = [Network(0), Network(1)], image()
+    with torch.no_grad():
+        parts = [F.interpolate(n(x).logits, SIZE, mode="bilinear", align_corners=True) for n in networks]
+    got = Predictor(networks, [3.0, 1.0], average="logits")(x, SIZE)
+    torch.testing.assert_close(got, (0.75 * parts[0] + 0.25 * parts[1]).softmax(1))
+    averaged = Predictor(networks, [3.0, 1.0])(x, SIZE)
+    assert (got.argmax(1) != averaged.argmax(1)).any()  # it is another prediction, not another scale
+
+
+def test_one_network_and_view_predicts_the_same_whatever_is_averaged():
+    a, b = (Predictor([Network()], average=kind)(image(), SIZE) for kind in ("probabilities", "logits"))
+    torch.testing.assert_close(a, b)
+
+
+def test_averaging_what_does_not_exist_is_refused():
+    with pytest.raises(ValueError, match="must be 'probabilities' or 'logits', not 'votes'"):
+        Predictor([Network()], average="votes")
+    with pytest.raises(ValueError, match="set TEST.WITH_AGGREGATION or LEGACY.LOGIT_ENSEMBLE to False"):
+        Predictor([Network(), Network(1)], average="logits", aggregate=True)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_scores_may_be_upsampled_by_way_of_the_input_size(align_corners):
+    network, x = Network(), image()
+    with torch.no_grad():
+        first = F.interpolate(network(x).logits, (32, 40), mode="bilinear", align_corners=align_corners)
+    by_hand = F.interpolate(first, SIZE, mode="bilinear", align_corners=align_corners).softmax(1)
+    got = Predictor([network], align_corners=align_corners, via_input=True)(x, SIZE)
+    torch.testing.assert_close(got, by_hand)
+    assert not torch.allclose(got, Predictor([network], align_corners=align_corners)(x, SIZE), atol=1e-3)
+
+
+@pytest.mark.parametrize("window", [(32, 40), (64, 64)])
+@pytest.mark.parametrize("aggregate", [False, True])
+def test_one_window_over_all_predicts_what_the_whole_image_does(window, aggregate):
+    options = {"aggregate": aggregate, "align_corners": False, "flip": True}
+    whole = Predictor([Network()], via_input=True, **options)(image(), SIZE)
+    assert torch.equal(Predictor([Network()], window=window, **options)(image(), SIZE), whole)
+
+
+def test_windows_average_logits_at_the_input_size():
+    network, x = Network(), image()
+    with torch.no_grad():
+        parts = [
+            F.interpolate(network(x[..., left : left + 24]).logits, (32, 24), mode="bilinear", align_corners=True)
+            for left in (0, 12, 16)
+        ]
+    total, count = torch.zeros(2, K, 32, 40), torch.zeros(40)
+    for left, part in zip((0, 12, 16), parts):
+        total[..., left : left + 24] += part
+        count[left : left + 24] += 1
+    by_hand = F.interpolate(total / count, SIZE, mode="bilinear", align_corners=True).softmax(1)
+    torch.testing.assert_close(Predictor([network], window=(32, 24))(x, SIZE), by_hand)  # by half a window
+
+
+@pytest.mark.parametrize("stride", [(33, 8), (8, 0)])
+def test_windows_that_would_leave_pixels_out_are_refused(stride):
+    with pytest.raises(ValueError, match=r"\(32, 32\) cannot move by .*TEST.SLIDE_STRIDE must be from 1 to"):
+        Predictor([Network()], window=(32, 32), stride=stride)
+
+
+def test_a_stride_without_windows_is_refused():
+    with pytest.raises(ValueError, match="TEST.SLIDE_CROP, their size, is empty"):
+        Predictor([Network()], stride=(8, 8))
 
 
 # --- counting ------------------------------------------------------------------------------------------------
@@ -297,6 +366,17 @@ def test_with_19_classes_both_rules_agree(cityscapes):
 def test_labels_may_be_scored_at_a_size_of_their_own(cityscapes):
     cfg_from_list(["TEST.OUTPUT_SIZE_TARGET=[16, 8]"])
     assert evaluated("ignore").confusion.sum() == 4 * 2 * 8
+
+
+def test_images_and_labels_of_other_sizes_share_a_batch_size_and_are_all_counted(cityscapes, tmp_path):
+    """The second image is twice as large, and as wide as high."""
+    for path in tmp_path.rglob("ulm_000001*.png"):
+        Image.open(path).resize((16, 16), Image.Resampling.NEAREST).save(path)
+    cfg_from_list(["TEST.KEEP_RATIO=True"])
+    batches = list(build_test_loader(cfg, TORCHVISION_RGB))
+    assert [tuple(b.image.shape) for b in batches] == [(1, 3, 4, 8), (1, 3, 4, 4)]
+    assert [tuple(b.label.shape) for b in batches] == [(1, 4, 8), (1, 16, 16)]
+    assert evaluated("ignore").confusion.sum() == 8 + 16 * 4
 
 
 def test_images_enter_the_network_at_the_input_size_and_labels_keep_theirs(cityscapes):

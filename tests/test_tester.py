@@ -111,6 +111,34 @@ def test_the_options_of_the_cfg_reach_the_predictor(tiny_cfg, run):
     predictor = load_predictor(tiny_cfg, [run.snapshots / "model_9.pth"], CPU)
     assert (predictor.flip, predictor.scales, predictor.aggregate) == (True, (0.5, 1.0), True)
     assert predictor.align_corners is False and not predictor.networks[0].training
+    assert (predictor.average, predictor.window, predictor.via_input) == ("probabilities", None, False)
+
+
+def test_sizes_of_windows_are_width_and_height_in_the_cfg_and_turned_for_the_predictor(tiny_cfg, run):
+    cfg_from_list([
+        "TEST.SLIDE_CROP=[64, 32]", "TEST.SLIDE_STRIDE=[48, 16]", "TEST.UPSAMPLE_VIA_INPUT=True",
+        "LEGACY.LOGIT_ENSEMBLE=True",
+    ])  # fmt: skip
+    predictor = load_predictor(tiny_cfg, [run.snapshots / "model_9.pth"], CPU)
+    assert (predictor.window, predictor.stride, predictor.via_input) == ((32, 64), (16, 48), True)
+    assert predictor.average == "logits"
+    cfg_from_list(["TEST.SLIDE_CROP=[64]"])
+    with pytest.raises(ValueError, match=r"TEST.SLIDE_CROP is \[64\], expected \(width, height\)"):
+        load_predictor(tiny_cfg, [run.snapshots / "model_9.pth"], CPU)
+
+
+@pytest.mark.parametrize("name", ["advent", "plca", "dacs", "daformer", "hrda"])
+def test_each_protocol_runs_and_is_named_beside_the_number(tiny_cfg, run, name, capsys):
+    sizes = ["TEST.INPUT_SIZE_TARGET=[64, 32]"]
+    if name == "hrda":
+        sizes += ["TEST.SLIDE_CROP=[32, 32]", "TEST.SLIDE_STRIDE=[16, 16]"]
+    if name in ("advent", "dacs"):
+        sizes += ["TEST.OUTPUT_SIZE_TARGET=[128, 64]"]
+    results = measure(tiny_cfg, run, f"TEST.PROTOCOL={name}", *sizes)
+    report = json.loads((run.snapshots / "test_model_10.json").read_text())
+    assert report["protocol"]["PROTOCOL"].startswith(f"{name}, except INPUT_SIZE_TARGET [64, 32]")
+    assert f"protocol: {report['protocol']['PROTOCOL']}\n" in capsys.readouterr().out
+    assert results["model_10"].rule == report["protocol"]["CLASS_RULE"]
 
 
 def test_snapshots_of_another_folder_are_tested_by_name(tiny_cfg, run, tmp_path):

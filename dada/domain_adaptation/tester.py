@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dada.domain_adaptation.build import build_network, choose_device, test_load
 from dada.domain_adaptation.evaluator import Evaluation, Predictor, evaluate, table, to_json
 from dada.domain_adaptation.runs import Run, file_hash, find_snapshots, versions
 from dada.files import write_whole
+from dada.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
 
 log = logging.getLogger(__name__)
 
@@ -43,16 +45,34 @@ def load_predictor(cfg: Any, checkpoints: list[Path], device: torch.device) -> P
         flip=test.FLIP,
         scales=tuple(test.SCALES),
         aggregate=test.WITH_AGGREGATION,
+        average="logits" if cfg.LEGACY.LOGIT_ENSEMBLE else "probabilities",
+        window=_height_width(test.SLIDE_CROP, "TEST.SLIDE_CROP"),
+        stride=_height_width(test.SLIDE_STRIDE, "TEST.SLIDE_STRIDE"),
+        via_input=test.UPSAMPLE_VIA_INPUT,
         autocast=cfg.TRAIN.BF16 and device.type == "cuda",
     )
 
 
+def _height_width(size: Sequence[int], option: str) -> tuple[int, int] | None:
+    if len(size) not in (0, 2):
+        raise ValueError(f"{option} is {list(size)}, expected (width, height) in pixels, or nothing")
+    return (size[1], size[0]) if size else None
+
+
 def protocol(cfg: Any) -> dict[str, Any]:
-    """What, besides weights and data, decides an mIoU."""
-    test = plain_cfg()["TEST"]
-    keys = ("SET_TARGET", "INPUT_SIZE_TARGET", "OUTPUT_SIZE_TARGET", "RESAMPLE", "CLASS_RULE")
-    options = {key: test[key] for key in (*keys, "WITH_AGGREGATION", "FLIP", "SCALES")}
-    return {"TARGET": cfg.TARGET, "NUM_CLASSES": cfg.NUM_CLASSES, "ALIGN_CORNERS": cfg.ALIGN_CORNERS, **options}
+    """What, besides weights and data, decides an mIoU: the protocol by name, and every option that it is made of."""
+    plain = plain_cfg()
+    settings = {}
+    for option in OPTIONS_OF_A_PROTOCOL:
+        section, _, key = option.rpartition(".")
+        settings[option] = (plain[section] if section else plain)[key]
+    return {
+        "PROTOCOL": describe(cfg.TEST.PROTOCOL, settings),
+        **{key: plain[key] for key in ("TARGET", "NUM_CLASSES")},
+        "SET_TARGET": cfg.TEST.SET_TARGET,
+        **{short(option): value for option, value in settings.items()},
+        "BF16": cfg.TRAIN.BF16,
+    }
 
 
 def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
@@ -92,7 +112,7 @@ def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
 def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: Evaluation) -> None:
     print(table({name: evaluation}))
     settings = protocol(cfg)
-    print("protocol: " + ", ".join(f"{key} {value}" for key, value in settings.items()))
+    print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
     result = {
         **evaluation.as_dict(),
         "protocol": settings,

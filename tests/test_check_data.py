@@ -1,0 +1,215 @@
+"""The check of a run's data: it names every broken file, stops at none, and says whether training would work."""
+
+import json
+import shutil
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import tiny_options
+
+from dada.config import cfg, cfg_from_list
+from dada.dataset.synthia_release import guess_release
+from dada.domain_adaptation import check_data as module
+from dada.domain_adaptation.check_data import as_dict, check_data, report
+from dada.domain_adaptation.evaluator import to_json
+
+
+@pytest.fixture
+def own_city(city, tmp_path):
+    """A copy of the small city that a test may break; the cfg reads it."""
+    copy = tmp_path / "city"
+    shutil.copytree(city, copy)
+    cfg_from_list(tiny_options(copy, tmp_path / "runs"))
+    cfg_from_list(["TRAIN.DA_METHOD=MinEnt"])
+    return copy
+
+
+def domain(check, role):
+    return next(d for d in check.domains if d.role == role)
+
+
+def kinds(check, role):
+    """Names of the files by kind of problem, of errors only."""
+    found = {}
+    for problem in domain(check, role).errors:
+        found.setdefault(problem.kind, []).append(problem.file.rpartition("/")[2])
+    return found
+
+
+def test_a_sound_city_would_train_and_is_counted(own_city):
+    check = check_data(cfg)
+    assert check.trainable and check.testable and [d.role for d in check.domains] == ["source", "target", "test"]
+    assert [(d.images, d.labels, d.checked) for d in check.domains] == [(4, 4, 4), (4, 0, 4), (2, 2, 2)]
+    assert all(d.sizes == {(128, 64): d.images} for d in check.domains)
+    by_hand = np.zeros(16, dtype=int)
+    for path in sorted((own_city / "SYNTHIA/parsed_LABELS").iterdir()):
+        by_hand[0] += (np.asarray(Image.open(path)) == 3).sum()  # SYNTHIA's road
+    assert domain(check, "source").counts.sum(axis=0)[0] == by_hand[0] > 0
+    assert check.overlap.both[0] == 1.0
+
+
+def test_every_broken_file_is_named_with_its_kind_and_none_stops_the_check(own_city):
+    synthia, cityscapes = own_city / "SYNTHIA", own_city / "Cityscapes"
+    images = sorted((synthia / "RGB").iterdir())
+    content = images[0].read_bytes()
+    images[0].write_bytes(content[: len(content) // 2])
+    images[1].write_bytes(b"")
+    labels = sorted((synthia / "parsed_LABELS").iterdir())
+    ids = np.array(Image.open(labels[2]))
+    ids[0, 0] = 77
+    Image.fromarray(ids).save(labels[2])
+    Image.open(labels[3]).resize((64, 32), Image.Resampling.NEAREST).save(labels[3])
+    target = sorted((cityscapes / "leftImg8bit/train").rglob("*.png"))
+    target[-1].write_text("<html>404</html>")
+    test = sorted((cityscapes / "gtFine/val").rglob("*labelIds.png"))
+    Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(test[0])
+
+    check = check_data(cfg)
+    assert kinds(check, "source") == {
+        module.IMAGE: [images[0].name, images[1].name], module.IDS: [labels[2].name], module.SIZE: [labels[3].name],
+    }  # fmt: skip
+    assert kinds(check, "target") == {module.IMAGE: [target[-1].name]}
+    assert kinds(check, "test") == {module.LABEL: [test[0].name]}
+    assert not check.trainable and not check.testable
+    text = report(check)
+    assert f"error    source: unreadable image, 2 files: RGB/{images[0].name}, RGB/{images[1].name}" in text
+    assert f"label ids outside the map, 1 file: parsed_LABELS/{labels[2].name}" in text and "label id 77" in text
+    assert "is 64x32, its image" in text and text.endswith("training would fail; testing would fail")
+
+
+def test_the_target_s_training_labels_are_not_opened(own_city):
+    shutil.rmtree(own_city / "Cityscapes/gtFine/train")
+    assert check_data(cfg).trainable
+
+
+def test_a_broken_test_split_does_not_stop_training(own_city):
+    shutil.rmtree(own_city / "Cityscapes/gtFine/val")
+    check = check_data(cfg)
+    assert check.trainable and not check.testable and check.overlap is None
+    assert "error    test: dataset cannot be opened: Cityscapes labels for split 'val' not found" in report(check)
+
+
+def test_a_run_without_a_term_on_the_target_does_not_read_its_training_split(own_city):
+    shutil.rmtree(own_city / "Cityscapes/leftImg8bit/train")
+    assert not check_data(cfg).trainable
+    cfg_from_list(["TRAIN.DA_METHOD=source_only"])
+    check = check_data(cfg)
+    assert check.trainable and [d.role for d in check.domains] == ["source", "test"]
+
+
+def test_options_that_cannot_be_used_are_reported_beside_the_data(own_city):
+    cfg_from_list(["TRAIN.DA_METHOD=nosuch"])
+    check = check_data(cfg)
+    assert not check.trainable and len(check.domains) == 3
+    assert "error    options cannot be used: " in report(check) and "nosuch" in report(check)
+
+
+def test_depth_is_read_where_the_run_reads_it(own_city):
+    depth = sorted((own_city / "SYNTHIA/Depth").iterdir())[1]
+    depth.write_bytes(depth.read_bytes()[:100])
+    assert check_data(cfg).trainable
+    cfg_from_list(["USE_DEPTH=True"])
+    check = check_data(cfg)
+    assert kinds(check, "source") == {module.DEPTH: [depth.name]} and domain(check, "source").depths == 4
+
+
+def test_a_label_without_a_trained_class_is_a_warning_and_a_class_in_no_label_too(own_city):
+    for path in (own_city / "SYNTHIA/parsed_LABELS").iterdir():
+        Image.fromarray(np.full((64, 128), 3 if path.stem.endswith("0") else 0, np.uint8)).save(path)
+    check = check_data(cfg)
+    assert check.trainable
+    text = report(check)
+    assert "warning  source: no trained class in the label, 3 files:" in text
+    assert "no label that was read holds sidewalk, building, " in text
+    rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("road", "sidewalk"))}
+    # Pixels and images of the source, of the test split, then pairs with the class in the source alone, the test alone, both.
+    assert rows["road"][:2] == ["100.000", "25.00"] and rows["road"][4:] == ["0.00", "75.00", "25.00"]
+    assert rows["sidewalk"][:2] == ["0.000", "0.00"]
+
+
+def test_a_limit_reads_evenly_spaced_samples_and_says_so(own_city):
+    check = check_data(cfg, limit=2)
+    assert [d.checked for d in check.domains] == [2, 2, 2] and "2 of them read" in report(check)
+    names = sorted((own_city / "SYNTHIA/RGB").iterdir())
+    names[0].write_bytes(b"")
+    names[1].write_bytes(b"")
+    assert kinds(check_data(cfg, limit=2), "source") == {module.IMAGE: [names[0].name]}
+
+
+def test_loader_processes_find_what_one_process_finds(own_city):
+    next((own_city / "SYNTHIA/RGB").iterdir()).write_bytes(b"broken")
+    one, two = (as_dict(check_data(cfg, workers=workers)) for workers in (0, 2))
+    assert one == two
+
+
+def test_a_zip_archive_is_checked_in_place(own_city):
+    labels = sorted((own_city / "SYNTHIA/parsed_LABELS").iterdir())
+    labels[0].write_bytes(b"broken")
+    packed = own_city / "SYNTHIA.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
+        for path in (own_city / "SYNTHIA").rglob("*.png"):
+            archive.write(path, path.relative_to(own_city / "SYNTHIA"))
+    cfg_from_list([f"DATA_DIRECTORY_SOURCE={packed}"])
+    check = check_data(cfg)
+    assert kinds(check, "source") == {module.LABEL: [labels[0].name]} and domain(check, "source").images == 4
+
+
+def test_the_report_in_json_names_every_file_and_is_valid(own_city):
+    for path in (own_city / "SYNTHIA/RGB").iterdir():
+        path.write_bytes(b"")
+    read = json.loads(to_json(as_dict(check_data(cfg))))
+    source = read["domains"][0]
+    assert not read["training_would_work"] and read["testing_would_work"]
+    errors = [p for p in source["problems"] if p["error"]]
+    assert len(errors) == 4 and {p["kind"] for p in errors} == {module.IMAGE}
+    assert source["classes"]["road"]["share_of_images"] == 1.0
+    assert set(read["overlap"]["classes"]["road"]) == {"source_only", "test_only", "both"}
+
+
+# --- which archive of SYNTHIA ---------------------------------------------------------------------------------
+
+
+def archive(root, names, size=(1280, 760)):
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        if path.suffix == ".png" and size is not None:
+            Image.new("L", size).save(path)
+        else:
+            path.touch()
+    return root
+
+
+@pytest.mark.parametrize(
+    "names, size, name, reason",
+    [
+        (["RGB/0000000.png"], (1280, 760), "SYNTHIA-RAND-CITYSCAPES", "RGB/ holds 1 of its 9400 images"),
+        (["RGB/0000000.png"], (960, 720), None, "0000000.png is 960x720, not 1280x760"),
+        (["RGB/ap_000_02-11-2015_18-02-19_000157_0_Rand_10.png"], (960, 720), "SYNTHIA-RAND-CVPR16", "a name of that"),
+        (["RGB/Stereo_Left/Omni_F/000000.png"], (1280, 760), "SYNTHIA-SEQS", "folders of cameras"),
+        (["RGBLeft/0000000.png"], (1920, 1080), "SYNTHIA-SF", "RGBLeft"),
+        (["RGB/frame1.png"], (1280, 760), None, "frame1.png, a name of none"),
+        (["RGB/readme.txt"], None, None, "no PNG"),
+        (["GT/LABELS/0000000.png"], (1280, 760), None, "no folder RGB/"),
+        (["RGB/0000000.png"], None, "SYNTHIA-RAND-CITYSCAPES", "cannot be read"),
+    ],
+)
+def test_look_alike_archives_are_told_apart_by_names_and_sizes(tmp_path, names, size, name, reason):
+    release = guess_release(archive(tmp_path, names, size))
+    assert release.name == name and reason in release.reason and not release.fits
+
+
+def test_the_whole_archive_fits(tmp_path, monkeypatch):
+    monkeypatch.setattr("dada.dataset.synthia_release._IMAGES", 2)
+    assert guess_release(archive(tmp_path, ["RGB/0000000.png", "RGB/0000001.png"])).fits
+
+
+def test_another_archive_is_named_even_when_its_labels_are_not_there(own_city):
+    shutil.rmtree(own_city / "SYNTHIA")
+    archive(own_city / "SYNTHIA", ["RGB/ap_000_02-11-2015_18-02-19_000157_0_Rand_10.png", "GTTXT/a.txt"], (960, 720))
+    text = report(check_data(cfg))
+    assert "warning  source: unusual archive: " in text and "SYNTHIA looks like SYNTHIA-RAND-CVPR16: RGB/ holds ap_" in text
+    assert "error    source: dataset cannot be opened: " in text
