@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +13,13 @@ from pathlib import Path
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it fails."""
+    """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it fails.
+
+    File and folder are on the disk, not only in its cache, when this returns: what it wrote outlives a power cut.
+
+    Raises:
+        OSError: the disk is full; the message gives the free space. An older file at `path` is as it was.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
@@ -26,7 +34,45 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         part.chmod(0o666 & ~umask)
         os.replace(part, path)
+        _sync_folder(path.parent)
+    except Exception as error:
+        if full := _disk_full(error):
+            free = shutil.disk_usage(path.parent).free / 1e6
+            raise OSError(
+                f"no space left to write {path} ({os.strerror(full)}; {free:.0f} MB free, "
+                f"{part.stat().st_size / 1e6:.0f} MB written so far). Nothing there was changed: make room, or have it "
+                "written elsewhere, and go on."
+            ) from error
+        raise
     finally:
+        part.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last; only POSIX systems open folders."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _disk_full(error: BaseException | None) -> int:
+    """The number of the system's error if `error` comes of a full disk or quota, else 0.
+
+    torch.save reports a failed write with an error of its own, whose context is the system's.
+    """
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return error.errno
+        error = error.__cause__ or error.__context__
+    return 0
+
+
+def remove_parts(folder: str | Path) -> None:
+    """Remove what processes that were killed in the middle of `whole_file` have left in `folder`."""
+    for part in Path(folder).glob(".*.part"):
         part.unlink(missing_ok=True)
 
 

@@ -57,12 +57,28 @@ def test_files_of_a_former_run_are_set_aside_not_lost_nor_tested(tmp_path):
     assert set_aside(tmp_path) == tmp_path / "former_2"
 
 
+def test_a_run_that_goes_on_keeps_what_was_written_until_there(tmp_path):
+    own = ("model_5.pth", "checkpoint_5.pth", "train_cfg.yml")
+    later = ("model_10.pth", "checkpoint_11.pth", "test_model_10.json")
+    for name in own + later:
+        (tmp_path / name).touch()
+    former = set_aside(tmp_path, after=5)
+    assert {p.name for p in former.iterdir()} == set(later)
+    assert set_aside(tmp_path, after=5) is None
+    assert {p.name for p in set_aside(tmp_path).iterdir()} == set(own)
+
+
+def test_a_cfg_alone_is_not_set_aside(tmp_path):
+    (tmp_path / "train_cfg.yml").touch()
+    assert set_aside(tmp_path) is None
+
+
 def test_a_snapshot_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, monkeypatch):
     path = save_snapshot(tmp_path, nn.Linear(2, 3), 1, {})
     before = path.read_bytes()
 
     def fails_half_way(content, file):
-        Path(file).write_bytes(b"half")
+        file.write(b"half")
         raise OSError("no space left")
 
     monkeypatch.setattr(torch, "save", fails_half_way)

@@ -56,7 +56,7 @@ def test_train_and_test_run_from_the_root_and_from_inside_scripts(city, tmp_path
     assert done.returncode == 0, done.stderr
     folder = out / "snapshots" / "tiny_first"
     assert done.stdout.strip().endswith(f"snapshots: {folder}")
-    assert files_below(folder) == ["model_2.pth", "train_cfg.yml"]
+    assert files_below(folder) == ["checkpoint_2.pth", "model_2.pth", "train_cfg.yml"]
     resolved = yaml.safe_load((folder / "train_cfg.yml").read_text())
     assert resolved["TRAIN"]["RANDOM_SEED"] != 1234 and resolved["TRAIN"]["TENSORBOARD_VIZRATE"] == 2
     logs = files_below(out / "logs" / "tensorboard" / "tiny_first")
@@ -76,7 +76,8 @@ def test_train_runs_from_inside_scripts_and_a_run_without_snapshot_cannot_be_tes
         "train.py", *tiny(city, out, "TRAIN.MAX_ITERS=1", "CONTRASTIVE_LEARNING=False"), cwd=ROOT / "scripts"
     )
     assert done.returncode == 0, done.stderr
-    assert files_below(out) == ["snapshots/tiny/model_1.pth", "snapshots/tiny/train_cfg.yml"]
+    names = ("checkpoint_1.pth", "model_1.pth", "train_cfg.yml")
+    assert files_below(out) == [f"snapshots/tiny/{name}" for name in names]
 
     text = error_of(call("scripts/test.py", *tiny(city, out), "--exp-suffix", "other"))
     assert "no snapshot model_<iteration>.pth in" in text and "tiny_other" in text
@@ -110,6 +111,19 @@ def test_a_truncated_image_met_by_a_loader_process_is_one_message(city, tmp_path
     text = error_of(call("scripts/train.py", *tiny(broken, tmp_path / "runs", "NUM_WORKERS=1")))
     assert text.startswith(f"error: cannot read {broken / 'SYNTHIA/RGB'}/") and "cut short or damaged" in text
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(city, tmp_path):
+    done = call("scripts/check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", str(tmp_path / "found.json"))
+    assert done.returncode == 0, done.stderr
+    assert "training would work; testing would work" in done.stdout
+    assert json.loads((tmp_path / "found.json").read_text())["training_would_work"] is True
+
+    missing = f"DATA_DIRECTORY_TARGET={tmp_path / 'nowhere'}"
+    done = call("check_data.py", *tiny(city, tmp_path, missing), "--limit", "1", cwd=ROOT / "scripts")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "error    target: dataset cannot be opened: Cityscapes images for split 'train' not found" in done.stdout
+    assert done.stdout.strip().endswith("training would fail; testing would fail")
 
 
 def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, capsys):

@@ -112,7 +112,9 @@ def test_bfloat16_autocast_gives_float32_losses_near_those_of_float32():
                 for name, v in net.state_dict().items()
             }
         )
-        trainer = trainer_of(net, "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_LOVASZ=1", autocast=autocast)
+        trainer = trainer_of(
+            net, "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_LOVASZ=1", autocast=autocast
+        )  # fmt: skip
         batches = [(random_batch(seed=1), random_batch(seed=2, labelled=False))]
         values, step = trainer.iterate(0, iter(batches))
         losses = trainer.objective(step, 0)
@@ -229,7 +231,8 @@ def test_a_run_leaves_its_cfg_and_whole_snapshots_and_nothing_else(tiny_cfg, tmp
     net = trained("TRAIN.MAX_ITERS=3", "TRAIN.SAVE_PRED_EVERY=2")
     folder = tmp_path / "runs" / "snapshots" / "tiny"
     assert files_below(tmp_path / "runs") == {
-        f"snapshots/tiny/{name}" for name in ("train_cfg.yml", "model_2.pth", "model_3.pth")
+        f"snapshots/tiny/{name}"
+        for name in ("train_cfg.yml", "model_2.pth", "checkpoint_2.pth", "model_3.pth", "checkpoint_3.pth")
     }  # fmt: skip
     last = torch.load(folder / "model_3.pth", weights_only=True)
     assert same(last["state_dict"], net) and last["iter"] == 3
@@ -244,7 +247,7 @@ def test_a_run_leaves_its_cfg_and_whole_snapshots_and_nothing_else(tiny_cfg, tmp
 
 def test_early_stop_saves_its_last_iteration(tiny_cfg, tmp_path):
     trained("TRAIN.MAX_ITERS=5", "TRAIN.EARLY_STOP=1")
-    assert files_below(tmp_path / "runs/snapshots/tiny") == {"train_cfg.yml", "model_1.pth"}
+    assert files_below(tmp_path / "runs/snapshots/tiny") == {"train_cfg.yml", "model_1.pth", "checkpoint_1.pth"}
 
 
 def test_a_run_is_finished_when_its_last_snapshot_was_trained_with_the_very_cfg(tiny_cfg):
@@ -258,6 +261,12 @@ def test_a_run_is_finished_when_its_last_snapshot_was_trained_with_the_very_cfg(
     cfg_from_list(["TRAIN.EARLY_STOP=1", "TRAIN.LEARNING_RATE=0.5"])
     save_cfg(run.snapshots / "train_cfg.yml")
     assert not is_finished(cfg, run)
+
+
+def test_a_run_stays_finished_when_only_what_leaves_its_weights_alone_has_changed(tiny_cfg):
+    trained("TRAIN.MAX_ITERS=1")
+    cfg_from_list(["NUM_WORKERS=3", "TRAIN.SAVE_PRED_EVERY=7", "TEST.FLIP=True"])
+    assert is_finished(cfg, run_of(cfg))
 
 
 def test_a_source_only_run_reads_nothing_of_the_target(tiny_cfg, tmp_path):

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import itertools
-import multiprocessing
-import os
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from dada.config import cfg, cfg_from_file, cfg_from_list, reset
+from dada.config import cfg
 from dada.dataset.toycity import write_city
 from dada.domain_adaptation.build import choose_device, test_loader
 from dada.domain_adaptation.evaluator import Evaluation, table, to_json
 from dada.domain_adaptation.figures import predict_labels, save_panel
-from dada.domain_adaptation.runs import find_snapshots, run_of, versions
+from dada.domain_adaptation.jobs import Job, run_all, train_unless_finished
+from dada.domain_adaptation.runs import find_snapshots, versions
 from dada.domain_adaptation.tester import load_predictor, protocol, test
-from dada.domain_adaptation.trainer import is_finished, train
 from dada.files import write_whole
 
 CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
@@ -44,39 +40,20 @@ def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> None
 
 
 def _train_and_test(out: Path, seeds: Sequence[int], overrides: Sequence[str]) -> dict[str, list[Evaluation]]:
-    """Evaluations by method, one for each seed.
-
-    On a CPU every network trains in a process of its own, with one thread: two threads make a small network hardly
-    faster, two processes get twice as much done, and one thread adds up in one order.
-    """
-    _configure(out, next(iter(METHODS)), seeds[0], overrides)
-    jobs = [(out, name, seed, overrides, bar) for bar, (seed, name) in enumerate(itertools.product(seeds, METHODS))]
-    if choose_device(cfg).type == "cuda":
-        evaluations = [_one_run(*job) for job in jobs]
-    else:
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=multiprocessing.get_context("spawn")) as pool:
-            evaluations = list(pool.map(_one_run, *zip(*jobs)))
-    return {name: [e for job, e in zip(jobs, evaluations) if job[1] == name] for name in METHODS}
+    """Evaluations by method, one for each seed."""
+    names = list(itertools.product(seeds, METHODS))
+    evaluations = run_all([_job(out, name, seed, overrides) for seed, name in names], _evaluate_job)
+    return {method: [e for (_, name), e in zip(names, evaluations) if name == method] for method in METHODS}
 
 
-def _one_run(out: Path, name: str, seed: int, overrides: Sequence[str], bar: int) -> Evaluation:
-    """Train, unless that was done before, and test."""
-    run = _configure(out, name, seed, overrides)
-    if choose_device(cfg).type == "cpu":
-        torch.set_num_threads(1)
-    if is_finished(cfg, run):
-        print(f"{run.name}: already trained with this configuration, {run.snapshots}")
-    else:
-        train(cfg, run, bar_position=bar)
-    return list(test(cfg, run).values())[-1]
+def _evaluate_job(job: Job) -> Evaluation:
+    return list(test(cfg, train_unless_finished(job)).values())[-1]
 
 
-def _configure(out: Path, name: str, seed: int, overrides: Sequence[str]):
-    """Fill the global cfg for one run of the demo and return the run."""
-    reset()
-    cfg_from_file("toycity.yml")
-    cfg_from_list(
-        [
+def _job(out: Path, name: str, seed: int, overrides: Sequence[str]) -> Job:
+    return Job(
+        "toycity.yml",
+        (
             f"DATA_DIRECTORY_SOURCE={out / 'city' / 'SYNTHIA'}",
             f"DATA_DIRECTORY_TARGET={out / 'city' / 'Cityscapes'}",
             f"EXP_ROOT={out}",
@@ -84,9 +61,8 @@ def _configure(out: Path, name: str, seed: int, overrides: Sequence[str]):
             f"CONTRASTIVE_LEARNING={METHODS[name]}",
             f"TRAIN.RANDOM_SEED={seed}",
             *overrides,
-        ]
+        ),
     )
-    return run_of(cfg)
 
 
 def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
@@ -118,7 +94,7 @@ def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
     """Evenly spaced test images, not chosen ones: image, label, source-only, adapted."""
     predictions = {}
     for name in METHODS:
-        run = _configure(out, name, seed, overrides)
+        run = _job(out, name, seed, overrides).configure()
         device = choose_device(cfg)
         predictor = load_predictor(cfg, [find_snapshots(run.snapshots)[-1]], device)
         normalization = predictor.networks[0].normalization

@@ -20,10 +20,16 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Write scalars every iteration and pictures every TRAIN.TENSORBOARD_VIZRATE; nothing if `folder` is None."""
+    """Write scalars every iteration and pictures every TRAIN.TENSORBOARD_VIZRATE; nothing if `folder` is None.
 
-    def __init__(self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet) -> None:
+    A run that goes on from iteration `start` replaces what was written there and later before it stopped.
+    """
+
+    def __init__(
+        self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet, start: int = 0
+    ) -> None:
         self._folder = folder
+        self._start = start
         self._period = cfg.TRAIN.TENSORBOARD_VIZRATE
         self._classes = classes
         self._normalization = normalization
@@ -34,7 +40,7 @@ class Monitor:
         # Imported here: it is slow, and most runs on a laptop do without.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self._folder))
+        return SummaryWriter(str(self._folder), purge_step=self._start or None)
 
     def __enter__(self) -> Monitor:
         return self

@@ -49,20 +49,29 @@ def versions() -> dict[str, str]:
 def save_snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict) -> Path:
     """Write `model_{iteration}.pth` whole: weights, iteration, plain cfg and versions. Returns its path."""
     path = folder / f"model_{iteration}.pth"
-    content = {"state_dict": network.state_dict(), "iter": iteration, "cfg": cfg, "versions": versions()}
-    with whole_file(path) as part:
-        torch.save(content, part)
+    save_whole(path, {"state_dict": network.state_dict(), "iter": iteration, "cfg": cfg, "versions": versions()})
     return path
 
 
-def set_aside(folder: Path) -> Path | None:
-    """Move what an earlier run left in `folder` to `folder`/former_<n>, so that no later test takes it for the new run's.
+def save_whole(path: Path, content: dict) -> None:
+    """torch.save, so that `path` holds what it held before or all of `content`."""
+    # Given a name instead of a file, torch.save would not say that the disk is full.
+    with whole_file(path) as part, open(part, "wb") as file:
+        torch.save(content, file)
+
+
+def set_aside(folder: Path, after: int = 0) -> Path | None:
+    """Move what an earlier run left in `folder` to `folder`/former_<n>, so that nothing takes it for the new run's.
+
+    Args:
+        after: the iteration from which an earlier run is continued: what it wrote until then stays. 0: all goes.
 
     Returns:
-        The folder moved to, or None if there was nothing.
+        The folder moved to, or None if there was nothing but the cfg, which every run writes anew.
     """
-    left = [p for pattern in ("model_*.pth", "test_*.json", "train_cfg.yml") for p in sorted(folder.glob(pattern))]
-    if not left:
+    patterns = ("model_*.pth", "checkpoint_*.pth", "test_*.json", "train_cfg.yml")
+    left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
+    if all(p.name == "train_cfg.yml" for p in left):
         return None
     number = 1
     while (folder / f"former_{number}").exists():
@@ -72,6 +81,12 @@ def set_aside(folder: Path) -> Path | None:
     for path in left:
         path.rename(former / path.name)
     return former
+
+
+def iteration_of(path: Path) -> int:
+    """The number at the end of a file's name; 0 if there is none."""
+    number = re.search(r"_(\d+)$", path.stem)
+    return int(number[1]) if number else 0
 
 
 def find_snapshots(folder: Path) -> list[Path]:

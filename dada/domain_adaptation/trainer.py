@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -13,11 +14,24 @@ from tqdm import tqdm
 from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.build import build_network, choose_device, source_loader, target_loader
+from dada.domain_adaptation.checkpoint import (
+    check_unchanged,
+    check_versions,
+    find_checkpoint,
+    fingerprint,
+    fixed_options,
+    save_checkpoint,
+)
+from dada.domain_adaptation.legacy import RepeatingSGD, times_listed
+from dada.domain_adaptation.lock import lock
 from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.objectives import Objective, build_objective
+from dada.domain_adaptation.rng import rng_state, seed_all, set_rng_state
 from dada.domain_adaptation.runs import Run, save_snapshot, set_aside
 from dada.domain_adaptation.schedule import PolySchedule
 from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.stopping import StopSignals
+from dada.files import remove_parts
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +75,22 @@ class Trainer:
         self.iter_size = iter_size
         self.align_corners = align_corners
         self.autocast = autocast
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that `iterate` changes; the network under the name that weights have in a snapshot."""
+        return {
+            "state_dict": self.network.state_dict(),
+            "discriminators": [a.discriminator.state_dict() for a in self.objective.adversaries],
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put back what `state_dict` returned, into a trainer that was built in the same way."""
+        self.network.load_state_dict(state["state_dict"])
+        for adversary, saved in zip(self.objective.adversaries, state["discriminators"], strict=True):
+            adversary.discriminator.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
 
     def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> tuple[dict[str, float], Step]:
         """One iteration. Returns the values of all terms, unweighted and averaged over its steps, and the last step.
@@ -115,11 +145,14 @@ def build_optimizer(network: nn.Module, cfg: Any) -> torch.optim.Optimizer:
     train = cfg.TRAIN
     rates = {"backbone": train.LEARNING_RATE, "head": train.LEARNING_RATE * train.LR_MULT}
     groups = [{"params": p, "lr": rates[name]} for name, p in network.parameter_groups().items() if p]
+    if cfg.LEGACY.DUPLICATE_STEPS and train.OPTIMIZER != "SGD":
+        raise ValueError(f"LEGACY.DUPLICATE_STEPS is about SGD, but TRAIN.OPTIMIZER is {train.OPTIMIZER!r}")
     if train.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, lr=train.LEARNING_RATE, weight_decay=train.WEIGHT_DECAY)
-    return torch.optim.SGD(
-        groups, lr=train.LEARNING_RATE, momentum=train.MOMENTUM, weight_decay=train.WEIGHT_DECAY
-    )
+    options = {"lr": train.LEARNING_RATE, "momentum": train.MOMENTUM, "weight_decay": train.WEIGHT_DECAY}
+    if cfg.LEGACY.DUPLICATE_STEPS:
+        return RepeatingSGD(groups, times_listed(network), **options)
+    return torch.optim.SGD(groups, **options)
 
 
 def last_iteration(cfg: Any) -> int:
@@ -128,10 +161,13 @@ def last_iteration(cfg: Any) -> int:
 
 
 def is_finished(cfg: Any, run: Run) -> bool:
-    """Whether `run` holds the last snapshot of a training with exactly this cfg."""
+    """Whether `run` holds the last snapshot of a training whose cfg gives the same weights as this one."""
     # The cfg in the snapshot counts: train_cfg.yml may be that of a later run that was stopped on its way.
     snapshot = run.snapshots / f"model_{last_iteration(cfg)}.pth"
-    return snapshot.is_file() and torch.load(snapshot, map_location="cpu", weights_only=True).get("cfg") == plain_cfg()
+    if not snapshot.is_file():
+        return False
+    saved = torch.load(snapshot, map_location="cpu", weights_only=True)
+    return "cfg" in saved and fixed_options(saved["cfg"]) == fixed_options(plain_cfg())
 
 
 def paired(source: Iterable[Batch], target: Iterable[Batch] | None, device: torch.device) -> Iterator[tuple]:
@@ -142,29 +178,41 @@ def paired(source: Iterable[Batch], target: Iterable[Batch] | None, device: torc
         yield batch.to(device, non_blocking=True), other
 
 
-def train(cfg: Any, run: Run, *, tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
-    """Train as `cfg` says; write the resolved cfg and snapshots to the run's folder. Returns the trained network.
+def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
+    """Train as `cfg` says; write the resolved cfg, snapshots and checkpoints to the run's folder. Returns the network.
 
-    Every input is opened and checked before the first file is written.
+    Every input is opened and checked before the first file is written. No other process can train in the folder
+    meanwhile. At SIGTERM, SIGUSR1 or SIGINT the run finishes its iteration and writes a checkpoint.
 
     Args:
+        resume: "" starts a run, and sets aside what an earlier one has left; "auto" goes on from the newest readable
+            checkpoint of the run, if there is one; else the checkpoint to go on from. A run that has reached its last
+            iteration is left as it is.
         tensorboard: log scalars and pictures.
         bar_position: line of the progress bar, for trainings that run side by side.
 
     Raises:
-        FileNotFoundError, ValueError: data, weights or options that cannot be used.
+        FileNotFoundError, ValueError: data, weights, checkpoint or options that cannot be used.
+        OSError: another process trains in the folder, or the disk is full.
         NonFiniteLoss: a term became NaN or infinite.
+        SystemExit: a signal ended the run; the code is 128 and the signal's number.
     """
+    with StopSignals() as signals, lock(run.snapshots):
+        return _train(cfg, run, resume, signals, tensorboard, bar_position)
+
+
+def _train(cfg: Any, run: Run, resume: str, signals: StopSignals, tensorboard: bool, bar_position: int) -> nn.Module:
+    path, saved = (resume and find_checkpoint(run.snapshots, resume)) or (None, None)
+    start, stop = saved["iter"] if saved else 0, last_iteration(cfg)
+    if saved:
+        check_unchanged(path, fixed_options(saved["cfg"]), fixed_options(plain_cfg()), "cfg")
+        check_versions(path, saved["versions"])
+    elif resume:
+        log.info("%s holds no checkpoint: %s starts from scratch", run.snapshots, run.name)
     device = choose_device(cfg)
-    torch.manual_seed(cfg.TRAIN.RANDOM_SEED)
-    network = build_network(cfg, weights=cfg.TRAIN.RESTORE_FROM).to(device).train()
+    seed_all(cfg.TRAIN.RANDOM_SEED)
+    network = build_network(cfg, weights="" if saved else cfg.TRAIN.RESTORE_FROM).to(device).train()
     objective = build_objective(cfg, device)
-    stop = last_iteration(cfg)
-    steps = stop * cfg.TRAIN.ITER_SIZE
-    source = source_loader(cfg, network.normalization, steps)
-    target = None
-    if objective.uses_target:
-        target = target_loader(cfg, network.normalization, steps, second_view=objective.uses_view)
     trainer = Trainer(
         network,
         objective,
@@ -176,23 +224,57 @@ def train(cfg: Any, run: Run, *, tensorboard: bool = False, bar_position: int = 
         align_corners=cfg.ALIGN_CORNERS,
         autocast=cfg.TRAIN.BF16,
     )
+    if saved:
+        trainer.load_state_dict(saved)
+        if start >= stop:
+            log.info("%s is finished: %s is at iteration %d of %d", run.name, path, start, stop)
+            return network
+    steps = {"start_step": start * cfg.TRAIN.ITER_SIZE, "steps": stop * cfg.TRAIN.ITER_SIZE}
+    source = source_loader(cfg, network.normalization, **steps)
+    target = None
+    if objective.uses_target:
+        target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
+    data = {f"{name} images": fingerprint(d) for name, d in (("source", source), ("target", target)) if d is not None}
+    if saved:
+        check_unchanged(path, saved["data"], data, "the run")
+        set_rng_state(saved["rng"], device)
+        log.info("%s goes on from %s", run.name, path)
+    # The checkpoints in the folder are this run's own up to where it goes on from; any other file is no part of it.
+    own = start if path is not None and path.resolve().parent == run.snapshots.resolve() else 0
+    del saved  # as large as the network and its optimizer
     log.info("training %s on %s: %s", run.name, device, ", ".join(f"{t.weight:g} {t.name}" for t in objective.terms))
     batches = paired(source, target, device)
-    monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization, source.dataset.classes)
+    monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization, source.dataset.classes, start)
     # Closed on the way out of an error too, so that the message starts on a line of its own.
     with monitor, tqdm(
-        range(stop), desc=run.name, unit="it", dynamic_ncols=True, position=bar_position
+        range(start, stop), run.name, stop, initial=start, unit="it", dynamic_ncols=True, position=bar_position
     ) as progress:
         for iteration in progress:
             values, step = trainer.iterate(iteration, batches)
             done = iteration + 1
-            if done == 1:  # the run is sound: data, network and losses worked once
-                if former := set_aside(run.snapshots):
-                    progress.write(f"files of an earlier run of this name are now in {former}")
+            if done == start + 1:  # the run is sound: data, network and losses worked once
+                remove_parts(run.snapshots)
+                if former := set_aside(run.snapshots, after=own):
+                    progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
                 save_cfg(run.snapshots / "train_cfg.yml")
             progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             monitor.scalars(iteration, values, trainer.optimizers[0])
             monitor.pictures(iteration, step)
             if done % cfg.TRAIN.SAVE_PRED_EVERY == 0 or done == stop:
                 save_snapshot(run.snapshots, network, done, plain_cfg())
+            signal = signals.received
+            if signal or done % (cfg.TRAIN.CHECKPOINT_EVERY or cfg.TRAIN.SAVE_PRED_EVERY) == 0 or done == stop:
+                path = save_checkpoint(
+                    run.snapshots,
+                    done,
+                    {**trainer.state_dict(), "rng": rng_state(device)},
+                    cfg=plain_cfg(),
+                    data=data,
+                    keep=cfg.TRAIN.KEEP_CHECKPOINTS,
+                )
+            if signal and done < stop:
+                break
+    if signal and done < stop:
+        log.warning("%s after iteration %d; --resume auto goes on from %s", signal.name, done, path)
+        sys.exit(128 + signal)
     return network

@@ -1,0 +1,42 @@
+"""Compare methods on the embedded city and on CamVid, day to dusk: same network, schedule and budget, several seeds.
+
+    python scripts/bench_methods.py --camvid data/CamVid
+    python scripts/bench_methods.py --benchmarks ToyCity --methods source-only PLCA ours --seeds 1
+
+Writes results.json and tables.md to --out. Called again, it goes on where it was stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+import _root  # noqa: F401
+
+from dada.command_line import run_script
+from dada.domain_adaptation.bench import BENCHMARKS, METHODS, compare, insert_tables, tables
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("experiments/bench"), help="folder to work in (%(default)s)")
+    parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS), choices=list(BENCHMARKS), metavar="NAME",
+                        help=f"of {', '.join(BENCHMARKS)} (all)")  # fmt: skip
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME",
+                        help=f"of {', '.join(METHODS)} (all)")  # fmt: skip
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=value", help="options for all runs", dest="options")
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
+    args = parser.parse_args()
+    records = compare(
+        args.out, benchmarks=args.benchmarks, methods=args.methods, seeds=args.seeds, camvid=args.camvid,
+        overrides=args.options, processes=args.processes,
+    )  # fmt: skip
+    print(tables(records))
+    print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")
+    if args.write:
+        insert_tables(args.write, tables(records), "bench")
+
+
+if __name__ == "__main__":
+    run_script(main)

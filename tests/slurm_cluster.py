@@ -1,0 +1,154 @@
+"""A whole Slurm on this machine, as whoever runs the tests: daemons of our own on loopback, all files in one folder."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+COMMANDS = (*DAEMONS, "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo")
+# Debian keeps the daemons where the PATH of a user does not lead.
+PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
+
+# One node that says of itself to have a GPU and more cores than there are: the jobs of an array run side by side.
+CONFIGURATION = """
+ClusterName=loopback
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller_port}
+SlurmdPort={node_port}
+SlurmUser={user}
+SlurmdUser={user}
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=2
+CredType=cred/munge
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
+SlurmdParameters=config_overrides
+MpiDefault=none
+ReturnToService=2
+KillWait=20
+GresTypes=gpu
+NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=65536 Gres=gpu:4 State=UNKNOWN
+PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP
+"""
+
+
+def missing() -> str:
+    """What keeps the cluster from being started, and how to get it; "" if all is there."""
+    absent = [name for name in COMMANDS if not shutil.which(name, path=PATH)]
+    return f"no {', '.join(absent)}: apt-get install slurm-wlm munge" if absent else ""
+
+
+class Cluster:
+    """Slurm with one node; `with Cluster(folder)` starts its three daemons, and ends them and their jobs.
+
+    Args:
+        folder: an empty one of ours, with a short path: a socket lies in it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # What a job around the tests has set would be taken for that of theirs.
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_", "SRUN_"))}
+        self.environment = {**outside, "PATH": PATH, "SLURM_CONF": str(folder / "slurm.conf"), "OMP_NUM_THREADS": "1"}
+        self._daemons: list[subprocess.Popen] = []
+
+    def __enter__(self) -> Cluster:
+        self.folder.chmod(0o755)  # munged insists that everybody could reach its socket
+        for name in ("state", "spool"):
+            (self.folder / name).mkdir(mode=0o700)
+        key = self.folder / "munge.key"
+        key.touch(mode=0o600)
+        key.write_bytes(secrets.token_bytes(128))
+        values = {"folder": self.folder, "user": getpass.getuser(), "host": socket.gethostname().split(".")[0]}
+        ports = {"controller_port": _free_port(), "node_port": _free_port()}
+        (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**values, **ports))
+        (self.folder / "gres.conf").write_text("NodeName=node Name=gpu Count=4\n")
+        try:
+            files = [f"--{name}-file={self.folder / f'munge.{name}'}" for name in ("key", "pid", "log", "seed")]
+            self._start("munged", "--foreground", f"--socket={self.folder / 'munge.socket'}", *files)
+            self._wait_for((self.folder / "munge.socket").exists)
+            self._start("slurmctld", "-D", "-i")
+            self._start("slurmd", "-D", "-N", "node")
+            self._wait_for(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False))
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.call("scancel", "--me", check=False)
+            wait_until(lambda: not self.call("squeue", "--noheader", check=False), 60, "the jobs to end")
+        finally:
+            self._stop()
+
+    def call(self, *command: str, check: bool = True, **environment: str) -> str:
+        """What a command of Slurm prints."""
+        done = subprocess.run(
+            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=60
+        )
+        assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
+        return done.stdout.strip()
+
+    def job(self, job: str) -> dict[str, str]:
+        """What `scontrol show job` says of one."""
+        return dict(re.findall(r"(\w+)=(\S*)", self.call("scontrol", "show", "job", "--oneliner", job)))
+
+    def _start(self, name: str, *arguments: str) -> None:
+        with open(self.folder / f"{name}.out", "wb") as out:
+            command = [shutil.which(name, path=PATH), *arguments]
+            self._daemons.append(subprocess.Popen(command, env=self.environment, stdout=out, stderr=out))
+
+    def _stop(self) -> None:
+        for daemon in reversed(self._daemons):
+            daemon.terminate()
+            try:
+                daemon.wait(20)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+
+    def _wait_for(self, condition) -> None:
+        def ready() -> bool:
+            assert all(d.poll() is None for d in self._daemons), self._complaints()
+            return condition()
+
+        wait_until(ready, 30, "Slurm to start", self._complaints)
+
+    def _complaints(self) -> str:
+        files = [f for pattern in ("*.out", "*.log") for f in sorted(self.folder.glob(pattern))]
+        return "\n".join(f"{f.name}: {f.read_text(errors='replace')[-2000:]}" for f in files)
+
+
+def wait_until(condition, seconds: float, what: str, complaints=lambda: ""):
+    """The first true value of `condition()`; AssertionError with `complaints()` if there is none in time."""
+    end = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < end, f"waited {seconds} s for {what}\n{complaints()}"
+        time.sleep(0.02)
+    return value
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
