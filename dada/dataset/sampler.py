@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -16,6 +18,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dada.dataset.sample import collate
+
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 class Draw(NamedTuple):
@@ -111,8 +115,11 @@ def seeded(*parts: int | str) -> Iterator[None]:
 def _leave_signals_to_the_run(worker: int) -> None:
     """Let a loader process live on when a scheduler, or Ctrl-C, asks all processes of a run to stop.
 
-    The run needs it for the iteration that it finishes first. It still ends when the run itself tells it to.
+    The run needs it for the iteration that it finishes first. It still ends when the run itself tells it to, and with
+    the run: a loader whose run was killed would wait for ever to hand its samples over.
     """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     for name in ("SIGUSR1", "SIGINT"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
