@@ -12,7 +12,7 @@ from tiny import TinyNetwork
 from torch import nn
 
 from dada.config import cfg, cfg_from_list, plain_cfg
-from dada.dataset import IGNORE_LABEL, TrainTransform
+from dada.dataset import IGNORE_LABEL, LabelSet, TrainTransform
 from dada.dataset.label_sets import cityscapes_id_map, label_set, synthia_id_map
 from dada.domain_adaptation import build
 from dada.domain_adaptation.build import build_network, source_loader, target_loader
@@ -235,8 +235,10 @@ def test_the_19_classes_in_plcas_order_have_the_published_map_and_their_own_colo
 
 def test_plcas_order_of_other_classes_is_refused(tiny_cfg):
     cfg_from_list(["NUM_CLASSES=13", "LEGACY.PLCA_CLASS_ORDER=True"])
-    with pytest.raises(ValueError, match="defined for 16 and 19 classes, but NUM_CLASSES is 13"):
+    with pytest.raises(ValueError, match="defined for 16 and 19 classes of Cityscapes, but the 13 classes are road, "):
         source_loader(cfg, CAFFE_BGR, 1)
+    with pytest.raises(ValueError, match="the 16 classes are a, b, "):  # as many, but others
+        plca_order(LabelSet(tuple("abcdefghijklmnop"), np.zeros((16, 3))))
 
 
 def published_plca(num_classes: int) -> dict:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from dada.dataset import IGNORE_LABEL, LabelSet, SegmentationDataset
-from dada.dataset.label_sets import PLCA_TO_16, PLCA_TO_19
+from dada.dataset.label_sets import LABEL_SETS, PLCA_TO_16, PLCA_TO_19
 from dada.model import SegmentationModel
 
 
@@ -27,9 +27,9 @@ def plca_order(classes: LabelSet) -> LabelSet:
     """The 16 or 19 classes in the order in which PLCA (Kang et al., NeurIPS 2020) numbers them.
 
     Raises:
-        ValueError: another number of classes.
+        ValueError: other classes.
     """
-    order = list(_plca_to_ours(classes.num_classes))
+    order = list(_plca_to_ours(classes))
     return LabelSet(tuple(classes.names[ours] for ours in order), classes.palette[order])
 
 
@@ -37,20 +37,23 @@ def number_as_plca(dataset: SegmentationDataset) -> None:
     """Give the classes of `dataset` the train ids of PLCA, in place.
 
     Raises:
-        ValueError: it has neither 16 nor 19 classes.
+        ValueError: it has other classes than the 16 or 19 of Cityscapes.
     """
-    order = _plca_to_ours(dataset.num_classes)
+    order = _plca_to_ours(dataset.classes)
     new_id = np.arange(256, dtype=np.uint8)
     new_id[list(order)] = np.arange(len(order))
     dataset.classes = plca_order(dataset.classes)
     dataset.id_map = np.where(dataset.id_map == IGNORE_LABEL, IGNORE_LABEL, new_id[dataset.id_map]).astype(np.uint8)
 
 
-def _plca_to_ours(num_classes: int) -> tuple[int, ...]:
-    orders = {16: PLCA_TO_16, 19: PLCA_TO_19}
-    if num_classes not in orders:
-        raise ValueError(f"LEGACY.PLCA_CLASS_ORDER is defined for 16 and 19 classes, but NUM_CLASSES is {num_classes}")
-    return orders[num_classes]
+def _plca_to_ours(classes: LabelSet) -> tuple[int, ...]:
+    orders = {LABEL_SETS[16].names: PLCA_TO_16, LABEL_SETS[19].names: PLCA_TO_19}
+    if classes.names not in orders:
+        raise ValueError(
+            "LEGACY.PLCA_CLASS_ORDER is defined for 16 and 19 classes of Cityscapes, but the "
+            f"{classes.num_classes} classes are {', '.join(classes.names)}; set it to False"
+        )
+    return orders[classes.names]
 
 
 class RepeatingSGD(torch.optim.SGD):
