@@ -258,6 +258,8 @@ def test_the_same_command_goes_on_with_the_seed_that_it_drew_and_ends(city, tmp_
 
 
 def _train_in_child(pairs: list[str]) -> None:
+    # Loaders notice the death of the process that forked them, and a fork server would outlive the run.
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
     cfg_from_list(pairs)
     train(cfg, run_of(cfg), resume="auto")
