@@ -70,6 +70,11 @@ OPTIONS: dict[str, Any] = {
         "SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."
     ),
     "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
+    "ON_BAD_FILE": Option(
+        "fail", "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
+        "names the file once and counts.",
+        choices=("fail", "skip"),
+    ),
     "NUM_WORKERS": Option(4, "Loader processes for each domain; 0 loads in the training process.", minimum=0),
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),

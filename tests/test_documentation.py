@@ -27,5 +27,5 @@ def test_scripts_and_configurations_of_the_commands_exist(page):
 def test_options_named_in_the_pages_exist():
     from dada.config import flat_options
 
-    named = {o for page in PAGES for o in re.findall(r"\b(?:TRAIN|TEST|DATA_TRANSFORM)\.[A-Z_]+", page.read_text("utf-8"))}
+    named = {o for page in PAGES for o in re.findall(r"\b(?:TRAIN|TEST|DATA_TRANSFORM)\.[A-Z_0-9]+", page.read_text("utf-8"))}
     assert named <= set(flat_options())

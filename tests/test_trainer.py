@@ -286,11 +286,11 @@ def test_a_missing_folder_is_reported_before_anything_is_written(tiny_cfg, tmp_p
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_loss_that_is_not_finite_leaves_no_snapshot_and_no_log(tiny_cfg, tmp_path):
+def test_a_loss_that_is_not_finite_leaves_its_step_but_no_snapshot_and_no_log(tiny_cfg, tmp_path):
     cfg_from_list(["TRAIN.LEARNING_RATE=1e30", "TRAIN.MAX_ITERS=9"])
     with pytest.raises(NonFiniteLoss, match="loss_seg_src_main"):
         train(cfg, run_of(cfg))
-    assert files_below(tmp_path / "runs") == {"snapshots/tiny/train_cfg.yml"}
+    assert files_below(tmp_path / "runs") == {"snapshots/tiny/train_cfg.yml", "snapshots/tiny/post_mortem_1.pth"}
 
 
 def test_a_file_that_breaks_in_the_first_batch_leaves_nothing_at_all(city, tmp_path):

@@ -13,7 +13,9 @@ from torch.utils.data import Dataset
 from dada.dataset import files, storage
 from dada.dataset.label_sets import IGNORE_LABEL, LabelSet
 from dada.dataset.sample import Sample
-from dada.dataset.sampler import Draw, seeded
+from dada.dataset.sampler import Draw, mixed_seed, seeded
+
+MOST_IN_A_ROW = 10  # unreadable samples, each drawn for the one before it, after which it is not a few bad files
 
 
 class Item(NamedTuple):
@@ -31,6 +33,9 @@ class SegmentationDataset(Dataset):
     `dataset[index]` is sample `index`; `dataset[Draw(index, step, slot)]` is the same sample under the
     augmentation of that training step. Neither reads or changes the global random state.
 
+    While `skip_bad_files` is True, a Draw of a sample that cannot be read gives another one in its place, chosen by
+    (seed, stream, step, slot) alone, and says so in `Sample.skipped`.
+
     Args:
         title: the dataset's name for messages.
         items: what to read, in a fixed order.
@@ -46,6 +51,7 @@ class SegmentationDataset(Dataset):
 
     mixed_shapes = False  # True: images of many shapes, which are fitted into the input size and never squashed
     size_advice = "They must come from the same release of the dataset, neither of them resized."
+    skip_bad_files = False  # whether samples of training steps may be replaced; those asked for by index never are
 
     def __init__(
         self,
@@ -74,10 +80,31 @@ class SegmentationDataset(Dataset):
         return len(self.items)
 
     def __getitem__(self, key: int | Draw) -> Sample:
-        draw = key if isinstance(key, Draw) else Draw(key, 0, 0)
-        item = self.items[draw.index]
+        if not isinstance(key, Draw):
+            return self._sample(Draw(key, 0, 0), self._read(key))
+        draw, skipped = key, []
+        while True:
+            try:
+                pictures = self._read(draw.index)
+                break
+            except (ValueError, OSError) as error:
+                if not self.skip_bad_files:
+                    raise
+                skipped.append((self.items[draw.index].image, str(error)))
+                if len(skipped) == MOST_IN_A_ROW:
+                    raise ValueError(
+                        f"{MOST_IN_A_ROW} samples of {self.title}, drawn one in place of the other, cannot be read: "
+                        f"ON_BAD_FILE skip is for a few files. Is the disk still there? The last: {error}"
+                    ) from error
+                other = mixed_seed(self.seed, self.stream, "in place of", draw.step, draw.slot, len(skipped))
+                draw = draw._replace(index=other % len(self))
+        return self._sample(draw, pictures)._replace(skipped=tuple(skipped))
+
+    def _read(self, index: int) -> tuple[Image.Image, Image.Image | None, np.ndarray | None]:
+        """Image, label and depth of sample `index`, whole, checked against each other."""
+        item = self.items[index]
         image = files.read_image(item.image)
-        label = self.read_label(draw.index)
+        label = self.read_label(index)
         depth = None
         if label is not None:
             files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
@@ -85,11 +112,15 @@ class SegmentationDataset(Dataset):
             depth = files.read_inverse_depth(item.depth)
             size = depth.shape[::-1]
             files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
+        return image, label, depth
+
+    def _sample(self, draw: Draw, pictures: tuple[Image.Image, Image.Image | None, np.ndarray | None]) -> Sample:
+        """The augmented sample."""
+        image, label, depth = pictures
         with seeded(self.seed, self.stream, draw.step, draw.slot, draw.index):
             views = self.transform(image, label, depth)
-        return Sample(
-            views.image, views.label, views.depth, item.name, (image.height, image.width), views.view
-        )
+        name = self.items[draw.index].name
+        return Sample(views.image, views.label, views.depth, name, (image.height, image.width), views.view)
 
     def read_label(self, index: int) -> Image.Image | None:
         """Train ids of sample `index` at the file's own size, PIL "L"; None where labels are not read.

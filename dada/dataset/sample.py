@@ -18,6 +18,7 @@ class Sample(NamedTuple):
     name: str  # the image file, relative to the dataset's image folder
     size: tuple[int, int]  # (height, width) of the image file
     view: Tensor | None = None  # (3, H, W): the same pixels under a second, stronger photometric augmentation
+    skipped: tuple[tuple[str, str], ...] = ()  # samples that could not be read before this one: image file and reason
 
 
 class Batch(NamedTuple):
@@ -29,6 +30,7 @@ class Batch(NamedTuple):
     name: list[str]
     size: list[tuple[int, int]]
     view: Tensor | None = None  # (B, 3, H, W)
+    skipped: tuple[tuple[str, str], ...] = ()  # those of all samples
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The batch with its tensors on `device`."""
@@ -57,6 +59,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         name=[sample.name for sample in samples],
         size=[tuple(sample.size) for sample in samples],
         view=_stack(samples, "view"),
+        skipped=tuple(entry for sample in samples for entry in sample.skipped),
     )
 
 

@@ -176,6 +176,7 @@ def _train_loader(
     cfg: Any, dataset: SegmentationDataset, batch_size: int, steps: int, stream: str, start_step: int
 ) -> DataLoader:
     seed = cfg.TRAIN.RANDOM_SEED
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
     return step_loader(
         dataset, batch_size, seed=seed, start_step=start_step, stop_step=steps, stream=stream, **_loading(cfg)
     )

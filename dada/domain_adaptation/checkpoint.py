@@ -34,10 +34,12 @@ KEYS = {"format", "iter", "cfg", "versions", "data", "state_dict", "discriminato
 
 # What may differ between a checkpoint and the run that goes on from it: it decides where files lie, how often they are
 # written and how fast the run is, but no weight. EARLY_STOP ends a run on its way and leaves the schedule alone; the
-# initial weights of RESTORE_FROM are in the past. The images found in the folders are compared by name.
+# initial weights of RESTORE_FROM are in the past. ON_BAD_FILE may become 'skip' where a bad file has ended a run. The
+# images found in the folders are compared by name.
 MAY_CHANGE = frozenset(
     """
-    NUM_WORKERS GPU_ID DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET EXP_NAME EXP_ROOT EXP_ROOT_SNAPSHOT EXP_ROOT_LOGS
+    NUM_WORKERS ON_BAD_FILE GPU_ID DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET
+    EXP_NAME EXP_ROOT EXP_ROOT_SNAPSHOT EXP_ROOT_LOGS
     TRAIN.RESTORE_FROM TRAIN.EARLY_STOP TRAIN.SNAPSHOT_DIR TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
     TRAIN.KEEP_CHECKPOINTS TRAIN.TENSORBOARD_LOGDIR TRAIN.TENSORBOARD_VIZRATE
     """.split()

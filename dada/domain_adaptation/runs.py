@@ -69,7 +69,7 @@ def set_aside(folder: Path, after: int = 0) -> Path | None:
     Returns:
         The folder moved to, or None if there was nothing but the cfg, which every run writes anew.
     """
-    patterns = ("model_*.pth", "checkpoint_*.pth", "test_*.json", "train_cfg.yml")
+    patterns = ("model_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml")
     left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
     if all(p.name == "train_cfg.yml" for p in left):
         return None
