@@ -1,17 +1,19 @@
 # make demo   set up, then train and adapt on the embedded city; table and pictures in experiments/demo
 # make test   set up, then lint and test
+# make test-slurm   the batch scripts on a Slurm of one node, started and stopped here
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-slurm lint clean
 
 # The virtual environment is made once; a change of what is required updates it.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
-	$(BIN)/python -m pip install --quiet --no-deps -e .
+# cityscapesScripts also asks for programs with windows and for a copy of Python's own typing.
+	$(BIN)/python -m pip install --quiet --no-deps cityscapesScripts==2.3.0 -e .
 	touch $@
 
 demo: .venv/ready
@@ -22,6 +24,11 @@ lint: .venv/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+test-slurm: .venv/ready
+	@PATH="$$PATH:/usr/sbin"; for program in munged slurmctld slurmd sbatch; do \
+		command -v $$program >/dev/null || { echo "no $$program: apt-get install slurm-wlm munge"; exit 1; }; done
+	$(BIN)/python -m pytest -m slurm tests/test_slurm.py
 
 clean:
 	rm -rf .venv experiments/demo data/toycity

@@ -26,7 +26,7 @@ SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge.socket,cred_expire=2
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
 SlurmdSpoolDir={folder}/spool
@@ -43,11 +43,14 @@ SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0
 SlurmdParameters=config_overrides
 MpiDefault=none
-ReturnToService=2
+ReturnToService=1
 KillWait=20
 GresTypes=gpu
 NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=65536 Gres=gpu:4 State=UNKNOWN
-PartitionName=main Nodes=node Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=main Nodes=node Default=YES PriorityTier=1 GraceTime=60 State=UP
+PartitionName=urgent Nodes=node PriorityTier=2 State=UP
 """
 
 
@@ -81,7 +84,9 @@ class Cluster:
         values = {"folder": self.folder, "user": getpass.getuser(), "host": socket.gethostname().split(".")[0]}
         ports = {"controller_port": _free_port(), "node_port": _free_port()}
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**values, **ports))
-        (self.folder / "gres.conf").write_text("NodeName=node Name=gpu Count=4\n")
+        for number in range(4):
+            (self.folder / f"gpu{number}").touch()
+        (self.folder / "gres.conf").write_text(f"NodeName=node Name=gpu File={self.folder}/gpu[0-3]\n")
         try:
             files = [f"--{name}-file={self.folder / f'munge.{name}'}" for name in ("key", "pid", "log", "seed")]
             self._start("munged", "--foreground", f"--socket={self.folder / 'munge.socket'}", *files)
@@ -104,7 +109,7 @@ class Cluster:
     def call(self, *command: str, check: bool = True, **environment: str) -> str:
         """What a command of Slurm prints."""
         done = subprocess.run(
-            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=60
+            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=120
         )
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
@@ -132,19 +137,19 @@ class Cluster:
             assert all(d.poll() is None for d in self._daemons), self._complaints()
             return condition()
 
-        wait_until(ready, 30, "Slurm to start", self._complaints)
+        wait_until(ready, 60, "Slurm to start", self._complaints, every=0.1)
 
     def _complaints(self) -> str:
         files = [f for pattern in ("*.out", "*.log") for f in sorted(self.folder.glob(pattern))]
         return "\n".join(f"{f.name}: {f.read_text(errors='replace')[-2000:]}" for f in files)
 
 
-def wait_until(condition, seconds: float, what: str, complaints=lambda: ""):
+def wait_until(condition, seconds: float, what: str, complaints=lambda: "", every: float = 0.5):
     """The first true value of `condition()`; AssertionError with `complaints()` if there is none in time."""
     end = time.monotonic() + seconds
     while not (value := condition()):
         assert time.monotonic() < end, f"waited {seconds} s for {what}\n{complaints()}"
-        time.sleep(0.02)
+        time.sleep(every)
     return value
 
 

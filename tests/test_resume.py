@@ -591,6 +591,21 @@ def test_a_lock_of_another_host_is_not_ours_to_judge(tmp_path):
         pass
 
 
+def test_a_requeued_job_takes_over_the_lock_that_its_earlier_start_left_on_another_host(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    path = write_lock(tmp_path, host="elsewhere", pid=1)
+    with pytest.raises(RunInUse, match="host elsewhere"), lock(tmp_path):  # another process of the same start
+        pass
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    with pytest.raises(RunInUse, match="host elsewhere"), lock(tmp_path):
+        pass
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    with lock(tmp_path):
+        assert json.loads(path.read_text())["slurm_restarts"] == 1
+    assert not path.exists()
+
+
 def test_the_lock_leaves_no_folder_that_was_not_there_and_no_empty_file(tmp_path, monkeypatch):
     with lock(tmp_path / "a" / "b"):
         pass
