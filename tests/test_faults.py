@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TinyNetwork, random_batch
+from tiny import TinyNetwork, random_batch, same
 from torch import nn
 
 from dada import config
@@ -52,16 +52,6 @@ def small(tiny_cfg, monkeypatch):
 def run(*pairs: str, **options) -> None:
     cfg_from_list(pairs)
     train(cfg, run_of(cfg), **options)
-
-
-def same(a, b) -> bool:
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def state_of(folder: Path, iteration: int = 6) -> dict:

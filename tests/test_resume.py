@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny import TinyNetwork, tiny_options
+from tiny import TinyNetwork, same, tiny_options
 from torch import nn
 
 from dada import config
@@ -109,17 +109,6 @@ def kill() -> None:
 def run(*pairs: str, **options) -> None:
     cfg_from_list(pairs)
     train(cfg, run_of(cfg), **options)
-
-
-def same(a, b) -> bool:
-    """Equality to the last bit, through dicts, lists and tensors."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 def state_of(folder: Path, iteration: int = 6) -> dict:

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 import torch
 from slurm_cluster import Cluster, missing, wait_until
-from tiny import tiny_options
+from tiny import same, tiny_options
 
 from dada.domain_adaptation.checkpoint import read_checkpoint
 
@@ -186,17 +186,6 @@ def plain(project) -> dict:
     command = [sys.executable, "scripts/train.py", *project.flags, "--set", "EXP_NAME=plain"]
     subprocess.run(command, cwd=project.folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True, timeout=300)
     return project.result("plain")
-
-
-def same(a, b) -> bool:
-    """Equality to the last bit, through dicts, lists and tensors."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(same, a, b))
-    return a == b
 
 
 @pytest.mark.slurm

@@ -77,3 +77,14 @@ def tiny_options(city: Path, out: Path) -> list[str]:
         "TRAIN.MAX_ITERS=2",
         "TEST.INPUT_SIZE_TARGET=[128, 64]",
     ]
+
+
+def same(a, b) -> bool:
+    """Equality to the last bit, through dicts, lists and tensors."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b

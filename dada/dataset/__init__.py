@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 from dada.dataset.base import Item, SegmentationDataset
@@ -41,23 +40,18 @@ def build_dataset(
     *,
     split: str,
     num_classes: int,
-    transform: Callable,
-    list_file: str | Path = "",
-    with_labels: bool = True,
-    with_depth: bool = False,
-    seed: int = 0,
     info: str | Path = "",
     role: str = "source",
     **options,
 ) -> SegmentationDataset:
     """The dataset of that name, as the configuration writes it.
 
-    The arguments are those of the classes in DATASETS, and further:
-
     Args:
+        info: JSON file with an id map and classes of one's own.
         role: "source" or "target": which settings (DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET) the
             messages name.
-        options: what one dataset alone takes, for example labels="raw" for SYNTHIA.
+        options: of PublishedDataset, `transform` among them, and what one dataset alone takes, for example
+            labels="raw" for SYNTHIA.
 
     Raises:
         ValueError: no dataset has that name, or `info` holds another number of classes.
@@ -66,19 +60,7 @@ def build_dataset(
     name = OTHER_NAMES.get(name, name)
     if name not in DATASETS:
         raise ValueError(f"{role.upper()} is {name!r}; the datasets are {', '.join(DATASETS)}")
-    dataset = DATASETS[name](
-        root,
-        split,
-        num_classes,
-        transform=transform,
-        list_file=list_file,
-        with_labels=with_labels,
-        with_depth=with_depth,
-        seed=seed,
-        info=info,
-        role=role,
-        **options,
-    )
+    dataset = DATASETS[name](root, split, num_classes, info=info, role=role, **options)
     if dataset.num_classes != num_classes:
         raise ValueError(f"{info} holds {dataset.num_classes} classes, but NUM_CLASSES is {num_classes}")
     return dataset
