@@ -86,10 +86,12 @@ def test_the_static_schedule_never_looks_at_a_value(metric):
     source, target, labels = random_case(0, 2, 5, (5, 6), (6, 4), metric)
 
     def everything(choice):
-        results = loss.sum_over_cycles(source, target, labels, metric, 255, (True, True), choice)
+        j, back, usable = loss.ways(source, target, metric, choice)
+        weights = usable.to(source.dtype)
+        results = loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), choice)
         mixed, *softmax = aggregation.aggregate(target, metric, 0.5, choice)
         grad = aggregation.aggregate_backward(target, mixed, *softmax, mixed, metric, 0.5, choice)
-        return *results, grad, *cycles.batch_cycles(source, target, metric, choice)
+        return *results, grad, j, back, usable
 
     real = everything(static)
     with FakeTensorMode() as mode:
@@ -207,7 +209,9 @@ def test_without_a_compiler_it_says_so_once_and_runs_all_the_same(monkeypatch, c
 def test_the_operators_keep_the_contract_of_torch(metric, needs, uncompiled):
     source, target, labels = random_case(1, 2, 3, (3, 4), (2, 5), metric, dtype=torch.float32)
     source.requires_grad_(needs[0]), target.requires_grad_(needs[1])
-    torch.library.opcheck(operators.associate, (source, target, labels, metric, 255, *needs, True))
+    j, back, usable = operators.follow_cycles(source.detach(), target.detach(), metric, True)
+    weights = torch.rand(usable.shape) * usable
+    torch.library.opcheck(operators.associate, (source, target, j, back, weights, metric, *needs, True))
     torch.library.opcheck(operators.aggregate, (target, metric, 0.5, True))
     torch.library.opcheck(operators.follow_cycles, (source, target, metric, True))
     mixed, *softmax = (x.detach() for x in operators.aggregate(target, metric, 0.5, True))

@@ -11,9 +11,15 @@ from torch import Tensor
 from dada.domain_adaptation.association.form import PLAIN, Form, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Distributions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
-from dada.domain_adaptation.association.tiles import Softmax, softmax_, stripes, tiles_in
+from dada.domain_adaptation.association.tiles import (
+    TILE_ELEMENTS,
+    Softmax,
+    even_parts,
+    softmax_,
+    stripes,
+    tiles_in,
+)
 
-PAIR_SIDE = 512  # of the square tiles of the backward pass
 CUDA_PAIR_SIDE = 2048  # a product of 512 leaves most of a GPU idle; five tiles of 17 MB. Not measured
 
 
@@ -42,7 +48,7 @@ def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> Softmax:
         product_RN = pixels.product(rows_CR, out_RN=tile_RN)
         # Nothing is more similar to a pixel than itself, by either metric: it is the peak of its row.
         weight_RN, softmax = softmax_(product_RN, rows_CR, pixels, own_N[part], contrast)
-        mean_CR = mm(values_CN, weight_RN.mT).div_(softmax.total[:, 0])
+        mean_CR = mm(weight_RN, values_CN.mT).div_(softmax.total).mT
         torch.lerp(x_CN[:, part], mean_CR, alpha, out=out_CN[:, part])
         for all_N, some_R1 in zip(statistics, softmax):
             all_N[part] = some_R1[:, 0]
@@ -113,37 +119,40 @@ def _unmix_directions(
     cos_IK and cos_KI are transposes of each other, so one product gives both; and as a cosine pulls at both
     of its pixels alike, the gradients as query and as key are one product with pull_IK + pull_KI^T. Seven
     products for two tiles instead of ten. Everything lies in memory as (I, K), that of tile (K, I) as well.
+    Factors of the pixels I go to their vectors, once for all tiles: not into the tiles.
     """
     grad_CN, unit_N, form = pixels.grad_CN, pixels.unit_N, pixels.form
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
-    numbers = (unit_N, softmax.scale, softmax.peak, softmax.total.log() - math.log(alpha), mean_N)
+    bias_N = math.log(alpha) - softmax.total.log() - softmax.peak * softmax.scale
+    numbers = (unit_N, softmax.scale, bias_N, -mean_N * softmax.scale)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
-    parts = _even_parts(x_CN.shape[1], pair_side(x_CN.device))
+    parts = even_parts(x_CN.shape[1], pair_side(x_CN.shape[0], x_CN.device))
     buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(5)]
     for i, first in enumerate(parts):
         x_CI, grad_mixed_CI = x_CN[:, first], grad_mixed_CN[:, first]
         of_I = Rows(*(v[first].clone() for v in numbers))
+        unit_CI, scaled_CI = operand(pixels.rows(first)), operand(grad_mixed_CI * of_I.scale)
+        grad_unit_CI = grad_CN.new_zeros(x_CI.shape)
         for second in parts[i:]:
             x_CK, grad_mixed_CK = x_CN[:, second], grad_mixed_CN[:, second]
             of_K = Rows(*(v[second].clone() for v in numbers))
             cos_IK, weight_IK, back_IK, pull_IK, other_IK = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
-            mm(x_CI.mT, x_CK, out=cos_IK)
+            mm(unit_CI.mT, x_CK, out=cos_IK)
             cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, weight_IK, back_IK, of_I, of_K)
             addmm_(grad_CN[:, second], grad_mixed_CI, weight_IK)  # as values
-            mm(grad_mixed_CI.mT, x_CK, out=pull_IK)
-            if first == second:
-                other_IK.copy_(pull_IK.mT)
-            else:
+            if first != second:
                 addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
-                mm(x_CI.mT, grad_mixed_CK, out=other_IK)
-            pull_IK, along_I, along_K = form.of(_pull_pair_)(
+            mm(scaled_CI.mT, x_CK, out=pull_IK)
+            mm(x_CI.mT, grad_mixed_CK, out=other_IK)
+            pull_IK, along_K = form.of(_pull_pair_)(
                 cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K
             )
-            addmm_(grad_CN[:, first], x_CK, pull_IK.mT)  # as queries and keys
-            along_N[first] += along_I
+            addmm_(grad_unit_CI, x_CK, pull_IK.mT)  # as queries and keys
             if first != second:
-                addmm_(grad_CN[:, second], x_CI, pull_IK)
+                addmm_(grad_CN[:, second], unit_CI, pull_IK)
                 along_N[second] += along_K
+        grad_CN[:, first].addcmul_(grad_unit_CI, of_I.unit)
+        along_N[first] += channel_dot(unit_CI, grad_unit_CI)
     # Take away what points along the pixel itself: length does not change a cosine.
     grad_CN.addcmul_(pixels.x_CN, along_N * unit_N.square(), value=-1)
 
@@ -153,21 +162,18 @@ class Rows(NamedTuple):
 
     unit: Tensor
     scale: Tensor
-    peak: Tensor
-    shift: Tensor  # log(total / alpha)
-    mean: Tensor
+    bias: Tensor  # alpha * weight = exp(scale * cos + bias)
+    less: Tensor  # -scale * mean
 
 
 def _weigh_pair_(
     cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, of_I: Rows, of_K: Rows
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines from products; alpha * the weights of both tiles."""
+    """Cosines from products with directions I; alpha * the weights of both tiles."""
     cos_IK, weight_IK, back_IK = writable(cos_IK), writable(weight_IK), writable(back_IK)
-    of_I = Rows(*(v[:, None] for v in of_I))
-    cos_IK.mul_(of_I.unit).mul_(of_K.unit)
-    for out_IK, rows in ((weight_IK, of_I), (back_IK, of_K)):
-        torch.sub(cos_IK, rows.peak, out=out_IK)
-        out_IK.mul_(rows.scale).sub_(rows.shift).exp_()
+    cos_IK.mul_(of_K.unit)
+    torch.mul(cos_IK, of_I.scale[:, None], out=weight_IK).add_(of_I.bias[:, None]).exp_()
+    torch.addcmul(of_K.bias, cos_IK, of_K.scale, out=back_IK).exp_()
     return cos_IK, weight_IK, back_IK
 
 
@@ -179,24 +185,18 @@ def _pull_pair_(
     other_IK: Tensor,
     of_I: Rows,
     of_K: Rows,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradient of the products of both tiles, and its share along the pixels I and K."""
+) -> tuple[Tensor, Tensor]:
+    """The gradient of the cosines of both tiles, times the unit of K; and its share along the pixels K."""
     weight_IK, pull_IK, other_IK = writable(weight_IK), writable(pull_IK), writable(other_IK)
-    of_I = Rows(*(v[:, None] for v in of_I))
-    pull_IK.sub_(of_I.mean).mul_(weight_IK).mul_(of_I.scale)
-    other_IK.sub_(of_K.mean).mul_(back_IK).mul_(of_K.scale)
-    pull_IK.add_(other_IK)
-    along_IK = torch.mul(pull_IK, cos_IK, out=weight_IK)
-    along = along_IK.sum(dim=1), along_IK.sum(dim=0)
-    pull_IK.mul_(of_I.unit).mul_(of_K.unit)
-    return pull_IK, *along
+    pull_IK.add_(of_I.less[:, None]).mul_(weight_IK)  # the scale of I came with the product
+    torch.addcmul(of_K.less, other_IK, of_K.scale, out=other_IK)
+    pull_IK.addcmul_(other_IK, back_IK)
+    along_K = torch.mul(pull_IK, cos_IK, out=weight_IK).sum(dim=0)
+    return pull_IK.mul_(of_K.unit), along_K
 
 
-def _even_parts(count: int, side: int) -> list[slice]:
-    """Cut 0 .. count into the fewest parts of at most `side`, all but the last of equal length."""
-    length = -(-count // -(-count // side))
-    return [slice(start, min(count, start + length)) for start in range(0, count, length)]
-
-
-def pair_side(device: torch.device) -> int:
-    return CUDA_PAIR_SIDE if device.type == "cuda" else PAIR_SIDE
+def pair_side(channels: int, device: torch.device) -> int:
+    """Pixels of a square tile: five tiles and three slices of the map take about as much memory as a stripe."""
+    if device.type == "cuda":
+        return CUDA_PAIR_SIDE
+    return int((math.sqrt(9 * channels**2 + 20 * TILE_ELEMENTS) - 3 * channels) / 10)

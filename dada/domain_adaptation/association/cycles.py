@@ -5,21 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import PLAIN, Form
-from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
+from dada.domain_adaptation.association.pixels import Directions, Pixels
 from dada.domain_adaptation.association.products import full_float32_products
 from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
-
-
-def batch_cycles(
-    source: Tensor, target: Tensor, metric: str, form: Form = PLAIN
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> three (B, S): j*; i*, the way back from there; whether both are usable."""
-    ways = []
-    for x_CS, y_CT in zip(source.flatten(2), target.flatten(2)):
-        j_S, back_T, usable_S = image_cycles(PIXELS[metric](x_CS, form=form), PIXELS[metric](y_CT, form=form))
-        ways.append((j_S, back_T[j_S], usable_S))
-    return tuple(torch.stack(part) for part in zip(*ways))
 
 
 def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor]:

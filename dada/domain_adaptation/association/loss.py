@@ -11,27 +11,43 @@ from dada.domain_adaptation.association.pixels import PIXELS, Pixels
 from dada.domain_adaptation.association.tiles import softmax_, stripes
 
 
+def ways(source: Tensor, target: Tensor, metric: str, form: Form = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> (B, S) j*; (B, T) the way back from every j that is some j* at least;
+    (B, S) whether i and j* are usable.
+    """
+    of_images = [
+        image_cycles(PIXELS[metric](x_CS, form=form), PIXELS[metric](y_CT, form=form))
+        for x_CS, y_CT in zip(source.flatten(2), target.flatten(2))
+    ]
+    return tuple(torch.stack(part) for part in zip(*of_images))
+
+
 def sum_over_cycles(
     source: Tensor,
     target: Tensor,
-    labels: Tensor,
+    target_index: Tensor,
+    back_index: Tensor,
+    weights: Tensor,
     metric: str,
-    ignore_index: int,
     needs_grad: tuple[bool, bool],
     form: Form = PLAIN,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
-    """-sum over closed cycles of log p(j* | i) + log p(i* | j*) of a batch; closed cycles; distinct target pixels
-    on them, all 0-dim; and the gradients of the sum, None where none is needed.
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """-sum over source pixels of weight * (log p(j* | i) + log p(i* | j*)) of a batch, 0-dim; and the gradients of the
+    sum, None where none is needed.
+
+    Args:
+        target_index, back_index: as `ways` returns them.
+        weights: (B, S), 0 for cycles that do not count.
     """
     grads = [_zeros(x) if need else None for x, need in zip((source, target), needs_grad)]
-    per_image = []
+    total = source.new_zeros(())
     for b in range(source.shape[0]):
         source_CS, target_CT = (
             PIXELS[metric](x[b].flatten(1), None if grad is None else grad[b].flatten(1), form)
             for x, grad in zip((source, target), grads)
         )
-        per_image.append(_image_sum(source_CS, target_CT, labels[b].flatten(), ignore_index))
-    return *(torch.stack(part).sum(dim=0) for part in zip(*per_image)), *grads
+        total += _image_sum(source_CS, target_CT, target_index[b], back_index[b], weights[b])
+    return total, *grads
 
 
 def _zeros(x: Tensor) -> Tensor:
@@ -40,21 +56,15 @@ def _zeros(x: Tensor) -> Tensor:
     )  # contiguous whatever x is: images are flat views
 
 
-def _image_sum(
-    source: Pixels, target: Pixels, labels_S: Tensor, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum, closed, covered of one image; the gradient goes into `source` and `target`."""
-    j_S, back_T, usable_S = image_cycles(source, target)
-    closed_S = usable_S & (labels_S != ignore_index) & (labels_S == labels_S[back_T[j_S]])
-    # Cycles that turn around at one target pixel share their way back: one row, weighted by their number.
-    cycles_T = source.x_CN.new_zeros(target.x_CN.shape[1])
-    cycles_T.index_add_(0, j_S, closed_S.to(cycles_T.dtype))
-
-    there = _cross_entropy(source, target, j_S, closed_S.to(cycles_T.dtype))
-    back = _cross_entropy(target, source, back_T, cycles_T)
+def _image_sum(source: Pixels, target: Pixels, j_S: Tensor, back_T: Tensor, weight_S: Tensor) -> Tensor:
+    """The sum of one image; the gradient goes into `source` and `target`."""
+    # Cycles that turn around at one target pixel share their way back: one row, with the sum of their weights.
+    weight_T = weight_S.new_zeros(back_T.shape).index_add_(0, j_S, weight_S)
+    there = _cross_entropy(source, target, j_S, weight_S)
+    back = _cross_entropy(target, source, back_T, weight_T)
     source.finish_gradient()
     target.finish_gradient()
-    return there + back, closed_S.sum(), (cycles_T > 0).sum()
+    return there + back
 
 
 def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Tensor) -> Tensor:

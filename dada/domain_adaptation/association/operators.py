@@ -3,10 +3,10 @@
 A model around them can be compiled whole: the compiler knows shapes and derivatives from here and does not look
 inside, where the host decides how many tiles there are. Nothing is given up in eager mode.
 
-    dada::associate            the sum over cycles, its counts and its gradients
+    dada::associate            the weighted sum over cycles and its gradients
     dada::aggregate            spatial aggregation, and the softmax statistics of every pixel
     dada::aggregate_backward   its gradient
-    dada::follow_cycles        j*, i* and whether both are usable; no derivative
+    dada::follow_cycles        j*, the way back from there and whether both are usable; no derivative
 """
 
 from __future__ import annotations
@@ -18,23 +18,31 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dada.domain_adaptation.association import aggregation, cycles, loss
+from dada.domain_adaptation.association import aggregation, loss
 from dada.domain_adaptation.association.form import form_for
 
 # ---- the functions that contrastive_learning.py calls ----------------------------------------------
 
 
 def stream_loss(
-    source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int, fused: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss per closed cycle, closed cycles, and distinct target pixels on them; all 0-dim.
+    source: Tensor,
+    target: Tensor,
+    target_index: Tensor,
+    back_index: Tensor,
+    weights: Tensor,
+    metric: str,
+    fused: bool = False,
+) -> Tensor:
+    """-sum over source pixels of weight * (log p(j* | i) + log p(i* | j*)), 0-dim.
 
     Args:
-        source, target: (B, C, H, W) float32 or float64, sizes may differ. labels: (B, Hs, Ws).
+        source, target: (B, C, H, W) float32 or float64, sizes may differ.
+        target_index, back_index: as `stream_cycles` returns them.
+        weights: (B, S), 0 for cycles that do not count; constants.
     """
     needs = (torch.is_grad_enabled() and x.requires_grad for x in (source, target))
-    total, closed, covered, *_ = associate(source, target, labels, metric, ignore_index, *needs, fused)
-    return total / closed.clamp(min=1), closed, covered
+    weights = weights.detach().to(source.dtype)
+    return associate(source, target, target_index, back_index, weights, metric, *needs, fused)[0]
 
 
 def stream_aggregation(x: Tensor, metric: str, alpha: float, fused: bool = False) -> Tensor:
@@ -45,7 +53,7 @@ def stream_aggregation(x: Tensor, metric: str, alpha: float, fused: bool = False
 def stream_cycles(
     source: Tensor, target: Tensor, metric: str, fused: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> three (B, S), as `cycles.batch_cycles`."""
+    """(B, C, Hs, Ws), (B, C, Ht, Wt) -> (B, S), (B, T) and (B, S), as `loss.ways`."""
     return follow_cycles(source, target, metric, fused)
 
 
@@ -62,41 +70,43 @@ def _plainly(x: Tensor) -> Iterator[None]:
 @torch.library.custom_op(
     "dada::associate",
     mutates_args=(),
-    schema="(Tensor source, Tensor target, Tensor labels, str metric, int ignore_index, bool needs_source, "
-    "bool needs_target, bool fused) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    schema="(Tensor source, Tensor target, Tensor target_index, Tensor back_index, Tensor weights, str metric, "
+    "bool needs_source, bool needs_target, bool fused) -> (Tensor, Tensor, Tensor)",
 )
-def associate(source, target, labels, metric, ignore_index, needs_source, needs_target, fused):
-    """Sum, closed, covered, and the gradients of the sum, empty where not needed."""
+def associate(
+    source, target, target_index, back_index, weights, metric, needs_source, needs_target, fused
+):
+    """The sum, and its gradients, empty where not needed."""
     with _plainly(source):
-        *results, grad_source, grad_target = loss.sum_over_cycles(
+        total, *grads = loss.sum_over_cycles(
             source,
             target,
-            labels,
+            target_index,
+            back_index,
+            weights,
             metric,
-            ignore_index,
             (needs_source, needs_target),
             form_for(source.device, fused),
         )
-    return *results, *(source.new_empty(0) if g is None else g for g in (grad_source, grad_target))
+    return total, *(source.new_empty(0) if g is None else g for g in grads)
 
 
 @associate.register_fake
-def _(source, target, labels, metric, ignore_index, needs_source, needs_target, fused):
+def _(source, target, target_index, back_index, weights, metric, needs_source, needs_target, fused):
     grads = (
         torch.empty(x.shape, dtype=x.dtype, device=x.device) if need else x.new_empty(0)
         for x, need in ((source, needs_source), (target, needs_target))
     )
-    counts = (source.new_empty((), dtype=torch.int64) for _ in range(2))
-    return source.new_empty(()), *counts, *grads
+    return source.new_empty(()), *grads
 
 
 def _keep_for_associate(ctx, inputs, output):
     """The result is a scalar, so its gradient is formed while the tiles are at hand, and scaled in backward."""
-    source, target, labels, *options = inputs
-    ctx.save_for_backward(source, target, labels)
-    ctx.options = options
+    *tensors, metric, needs_source, needs_target, fused = inputs
+    ctx.save_for_backward(*tensors)
+    ctx.options = metric, needs_source, needs_target, fused
     # Aliases: the outputs themselves refer to ctx, and would keep it alive.
-    ctx.gradients = [g.detach() for g in output[3:]]
+    ctx.gradients = [g.detach() for g in output[1:]]
     ctx.mark_non_differentiable(*output[1:])
     ctx.set_materialize_grads(False)  # zeros as large as the maps, for the outputs that have none
 
@@ -105,13 +115,13 @@ def _keep_for_associate(ctx, inputs, output):
 def _associate_backward(ctx, grad_total, *_):
     """Hands the gradients out, scaled in place; if it is called again, they are computed again."""
     if grad_total is None:
-        return (None,) * 8
+        return (None,) * 9
     gradients, ctx.gradients = ctx.gradients, None
     if gradients is None:
-        gradients = associate(*ctx.saved_tensors, *ctx.options)[3:]
+        gradients = associate(*ctx.saved_tensors, *ctx.options)[1:]
     # Not in place where a compiler looks on, whose tensors are of a class of their own: outputs must not change.
     gradients = (g.mul_(grad_total) if type(g) is Tensor else g * grad_total for g in gradients)
-    return *(g if need else None for g, need in zip(gradients, ctx.options[2:4])), *[None] * 6
+    return *(g if need else None for g, need in zip(gradients, ctx.options[1:3])), *[None] * 7
 
 
 associate.register_autograd(_associate_backward, setup_context=_keep_for_associate)
@@ -182,10 +192,14 @@ aggregate.register_autograd(_aggregate_backward, setup_context=_keep_for_aggrega
 )
 def follow_cycles(source, target, metric, fused):
     with _plainly(source):
-        return cycles.batch_cycles(source, target, metric, form_for(source.device, fused))
+        return loss.ways(source, target, metric, form_for(source.device, fused))
 
 
 @follow_cycles.register_fake
 def _(source, target, metric, fused):
-    shape = source.shape[0], source.shape[2] * source.shape[3]
-    return tuple(source.new_empty(shape, dtype=dtype) for dtype in (torch.int64, torch.int64, torch.bool))
+    (batch, _, *size), back = source.shape, target.shape[2] * target.shape[3]
+    return (
+        source.new_empty(batch, size[0] * size[1], dtype=torch.int64),
+        source.new_empty(batch, back, dtype=torch.int64),
+        source.new_empty(batch, size[0] * size[1], dtype=torch.bool),
+    )

@@ -48,7 +48,7 @@ class Pixels:
 
     def gradient_of_rows(self, grad_RN: Tensor) -> Tensor:
         """Gradient (C, R) of the rows compared with this map, from that of the products (R, N)."""
-        return mm(self.columns_CN, grad_RN.mT)
+        return mm(grad_RN, self.columns_CN.mT).mT  # in this order: the other one is slow for odd R
 
     def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
         """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""

@@ -13,8 +13,9 @@ from dada.domain_adaptation.association.contrast import contrast_scale
 from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Pixels
 
-TILE_ELEMENTS = 2**19  # 2 MiB in float32: a stripe that stays in the cache while it is worked on
+TILE_ELEMENTS = 2**22  # 16 MiB in float32: every operation on a stripe has to wake the threads, so give them much
 PRODUCT_ROWS = 128  # but at least so many rows, if there are enough channels to make a matrix product of it
+ROWS_AT_ONCE = 16  # a product of 127 rows may take half as long again as one of 128
 CUDA_CACHE_SHARE = 0.5  # of the level-2 cache of a GPU that one stripe takes; not measured
 CPU = torch.device("cpu")
 BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a place
@@ -23,8 +24,8 @@ BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a p
 def stripe_height(columns: int, channels: int, device: torch.device = CPU) -> int:
     """Rows of a stripe.
 
-    With few channels the time goes into passes over the tile, which want it small; with many into the
-    products, which want it high. A GPU wants it as high as its cache allows: it has that many units to feed.
+    On a CPU every pass over a tile begins and ends with all threads, which costs as much as a pass over a
+    quarter of a MiB. A GPU wants it as high as its cache allows: it has that many units to feed.
     """
     return max(1, tile_elements(device) // columns, min(channels // 2, PRODUCT_ROWS))
 
@@ -42,13 +43,22 @@ def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
     The tensors of one stripe are those of the next: what is to be kept must be copied.
     """
     channels, width = columns.x_CN.shape
-    height = stripe_height(width, channels, columns.x_CN.device)
-    height = -(-rows // max(-(-rows // height), 1))  # as many stripes, but no low one at the end
+    parts = even_parts(rows, stripe_height(width, channels, columns.x_CN.device))
     # Each in memory of its own: a compiler need not ask whether they overlap.
-    buffers = [columns.x_CN.new_empty(height * width) for _ in range(tiles)]
-    for start in range(0, rows, max(height, 1)):
-        stop = min(rows, start + height)
-        yield slice(start, stop), *tiles_in(buffers, stop - start, width)
+    buffers = [columns.x_CN.new_empty(parts[0].stop * width) for _ in range(tiles)] if parts else []
+    for part in parts:
+        yield part, *tiles_in(buffers, part.stop - part.start, width)
+
+
+def even_parts(count: int, most: int) -> list[slice]:
+    """Cut 0 .. count into the fewest parts of at most `most`, about equally long: no low stripe at the end.
+
+    All but the last are a multiple of the rows that a product takes at a time, where `most` allows that.
+    """
+    most = max(most - most % ROWS_AT_ONCE, min(most, ROWS_AT_ONCE))
+    length = -(-count // max(-(-count // most), 1))
+    length = max(1, min(most, -(-length // ROWS_AT_ONCE) * ROWS_AT_ONCE))
+    return [slice(start, min(count, start + length)) for start in range(0, count, length)]
 
 
 def tiles_in(buffers: list[Tensor], height: int, width: int) -> list[Tensor]:
