@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dada.model.batch_norm import batch_norms, select_domain, selected_domain
+from dada.model.batch_norm import kept_statistics, select_domain, selected_domain
 
 
 def recomputed(block: nn.Module, x: Tensor) -> Tensor:
@@ -17,6 +18,8 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     Values, gradients and batch-norm statistics are those of block(x), also where the network has passed on to
     another domain before the backward pass.
     """
+    if torch.compiler.is_compiling():  # what is compiled has the domain in it, and moves statistics once
+        return checkpoint(block, x, use_reentrant=False)
     domain = selected_domain(block)
     return checkpoint(
         block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _as_at_first(block, domain))
@@ -29,16 +32,9 @@ def _as_at_first(block: nn.Module, domain: int | None) -> Iterator[None]:
     now = selected_domain(block)
     if domain is not None:
         select_domain(block, domain)
-    # Momentum 0 keeps them; running without them would save other tensors than the first computation did.
-    tracking = [norm for norm in batch_norms(block) if norm.track_running_stats and norm.training]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in tracking]
-    for norm in tracking:
-        norm.momentum = 0.0
     try:
-        yield
+        with kept_statistics(block):
+            yield
     finally:
         if now is not None:
             select_domain(block, now)
-        for norm, (momentum, count) in zip(tracking, before):
-            norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)

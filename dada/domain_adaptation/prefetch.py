@@ -1,0 +1,68 @@
+"""Batches of both domains on the device, the next ones copied while it works on these."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from dada.dataset.sample import Batch
+
+Pair = tuple[Batch, Batch | None]
+
+
+def paired(source: Iterable[Batch], target: Iterable[Batch] | None) -> Iterator[Pair]:
+    """Batches of both domains, step by step; None for the target where no term reads it."""
+    targets = iter(target) if target is not None else None
+    for batch in source:
+        yield batch, next(targets) if targets is not None else None
+
+
+class Prefetcher(Iterator[Pair]):
+    """`pairs` on `device`, in their order, one at a time.
+
+    A GPU computes long after its work was launched. Whoever iterates calls `request` then, and the next pair is taken from
+    the loaders and copied on a stream of its own meanwhile, without waiting: from the page-locked memory in which loaders
+    leave batches for a GPU. A CPU computes while it is asked to, and loader processes hold its next batches ready
+    already: there `request` does nothing.
+
+    A pair that was requested is not yet used. What went wrong with it, its end included, is raised when its turn comes,
+    and a run that stops before leaves it to the run that goes on: order and content of step n depend on n alone.
+
+    Args:
+        ahead: whether `request` acts; None: on a GPU.
+    """
+
+    def __init__(self, pairs: Iterable[Pair], device: torch.device, ahead: bool | None = None) -> None:
+        self._pairs = iter(pairs)
+        self._device = device
+        self._ahead = device.type == "cuda" if ahead is None else ahead
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._next: Pair | Exception | None = None
+
+    def request(self) -> None:
+        """Begin with the next pair, if it was not yet."""
+        if self._ahead and self._next is None:
+            self._next = self._load()
+
+    def __next__(self) -> Pair:
+        pair, self._next = self._load() if self._next is None else self._next, None
+        if isinstance(pair, Exception):
+            raise pair
+        if self._stream is not None:
+            used_on = torch.cuda.current_stream(self._device)
+            used_on.wait_stream(self._stream)
+            for value in (*pair[0], *(pair[1] or ())):
+                if isinstance(value, Tensor):  # or its memory would be given to the next copy while it is in use
+                    value.record_stream(used_on)
+        return pair
+
+    def _load(self) -> Pair | Exception:
+        try:
+            source, target = next(self._pairs)
+        except Exception as error:  # noqa: BLE001  raised when its turn comes; StopIteration is one
+            return error
+        with torch.cuda.stream(self._stream):  # does nothing where there is none
+            source = source.to(self._device, non_blocking=True)
+            return source, None if target is None else target.to(self._device, non_blocking=True)

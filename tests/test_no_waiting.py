@@ -1,0 +1,78 @@
+"""What a training step computes never has the host wait for a GPU: nothing asks for a value.
+
+Tensors on the device "meta" have shapes and no values. Whoever asks for one is refused, so that a step which passes there
+asks for none.
+"""
+
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from tiny import TinyNetwork, random_batch
+
+from dada.config import cfg, cfg_from_list
+from dada.dataset import SegmentationDataset
+from dada.dataset.label_sets import label_set
+from dada.domain_adaptation import adversarial, contrastive_learning, losses
+from dada.domain_adaptation.association import form
+from dada.domain_adaptation.objectives import METHODS, build_objective
+from dada.domain_adaptation.trainer import Trainer
+from dada.model.discriminator import FCDiscriminator
+from dada.normalization import TORCHVISION_RGB
+
+META = torch.device("meta")
+
+
+@pytest.mark.parametrize("question", [lambda x: bool(x.any()), lambda x: x.tolist(), lambda x: x.nonzero(), torch.unique])
+def test_the_stand_in_for_a_gpu_refuses_to_tell_values(question):
+    with pytest.raises((RuntimeError, NotImplementedError)):
+        question(torch.zeros(3, device=META))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_no_term_of_any_method_asks_for_a_value(method, monkeypatch):
+    monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
+    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
+    monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
+    cfg_from_list([
+        "NUM_CLASSES=7", f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True",
+        "TRAIN.LAMBDA_LOVASZ=0.5",
+    ])  # fmt: skip
+    network = TinyNetwork(7, aux=True, depth=True).to(META)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    trainer = Trainer(network, build_objective(cfg, META, TORCHVISION_RGB), optimizer, max_iterations=5)
+    step = trainer.step(random_batch(num_classes=7).to(META), random_batch(num_classes=7, seed=1).to(META))
+    trainer.backward(step, 0, check=False)
+    for moved in trainer.optimizers:
+        moved.step()
+
+
+# ---- what the losses do instead
+
+
+@pytest.mark.parametrize("seen", [(), (3,), (0, 1, 4), (0, 1, 2, 3, 4)])
+def test_lovasz_is_the_same_where_it_does_not_ask_which_classes_there_are(seen, monkeypatch):
+    labels = torch.full((2, 6, 7), 255)
+    for number, k in enumerate(seen):
+        labels[:, number] = k
+
+    def value_and_gradient():
+        logits = torch.randn(2, 5, 6, 7, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        loss = losses.lovasz_softmax(logits.softmax(dim=1), labels)
+        loss.backward()
+        return torch.cat([loss.detach()[None], logits.grad.flatten()])
+
+    wanted = value_and_gradient()
+    monkeypatch.setattr(losses, "_host_knows", lambda x: False)
+    torch.testing.assert_close(value_and_gradient(), wanted)
+    assert len(seen) == 0 or wanted.abs().sum() > 0
+
+
+def test_what_the_losses_do_not_check_there_every_dataset_has_checked():
+    id_map = np.full(256, 255, dtype=np.uint8)
+    id_map[[7, 8]] = 0, 16
+    with pytest.raises(ValueError, match="id map gives train ids 16, but there are 16 classes; expected 0 to 15"):
+        SegmentationDataset("X", [], classes=label_set(16), id_map=id_map, defined_ids=id_map < 255, transform=None)
