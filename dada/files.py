@@ -12,17 +12,18 @@ from pathlib import Path
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def whole_file(path: str | Path, ending: str = "") -> Iterator[Path]:
     """Give a temporary path beside `path`; rename it to `path` if the block succeeds, remove it if it fails.
 
-    File and folder are on the disk, not only in its cache, when this returns: what it wrote outlives a power cut.
+    File and folder are on the disk, not only in its cache, when this returns: what it wrote outlives a power cut. The
+    temporary name has the `ending`, for writers that go by it.
 
     Raises:
         OSError: the disk is full; the message gives the free space. An older file at `path` is as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".part{ending}")
     os.close(handle)
     part = Path(name)
     try:
@@ -72,8 +73,9 @@ def _disk_full(error: BaseException | None) -> int:
 
 def remove_parts(folder: str | Path) -> None:
     """Remove what processes that were killed in the middle of `whole_file` have left in `folder`."""
-    for part in Path(folder).glob(".*.part"):
-        part.unlink(missing_ok=True)
+    for pattern in (".*.part", ".*.part.*"):
+        for part in Path(folder).glob(pattern):
+            part.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

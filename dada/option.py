@@ -2,9 +2,32 @@
 
 from __future__ import annotations
 
+import math
+import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+
+
+class _Short(reprlib.Repr):
+    """repr that stays short and quick: a value from a file may be of any size, or hold itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple = 3, 12, 20, 20
+        self.maxstring = self.maxother = 200
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 200 else f"a number of {x.bit_length()} bits"  # Python refuses to write some
+
+
+_short = _Short()
+
+
+def shown(value: object) -> str:
+    """`value` for a message: its repr, cut where that is long."""
+    text = _short.repr(value)
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 @dataclass(frozen=True)
@@ -37,13 +60,13 @@ class Option:
         """`value` as this option's type. Raises ValueError that says what was expected."""
         if isinstance(self.default, dict):
             if not isinstance(value, Mapping):
-                raise ValueError(f"expected a {self.type_name}, got {value!r}")
-            return {str(k): self._entry(v, f"{k}: ") for k, v in value.items()}
+                raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
+            return {_key(k): self._entry(v, f"{_key(k)}: ") for k, v in value.items()}
         if isinstance(self.default, tuple):
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"expected a {self.type_name}, got {value!r}")
+                raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
             if self.length is not None and len(value) != self.length:
-                raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {list(value)!r}")
+                raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {shown(list(value))}")
             return tuple(self._entry(v) for v in value)
         return self._checked(_scalar(value, type(self.default)))
 
@@ -58,21 +81,27 @@ class Option:
 
     def _checked(self, value: Any) -> Any:
         if self.choices and value not in self.choices:
-            raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {value!r}")
+            raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {shown(value)}")
         if self.minimum is not None and value < self.minimum:
-            raise ValueError(f"expected at least {self.minimum}, got {value!r}")
+            raise ValueError(f"expected at least {self.minimum}, got {shown(value)}")
         if self.maximum is not None and value > self.maximum:
-            raise ValueError(f"expected at most {self.maximum}, got {value!r}")
+            raise ValueError(f"expected at most {self.maximum}, got {shown(value)}")
         return value
+
+
+def _key(key: Any) -> str:
+    return key[:200] if isinstance(key, str) else shown(key)
 
 
 def _scalar(value: Any, kind: type) -> Any:
     """`value` as `kind`: ints do for floats, and so does '1e-4', which YAML reads as a string."""
     if kind is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(value)
-        except ValueError:
-            pass
+            number = float(value)
+        except (ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number):
+            return number
     elif type(value) is kind:
         return value
-    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__} {value!r}")
+    raise ValueError(f"expected {kind.__name__}, got {type(value).__name__} {shown(value)}")

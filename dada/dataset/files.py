@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Iterable
 from io import BytesIO
@@ -10,10 +11,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  plugins register themselves
 
-from dada.dataset import storage
+from dada.dataset import packed, storage
 
+# What pictures are stored in. Pillow knows more, and hands some of them, EPS for one, to other programs.
+_FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+MOST_PIXELS = 100_000_000  # a damaged header may promise any number, and memory is taken before the damage shows
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _COLOUR_ADVICE = (
     "Use gtFine_labelIds for Cityscapes, parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
@@ -32,10 +36,14 @@ def read_image(path: str | Path) -> Image.Image:
         FileNotFoundError: there is no such file.
         ValueError: the file is cut short, damaged or no image.
     """
-    image = decoded(path, content_of(path))
+    pixels = storage.decoded_pixels(path, packed.IMAGE)
+    if pixels is not None:
+        return Image.fromarray(pixels)
+    content = content_of(path)
+    image = decoded(path, content)
     if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
         image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    return image.convert("RGB")
+    return as_rgb(path, content, image)
 
 
 def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Image:
@@ -51,6 +59,9 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Imag
     Raises:
         FileNotFoundError, ValueError: as read_image; also a colour picture, a JPEG, or an id over 255.
     """
+    pixels = storage.decoded_pixels(path, packed.IDS)
+    if pixels is not None:
+        return Image.fromarray(pixels)
     content = content_of(path)
     if _is_16_bit_png(content):
         ids = _first_channel_16_bit(path, content)
@@ -120,14 +131,22 @@ def read_inverse_depth(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as read_image; also a file that is not a 16-bit PNG.
     """
+    depth = read_distances(path).astype(np.float32)
+    return np.float32(65536.0) / (depth + np.float32(1.0))
+
+
+def read_distances(path: str | Path) -> np.ndarray:
+    """A 16-bit depth PNG -> uint16 (H, W), distances in centimetres; raises as `read_inverse_depth`."""
+    pixels = storage.decoded_pixels(path, packed.DEPTH)
+    if pixels is not None:
+        return pixels
     content = content_of(path)
     if not _is_16_bit_png(content):
         raise ValueError(
             f"{path} is not a 16-bit PNG, expected one of distances in centimetres, as in SYNTHIA's Depth. "
             "If it was converted, take the original; or set USE_DEPTH to False."
         )
-    depth = _first_channel_16_bit(path, content).astype(np.float32)
-    return np.float32(65536.0) / (depth + np.float32(1.0))
+    return _first_channel_16_bit(path, content)
 
 
 def check_same_size(
@@ -210,20 +229,26 @@ def read_list(path: Path, setting: str) -> list[list[str]]:
         FileNotFoundError, ValueError: no such file; an empty one; a line of more than two fields.
     """
     try:
-        lines = storage.read_bytes(path).decode("utf-8").splitlines()
+        lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
         raise FileNotFoundError(
             f"list file {path} not found. Correct {setting}, or leave it empty to take every image."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"list file {path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it again as UTF-8"
         ) from None
     rows = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
+        if "\0" in line:
+            raise ValueError(f"{path}, line {number} holds a zero byte, which no name has: {line[:200]!r}")
         fields = [field.strip() for field in line.strip().split("\t")] if "\t" in line.strip() else line.split()
         if len(fields) > 2:
             raise ValueError(
                 f"{path}, line {number}: {len(fields)} fields, expected an image, or an image and its label, "
-                f"divided by a tab if a name holds blanks: {line!r}"
+                f"divided by a tab if a name holds blanks: {line[:200]!r}"
             )
         rows.append(fields)
     if not rows:
@@ -243,14 +268,43 @@ def content_of(path: str | Path) -> bytes:
 
 def decoded(path: str | Path, content: bytes) -> Image.Image:
     """The picture in the bytes of `path`; every way in which Pillow says that it is broken becomes one message."""
-    try:
-        with Image.open(BytesIO(content)) as image:
+    with _opened(path, content) as image:
+        try:
             image.load()
             return image
-    except UnidentifiedImageError:
-        raise ValueError(_broken(path, content, "not an image, or damaged at its very start")) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except Exception as error:  # noqa: BLE001  each format breaks in ways of its own
+            raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
+
+
+def as_rgb(path: str | Path, content: bytes, image: Image.Image) -> Image.Image:
+    """The decoded picture of `path` in three channels of 8 bits."""
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
         raise ValueError(_broken(path, content, str(error))) from None
+
+
+def _opened(path: str | Path, content: bytes) -> Image.Image:
+    """The picture before its pixels are decoded.
+
+    Raises:
+        ValueError: none of _FORMATS, a broken header, or one that promises more than MOST_PIXELS.
+    """
+    try:
+        with warnings.catch_warnings():  # Pillow's on the size comes to the same as ours below
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(BytesIO(content), formats=_FORMATS)
+    except UnidentifiedImageError:
+        kind = "EPS and other formats are not read here" if content[:4] == b"%!PS" else "damaged at its very start"
+        raise ValueError(_broken(path, content, f"not an image, or {kind}")) from None
+    except Exception as error:  # noqa: BLE001
+        raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
+    if image.width * image.height > MOST_PIXELS:
+        raise ValueError(
+            f"cannot read {path} ({len(content)} bytes): it says of itself to be {image.width}x{image.height}, expected at "
+            f"most {MOST_PIXELS} pixels. If it is not damaged, cut it into parts."
+        )
+    return image
 
 
 def refuse_lossy(path: str | Path, image: Image.Image) -> None:
@@ -277,11 +331,11 @@ def _is_16_bit_png(content: bytes) -> bool:
 def _first_channel_16_bit(path: str | Path, content: bytes) -> np.ndarray:
     """uint16 (H, W). Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes; its order is BGR(A)."""
     try:
-        with Image.open(BytesIO(content)) as image:
+        with _opened(path, content) as image:
             image.verify()  # OpenCV may return a half-decoded array; the checksums tell
-    except (OSError, SyntaxError, ValueError, EOFError) as error:
-        raise ValueError(_broken(path, content, str(error))) from None
-    pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+        pixels = cv2.imdecode(np.frombuffer(content, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
+    except (OSError, SyntaxError, EOFError, cv2.error) as error:
+        raise ValueError(_broken(path, content, str(error)[:200])) from None
     if pixels is None:
         raise ValueError(_broken(path, content, "the PNG does not decode"))
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2])

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dada.dataset import files, storage
+from dada.dataset import files, packed, storage
 from dada.dataset.base import Item, SegmentationDataset
 from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
 from dada.dataset.masks import Color, parse_color, positions_of_colors, read_color_numbers
@@ -108,6 +108,10 @@ class Folder(SegmentationDataset):
             )
         advice = f"Add the id to {self.setting}.LABEL_MAP, with a class or 'ignore', or set DEFAULT there to ignore."
         return files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
+
+    @property
+    def label_kind(self) -> str:
+        return packed.IDS if self.colors is None else packed.COLORS
 
     def _map(self, classes: LabelSet, label_format: str, label_map: Mapping[str, str]) -> tuple[list, list[int]]:
         """Ids or colours in the files, and the train id of each."""

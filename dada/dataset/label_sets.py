@@ -25,6 +25,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from dada.option import shown
+
 IGNORE_LABEL = 255
 
 # The 19 classes: name, colour, Cityscapes labelId (GTA5 uses the same), SYNTHIA id, category.
@@ -167,6 +169,20 @@ def cityscapes_id_map(num_classes: int) -> np.ndarray:
     return _id_map(2, _CITYSCAPES_ONLY_CATEGORY, num_classes)
 
 
+def cityscapes_id_of_class(classes: LabelSet) -> np.ndarray:
+    """The Cityscapes labelId of each class, (K,) uint8, as its benchmark takes predictions.
+
+    Raises:
+        ValueError: classes that Cityscapes lacks, the 7 categories among them.
+    """
+    ids = {row[0]: row[2] for row in _TABLE}
+    if strange := [name for name in classes.names if name not in ids]:
+        raise ValueError(
+            f"there are no Cityscapes labelIds for the classes {', '.join(strange)}: its benchmark takes {', '.join(ids)}"
+        )
+    return np.array([ids[name] for name in classes.names], dtype=np.uint8)
+
+
 def gta5_id_map(num_classes: int) -> np.ndarray:
     """GTA5 label ids -> train ids, (256,) uint8: GTA5 uses the Cityscapes labelIds."""
     return cityscapes_id_map(num_classes)
@@ -275,12 +291,12 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
     """
     path = Path(path)
     try:
-        info = json.loads(path.read_text(encoding="utf-8"))
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"label info file {path} not found; leave INFO_TARGET empty for the usual classes"
         ) from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers of too many digits; nested too deep
         raise ValueError(f"label info file {path} is not valid JSON: {error}") from None
     needed = ("classes", "label", "palette", "label2train")
     missing = [key for key in needed if not isinstance(info, dict) or key not in info]
@@ -289,20 +305,28 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
             f"label info file {path} lacks {', '.join(missing)}; it needs the keys {', '.join(needed)}"
         )
     count, names, palette, pairs = (info[key] for key in needed)
-    if not isinstance(count, int) or not 1 <= count < IGNORE_LABEL:
+    if type(count) is not int or not 1 <= count < IGNORE_LABEL:
         raise ValueError(
-            f"label info file {path}: classes is {count!r}, expected a whole number from 1 to 254"
+            f"label info file {path}: classes is {shown(count)}, expected a whole number from 1 to 254"
         )
+    for key, value in (("label", names), ("palette", palette), ("label2train", pairs)):
+        if not isinstance(value, list):
+            raise ValueError(f"label info file {path}: {key} is {shown(value)}, expected a list")
     if len(names) < count or len(palette) < count:
         raise ValueError(
             f"label info file {path}: {count} classes, but {len(names)} names in label "
             f"and {len(palette)} colours in palette"
         )
+    for color in palette[:count]:
+        if not (_is_ints(color, 3) and all(0 <= level <= 255 for level in color)):
+            raise ValueError(
+                f"label info file {path}: palette holds {shown(color)}, expected [red, green, blue], each from 0 to 255"
+            )
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for pair in pairs:
         if not _is_pair(pair, count):
             raise ValueError(
-                f"label info file {path}: label2train holds {pair!r}, expected [file id from -1 to 255, "
+                f"label info file {path}: label2train holds {shown(pair)}, expected [file id from -1 to 255, "
                 f"train id from 0 to {count - 1} or 255]"
             )
         if pair[0] >= 0:
@@ -310,12 +334,14 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
     return LabelInfo(LabelSet(tuple(str(name) for name in names[:count]), np.array(palette[:count])), vector)
 
 
+def _is_ints(value: object, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(type(number) is int for number in value)
+
+
 def _is_pair(pair: object, count: int) -> bool:
     """Whether `pair` is [file id from -1 to 255, train id below `count` or 255]."""
     return (
-        isinstance(pair, list)
-        and len(pair) == 2
-        and all(isinstance(number, int) for number in pair)
+        _is_ints(pair, 2)
         and -1 <= pair[0] <= 255
         and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
     )

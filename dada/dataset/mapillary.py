@@ -201,7 +201,7 @@ def _read_json(path: Path) -> dict:
         raise FileNotFoundError(
             f"{path} not found; leave INFO_TARGET empty for the file that comes with the images"
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold an object, but holds a {type(content).__name__}")
@@ -214,7 +214,7 @@ def _names_in(path: Path) -> tuple[str, ...]:
     names = [isinstance(label, dict) and label.get("name") for label in labels] if isinstance(labels, list) else []
     if not any(names) and len(names) == len(NAMES_OF_V1_2):
         return NAMES_OF_V1_2  # a list of readable names only, which are in the same order
-    if not names or not all(isinstance(name, str) for name in names):
+    if not 1 <= len(names) <= IGNORE_LABEL or not all(isinstance(name, str) for name in names):
         raise ValueError(
             f"{path} does not name the classes: expected a list `labels` whose entries have a `name`, as in the "
             "config.json of Mapillary Vistas"

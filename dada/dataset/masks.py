@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dada.dataset import files
+from dada.dataset import files, packed, storage
 from dada.dataset.label_sets import IGNORE_LABEL
 
 Color = tuple[int, int, int]
@@ -37,10 +37,20 @@ def read_color_numbers(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as files.read_image; also a JPEG.
     """
-    image = files.decoded(path, files.content_of(path))
-    files.refuse_lossy(path, image)
-    pixels = np.asarray(image.convert("RGB").convert("RGBA"))  # the same four bytes a pixel from every kind of file
+    image = read_colors(path)
+    pixels = np.asarray(image.convert("RGBA"))  # the same four bytes a pixel from every kind of file
     return pixels.view("<u4")[..., 0] & 0xFFFFFF
+
+
+def read_colors(path: str | Path) -> Image.Image:
+    """A mask file -> PIL RGB; raises as `read_color_numbers`."""
+    pixels = storage.decoded_pixels(path, packed.COLORS)
+    if pixels is not None:
+        return Image.fromarray(pixels)
+    content = files.content_of(path)
+    image = files.decoded(path, content)
+    files.refuse_lossy(path, image)
+    return files.as_rgb(path, content, image)
 
 
 def positions_of_colors(

@@ -1,4 +1,4 @@
-"""Files of datasets, whether they lie in folders or in zip archives that nobody unpacked.
+"""Files of datasets, whether they lie in folders, in zip archives that nobody unpacked, or in a packed copy.
 
 Clusters limit the number of files, and a dataset has ten thousands of them. So every path of a dataset may lead
 into an archive. One rule says where a path is looked for:
@@ -10,6 +10,7 @@ into an archive. One rule says where a path is looked for:
    leftImg8bit_trainvaltest.zip in `data/Cityscapes`, `data/Cityscapes/leftImg8bit/train` is a folder, and the
    ten archives of GTA5's images make one folder `images`. A name that several hold is taken from the first, in the
    order of their names. An archive that cannot be read is passed over here; `unreadable_archives` lists it.
+   Where the folder is a packed copy (dada.dataset.packed), the rest is looked for in that alone.
 
 An archive within an archive is a file like any other. All functions take str or Path. An archive is indexed once
 in a process, and opened once; a forked loader process shares the index and opens its own handle.
@@ -30,12 +31,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
+from dada.dataset.packed import Pack, pack_in
+
 # Method of a zip entry -> its decompressor; others exist (deflate64, LZMA), but hardly in archives of pictures.
-_METHODS: dict[int, Callable[[bytes], bytes]] = {
-    zipfile.ZIP_STORED: lambda data: data,
-    zipfile.ZIP_DEFLATED: lambda data: zlib.decompress(data, -zlib.MAX_WBITS),
-    zipfile.ZIP_BZIP2: bz2.decompress,
+# Each gives at most as many bytes as the entry says that it has: a few may unpack to gigabytes.
+_METHODS: dict[int, Callable[[bytes, int], bytes]] = {
+    zipfile.ZIP_STORED: lambda data, size: data,
+    zipfile.ZIP_DEFLATED: lambda data, size: zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1),
+    zipfile.ZIP_BZIP2: lambda data, size: bz2.BZ2Decompressor().decompress(data, size + 1),
 }
+MOST_BYTES = 1 << 30  # of one file in an archive
+_DEEPEST = 100  # folders within folders in an archive
 _ENCRYPTED = 0x1  # bit of a zip entry's flags
 _LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
 
@@ -90,10 +98,30 @@ def read_bytes(path: str | Path) -> bytes:
             return file.read()
     except (FileNotFoundError, NotADirectoryError):
         pass
+    except ValueError:  # a zero byte, which no name has
+        raise FileNotFoundError(f"{str(path)!r} not found") from None
     for archive, inner in _in_archives(path):
         if inner in archive.files:
             return archive.read(inner)
     raise FileNotFoundError(f"{path} not found")
+
+
+def decoded_pixels(path: str | Path, kind: str) -> np.ndarray | None:
+    """The pixels of a picture in a packed copy, see Pack.array; None where `path` leads to no packed copy."""
+    place = _in_pack(path)
+    return place and place[0].array(place[1], kind)
+
+
+def original_size(path: str | Path) -> tuple[int, int] | None:
+    """(height, width) that a picture had before it was packed and resized; None where it was not."""
+    place = _in_pack(path)
+    return place and place[0].files[place[1]].size
+
+
+def pack_of(path: str | Path) -> Pack | None:
+    """The packed copy that holds the file."""
+    place = _in_pack(path)
+    return place and place[0]
 
 
 def unreadable_archives(folder: str | Path) -> dict[str, str]:
@@ -114,13 +142,20 @@ def is_archive_name(path: str | Path) -> bool:
 # ---- from paths to places
 
 
-def _in_archives(path: str | Path) -> list[tuple[_Archive, str]]:
+def _in_pack(path: str | Path) -> tuple[Pack, str] | None:
+    places = _in_archives(path)
+    return places[0] if places and isinstance(places[0][0], Pack) and places[0][1] in places[0][0].files else None
+
+
+def _in_archives(path: str | Path) -> list[tuple[_Archive | Pack, str]]:
     """Archives to look for `path` in, with the name to look for; for a path that is no file or folder on disk."""
     on_disk, inner = os.path.normpath(path), ""
     while not os.path.lexists(on_disk or os.curdir):
         on_disk, name = os.path.split(on_disk)
         inner = f"{name}/{inner}" if inner else name
     if os.path.isdir(on_disk or os.curdir):
+        if inner and (pack := pack_in(on_disk)):
+            return [(pack, inner)]
         return [(archive, inner) for archive in _archives_in(on_disk)] if inner else []
     return [(_archive(on_disk), inner)] if is_archive_name(on_disk) else []
 
@@ -147,6 +182,8 @@ def _archive_paths(folder: str) -> list[str]:
 def _scan(path: str | Path) -> dict[str, bool]:
     """Name of each file and folder in a folder -> whether it is a folder."""
     if os.path.isdir(path):
+        if pack := pack_in(str(path)):
+            return pack.folders[""]
         with os.scandir(path) as entries:
             return {entry.name: _is_folder(entry) for entry in entries}
     places = [(archive, inner) for archive, inner in _in_archives(path) if inner in archive.folders]
@@ -228,7 +265,9 @@ class _Archive:
         try:
             with zipfile.ZipFile(path) as archive:
                 infos = archive.infolist()
-        except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+        except FileNotFoundError:
+            raise
+        except Exception as error:  # noqa: BLE001  a damaged directory makes zipfile raise nearly every kind there is
             raise ValueError(
                 f"{path} is not a readable zip archive ({os.path.getsize(path)} bytes): {error}. It is cut short "
                 "or damaged, often by an interrupted download: download it again, or unpack it by hand."
@@ -236,7 +275,7 @@ class _Archive:
         for info in infos:
             # Archives from Windows may divide names by backslashes.
             name = posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/")
-            if name == ".." or name.startswith("../"):
+            if name == ".." or name.startswith("../") or name.count("/") > _DEEPEST:
                 continue
             is_folder = info.filename.endswith(("/", "\\"))
             if is_folder:
@@ -266,12 +305,17 @@ class _Archive:
                 f"{self.path}: {name} is packed with {method}, which is not read in place. "
                 "Unpack the archive, or pack it again with 'zip' (deflate or store)."
             )
+        if entry.size > MOST_BYTES or entry.packed > os.path.getsize(self.path):
+            raise ValueError(
+                f"{self.path} is damaged, or not to be trusted: {name} in it says of itself to be {entry.size} bytes, packed "
+                f"in {entry.packed}; expected at most {MOST_BYTES}, and no more than the archive has. Unpack it by hand."
+            )
         process = os.getpid()
         handle = self._handles.get(process) or self._handles.setdefault(process, _Handle(self.path))
         try:
             signature, name_length, extra_length = _LOCAL_HEADER.unpack(handle.read(entry.offset, _LOCAL_HEADER.size))
             start = entry.offset + _LOCAL_HEADER.size + name_length + extra_length
-            content = _METHODS[entry.method](handle.read(start, entry.packed))
+            content = _METHODS[entry.method](handle.read(start, entry.packed), entry.size)
             whole = signature == b"PK\3\4" and len(content) == entry.size and zlib.crc32(content) == entry.crc
         except (struct.error, zlib.error, OSError, ValueError, EOFError):
             whole = False

@@ -46,11 +46,12 @@ def guess_release(root: str | Path) -> Release:
     if not re.fullmatch(r"\d{7}\.png", images[0]):
         return Release(None, False, f"RGB/ holds {images[0]}, a name of none of SYNTHIA's archives")
     try:
-        size = files.read_image(root / "RGB" / images[0]).size
+        first = root / "RGB" / images[0]
+        height, width = storage.original_size(first) or files.read_image(first).size[::-1]
     except (OSError, ValueError):
         return Release(EXPECTED, False, f"the names fit, but RGB/{images[0]} cannot be read")
-    if size != _SIZE:
-        return Release(None, False, f"the names fit {EXPECTED}, but RGB/{images[0]} is {size[0]}x{size[1]}, not 1280x760")
+    if (width, height) != _SIZE:
+        return Release(None, False, f"the names fit {EXPECTED}, but RGB/{images[0]} is {width}x{height}, not 1280x760")
     if len(images) != _IMAGES:
         return Release(EXPECTED, False, f"names and size fit, but RGB/ holds {len(images)} of its {_IMAGES} images")
     return Release(EXPECTED, True, f"names, size and number ({_IMAGES}) fit")
