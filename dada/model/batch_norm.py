@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,6 +22,22 @@ SOURCE, TARGET = 0, 1  # domains, as PLCA numbers its batch norms
 def batch_norms(model: nn.Module) -> Iterator[_BatchNorm]:
     """Every batch norm layer of `model`, synchronised and per-domain copies included."""
     return (module for module in model.modules() if isinstance(module, _BatchNorm))
+
+
+@contextmanager
+def kept_statistics(model: nn.Module) -> Iterator[None]:
+    """In the block, batch norms in training normalise as ever, but their running statistics stay as they are."""
+    # Momentum 0 keeps them; running without them would save other tensors for the backward pass.
+    tracking = [norm for norm in batch_norms(model) if norm.track_running_stats and norm.training]
+    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in tracking]
+    for norm in tracking:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(tracking, before):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(count)
 
 
 def check_bn_policy(policy: str) -> None:
@@ -81,7 +98,7 @@ def convert_domain_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Modu
         ValueError: there is no batch norm in `model`.
     """
     if next(batch_norms(model), None) is None:
-        raise ValueError(f"{type(model).__name__} has no batch norm that each domain could have its own of")
+        raise ValueError(f"{type(model).__name__} has no batch norm that each domain could have its own of; set TRAIN.DOMAIN_BN to False")
     converted = {id(n) for m in model.modules() if isinstance(m, DomainBatchNorm2d) for n in m.norm_layers}
     for parent in list(model.modules()):
         for name, child in parent.named_children():

@@ -48,6 +48,7 @@ def build_model(
     domain_bn: bool = False,
     output_stride: int = 8,
     weights: str | Path = "",
+    accept_licence: str = "",
 ) -> SegmentationModel:
     """Build a segmentation network and load its weights.
 
@@ -59,8 +60,10 @@ def build_model(
         head_bias: False for PLCA's bias-free head.
         bn_policy: "train", "frozen_affine" or "eval"; see dada.model.batch_norm.BN_POLICIES.
         domain_bn: give each domain batch norms of its own (PLCA's DOMAIN_BN); call `select_domain` before a forward.
-        output_stride: 8, 16 or 32 image pixels per position of `features`.
+        output_stride: 8, 16 or 32 image pixels per position of `features`; a plain vision transformer has that of its
+            patches.
         weights: "", "imagenet" or a file; see dada.model.weights.load_weights.
+        accept_licence: see dada.model.licences.check_licence.
 
     Raises:
         ValueError: unknown name; the message lists the accepted ones and the nearest. Also `domain_bn` for a network
@@ -76,15 +79,21 @@ def build_model(
     if name.startswith(TIMM_PREFIX):
         # Imported here since timm takes seconds to import, and most networks do not need it.
         from dada.model.timm_encoder import TimmSegmenter
+        from dada.model.vit_encoder import VitSegmenter, is_plain_vit
 
-        model: SegmentationModel = TimmSegmenter(name[len(TIMM_PREFIX) :], num_classes, **options)
+        encoder = name[len(TIMM_PREFIX) :]
+        if is_plain_vit(encoder):
+            del options["output_stride"]
+            model: SegmentationModel = VitSegmenter(encoder, num_classes, **options)
+        else:
+            model = TimmSegmenter(encoder, num_classes, **options)
     elif name in MODELS:
         model = MODELS[name](num_classes, **options)
     else:
         raise ValueError(unknown_model(name))
     if domain_bn:
         convert_domain_batch_norm(model)
-    load_weights(model, weights)
+    load_weights(model, weights, accept_licence=accept_licence)
     return model
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dada.torchvision_compat  # noqa: F401  (timm imports torchvision)
+from dada.model.batch_norm import batch_norms
 from dada.model.deeplabv2 import DeepLabHead
 from dada.model.depth import DepthBlock
 from dada.model.outputs import Outputs
@@ -124,7 +125,8 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         self.normalization = encoder_normalization(name)
         self.multi_level = multi_level
         if dilations is None:
-            dilations = [max(1, rate * 16 // output_stride) for rate in BASE_DILATIONS]
+            dilations = fitting_dilations(output_stride)
+        self.multiple = output_stride if cuts_patches(self.encoder) else 1
         channels, reductions = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
         self.skip_index: int | None = None
         if decoder == "light":
@@ -152,7 +154,7 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         `skip` is the light decoder's finer map.
         """
         self.check_image(image)
-        maps = self.encoder(image)
+        maps = self.encoder(resized_to_multiple(image, self.multiple))
         skip = None if self.skip_index is None else maps[self.skip_index]
         aux = self.aux_head(maps[-2]) if self.multi_level else None
         features, depth = self.fuse(maps[-1])
@@ -167,6 +169,18 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
             )
         return self.decoder(features, skip)
 
+    def set_recompute(self, on: bool) -> None:
+        """As SegmentationModel.set_recompute, by timm's own switches, which an encoder with batch norm must not use."""
+        blocks = [m for m in self.encoder.modules() if m is not self.encoder and hasattr(m, "grad_checkpointing")]
+        # timm computes a block twice as it is, which would move running statistics twice.
+        if on and (not blocks or next(batch_norms(self.encoder), None) is not None):
+            raise ValueError(
+                f"TimmSegmenter cannot recompute the blocks of {self.encoder_name!r}, only those of encoders without batch "
+                "norm, such as convnext_tiny and vision transformers; set TRAIN.RECOMPUTE to False"
+            )
+        for block in blocks:
+            block.grad_checkpointing = on
+
     def backbone_modules(self) -> list[nn.Module]:
         return [self.encoder]
 
@@ -175,8 +189,33 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         return [*heads, *self.depth_modules()]
 
 
-def create_encoder(name: str, output_stride: int) -> nn.Module:
-    """timm's feature extractor `name`, randomly initialised, whose deepest map has the given stride."""
+def fitting_dilations(stride: int) -> list[int]:
+    """BASE_DILATIONS, which are for stride 16, in positions of a map with the given stride."""
+    return [max(1, rate * 16 // stride) for rate in BASE_DILATIONS]
+
+
+def cuts_patches(encoder: nn.Module) -> bool:
+    """Whether the encoder begins with patches side by side, as ConvNeXt does, and so loses a rest at the border."""
+    first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
+    return first.kernel_size == first.stride and first.padding == (0, 0)
+
+
+def resized_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """(B, 3, H, W) with both sides brought up to the next multiple, bilinear; the image itself where they are ones.
+
+    Resizing keeps maps spanning the whole image, which is how logits are upsampled and labels looked up; padding, or
+    dropping the rest, would shift them by up to a patch at the far border.
+    """
+    height, width = image.shape[2:]
+    # Divided are positive numbers only: in an exported network division cuts towards zero.
+    size = ((height + multiple - 1) // multiple * multiple, (width + multiple - 1) // multiple * multiple)
+    if size == (height, width):
+        return image
+    return F.interpolate(image, size=size, mode="bilinear", align_corners=False)
+
+
+def check_encoder_name(name: str) -> None:
+    """Raise ValueError, with the nearest names, unless timm has an encoder `name`."""
     if not timm.is_model(name):
         models = timm.list_models()
         near = (
@@ -186,6 +225,11 @@ def create_encoder(name: str, output_stride: int) -> nn.Module:
         raise ValueError(
             f"timm {timm.__version__} has no encoder {name!r}{hint}; timm.list_models() lists all"
         )
+
+
+def create_encoder(name: str, output_stride: int) -> nn.Module:
+    """timm's feature extractor `name`, randomly initialised, whose deepest map has the given stride."""
+    check_encoder_name(name)
     try:
         encoder = timm.create_model(name, features_only=True, pretrained=False, output_stride=output_stride)
     except (
@@ -198,8 +242,8 @@ def create_encoder(name: str, output_stride: int) -> nn.Module:
     ) as error:
         raise ValueError(
             f"timm encoder {name!r} cannot give feature maps at output stride {output_stride} "
-            f"({type(error).__name__}: {error}); use a convolutional encoder such as tf_efficientnet_lite0, "
-            "mobilenetv3_large_100 or convnext_atto, or another output stride (8, 16, 32)"
+            f"({type(error).__name__}: {error}); use an encoder such as tf_efficientnet_lite0, "
+            "convnext_tiny or vit_small_patch14_dinov2, or another output stride (8, 16, 32)"
         ) from error
     stride = encoder.feature_info.reduction()[-1]
     if stride != output_stride:

