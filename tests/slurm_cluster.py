@@ -17,23 +17,23 @@ COMMANDS = (*DAEMONS, "sbatch", "srun", "scontrol", "scancel", "squeue", "sinfo"
 # Debian keeps the daemons where the PATH of a user does not lead.
 PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
 
-# One node that says of itself to have a GPU and more cores than there are: the jobs of an array run side by side.
+# Nodes that say of themselves to have GPUs and more cores than there are: the jobs of an array run side by side. Both are
+# this machine; the second is there for jobs that spread over two.
 CONFIGURATION = """
 ClusterName=loopback
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller_port}
-SlurmdPort={node_port}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire=5
 CredType=cred/munge
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -46,11 +46,14 @@ MpiDefault=none
 ReturnToService=1
 KillWait=20
 GresTypes=gpu
-NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 CPUs=8 RealMemory=65536 Gres=gpu:4 State=UNKNOWN
+NodeName=DEFAULT CPUs=8 RealMemory=65536 Gres=gpu:4 State=UNKNOWN
+NodeName=node NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port}
+NodeName=node2 NodeHostname={host} NodeAddr=127.0.0.1 Port={second_port}
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 PartitionName=main Nodes=node Default=YES PriorityTier=1 GraceTime=60 State=UP
 PartitionName=urgent Nodes=node PriorityTier=2 State=UP
+PartitionName=both Nodes=node,node2 PriorityTier=1 GraceTime=60 State=UP
 """
 
 
@@ -61,7 +64,7 @@ def missing() -> str:
 
 
 class Cluster:
-    """Slurm with one node; `with Cluster(folder)` starts its three daemons, and ends them and their jobs.
+    """Slurm with two nodes; `with Cluster(folder)` starts its daemons, and ends them and their jobs.
 
     Args:
         folder: an empty one of ours, with a short path: a socket lies in it.
@@ -76,24 +79,25 @@ class Cluster:
 
     def __enter__(self) -> Cluster:
         self.folder.chmod(0o755)  # munged insists that everybody could reach its socket
-        for name in ("state", "spool"):
+        for name in ("state", "spool", "spool/node", "spool/node2"):
             (self.folder / name).mkdir(mode=0o700)
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
         values = {"folder": self.folder, "user": getpass.getuser(), "host": socket.gethostname().split(".")[0]}
-        ports = {"controller_port": _free_port(), "node_port": _free_port()}
+        ports = {name: _free_port() for name in ("controller_port", "node_port", "second_port")}
         (self.folder / "slurm.conf").write_text(CONFIGURATION.format(**values, **ports))
         for number in range(4):
             (self.folder / f"gpu{number}").touch()
-        (self.folder / "gres.conf").write_text(f"NodeName=node Name=gpu File={self.folder}/gpu[0-3]\n")
+        (self.folder / "gres.conf").write_text(f"NodeName=node,node2 Name=gpu File={self.folder}/gpu[0-3]\n")
         try:
             files = [f"--{name}-file={self.folder / f'munge.{name}'}" for name in ("key", "pid", "log", "seed")]
             self._start("munged", "--foreground", f"--socket={self.folder / 'munge.socket'}", *files)
             self._wait_for((self.folder / "munge.socket").exists)
             self._start("slurmctld", "-D", "-i")
-            self._start("slurmd", "-D", "-N", "node")
-            self._wait_for(lambda: "idle" in self.call("sinfo", "--noheader", "--format=%T", check=False))
+            for node in ("node", "node2"):
+                self._start("slurmd", "-D", "-N", node)
+            self._wait_for(lambda: self.call("sinfo", "-N", "-p", "both", "-h", "-o", "%T", check=False) == "idle\nidle")
         except BaseException:
             self._stop()
             raise

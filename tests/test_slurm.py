@@ -76,7 +76,8 @@ def pretended(tmp_path):
         ("run sh -c 'exit 143'", "RUNNING", 143, True),
         ("run sh -c 'exit 143'", "COMPLETING", 143, False),  # cancelled
         # Signals reach the shell, before and while the command runs; it ends in its own time, once with success.
-        ("kill -USR1 $$; run sleep 9", "RUNNING", 138, True),
+        ("run sh -c 'exit 75'", "RUNNING", 75, True),  # before the first iteration
+        ("kill -USR1 $$; run sleep 9", "RUNNING", 75, True),
         ("(sleep 0.3; kill -USR1 $$; kill -TERM $$) & run sleep 9", "RUNNING", 138, True),
         ("(sleep 0.3; kill -USR1 $$) & run sh -c 'trap \"\" USR1; sleep 0.6'", "RUNNING", 0, False),
     ],
@@ -87,6 +88,33 @@ def test_a_job_is_requeued_if_a_signal_stopped_it_and_nothing_else(pretended, co
     assert ("scontrol requeue 7" in done.stdout) == requeued
     assert ("went on" in done.stdout) == (code == 0)
     assert ("not requeued" in done.stdout) == (code in (1, 137))
+
+
+@pytest.mark.parametrize(
+    "command", ["run sh -c 'exit 75'", "kill -USR1 $$; run true", "(sleep 0.3; kill -USR1 $$) & cp() { sleep 9; }; stage K ."]
+)
+def test_a_job_whose_time_does_not_suffice_for_an_iteration_does_not_come_back_for_ever(pretended, command):
+    first = pretended(command)
+    assert first.returncode == 75 and "scontrol requeue 7" in first.stdout
+    again = pretended(command, SLURM_RESTART_COUNT="1")
+    assert again.returncode == 1 and "scontrol requeue" not in again.stdout
+    assert again.stderr.startswith("error: the warning before the time limit came before the first iteration")
+    assert "a larger --time" in again.stderr
+    ended = pretended(command, "COMPLETING", SLURM_RESTART_COUNT="1")  # by Slurm, which knows why
+    assert ended.returncode == 75 and "Slurm is ending it" in ended.stdout
+
+
+def test_a_training_that_is_told_to_stop_before_it_trains_says_so_by_its_exit_code():
+    waiting = (
+        "import runpy, sys, time, dada.command_line as shared\n"
+        "shared.run_script = lambda main: (print('here', flush=True), time.sleep(60))\n"
+        "sys.path.insert(0, 'scripts'); runpy.run_path('scripts/train.py', run_name='__main__')"
+    )
+    process = subprocess.Popen([sys.executable, "-c", waiting], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    with process:
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGUSR1)
+        assert process.wait(30) == 75
 
 
 def test_staged_data_is_copied_for_the_time_of_the_job(pretended, tmp_path):
@@ -138,6 +166,13 @@ class Project:
         self.flags = ["--cfg", "toycity.yml", "--set", *options, "TRAIN.RESTORE_FROM=", "TRAIN.CONTRASTIVE_START=1"]
         self.flags += [f"TRAIN.MAX_ITERS={ITERATIONS}", f"TRAIN.SAVE_PRED_EVERY={ITERATIONS}"]
 
+    def run(self, *command: str) -> None:
+        """A script without Slurm; its own flags come after those of all."""
+        start = next(i for i, word in enumerate(command) if word.endswith(".py")) + 1
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [*command[:start], *self.flags, *command[start:]]
+        subprocess.run(command, cwd=self.folder, env=environment, check=True, timeout=300)
+
     def submit(self, script: str, *flags: str, options: tuple[str, ...] = (), **environment: str) -> str:
         """The number of the job."""
         command = ["sbatch", "--parsable", f"--chdir={self.folder}", *options, f"scripts/slurm/{script}.sbatch"]
@@ -169,9 +204,9 @@ class Project:
 
         return wait_until(ended, 300, f"the end of job {job}", lambda: self.log(job))
 
-    def result(self, name: str) -> dict:
+    def result(self, name: str, iterations: int = ITERATIONS) -> dict:
         """Weights, optimizers and random generators at the end of a run."""
-        content = read_checkpoint(self.snapshots(name) / f"checkpoint_{ITERATIONS}.pth")
+        content = read_checkpoint(self.snapshots(name) / f"checkpoint_{iterations}.pth")
         return {key: content[key] for key in ("state_dict", "optimizers", "rng")}
 
 
@@ -260,7 +295,7 @@ def test_after_the_failure_of_its_node_a_job_goes_on_from_the_last_checkpoint(pr
     text = lock.read_text()
     project.cluster.call("scontrol", "update", "nodename=node", "state=down", "reason=test")
     # Until then Slurm would drain the node instead of starting the job there again.
-    wait_until(lambda: f"[{job}.0] done with job" in (project.cluster.folder / "slurmd.log").read_text(), 60, "the end")
+    wait_until(lambda: f"[{job}.0] done with job" in (project.cluster.folder / "slurmd-node.log").read_text(), 60, "the end")
     assert not Path(f"/proc/{process}").exists()
     lock.write_text(text.replace(f'"{socket.gethostname()}"', '"another"'))  # as on a cluster with two nodes
     project.cluster.call("scontrol", "update", "nodename=node", "state=resume")
@@ -311,6 +346,56 @@ def test_a_job_with_an_error_fails_with_its_message_and_is_not_requeued(project)
     log = project.log(job)
     assert "error: " in log and "TRAIN.MAX_ITRS" in log and "exit code 1, not requeued" in log
     assert not project.snapshots("wrong").exists()
+
+
+FEW = 6  # iterations of two processes: they wait for each other often
+SHORT = ("--set", f"TRAIN.MAX_ITERS={FEW}", f"TRAIN.SAVE_PRED_EVERY={FEW}")
+
+
+@pytest.fixture(scope="module")
+def of_two(project) -> dict:
+    """The result of two processes without Slurm, which is that of one up to rounding."""
+    project.run(sys.executable, "scripts/train.py", *SHORT, "EXP_NAME=of_one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    project.run(*torchrun, "scripts/train.py", *SHORT, "EXP_NAME=of_two")
+    one, two = (project.result(name, FEW) for name in ("of_one", "of_two"))
+    for key, value in one["state_dict"].items():
+        torch.testing.assert_close(two["state_dict"][key], value, rtol=1e-3, atol=1e-4, msg=key)
+    return two
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("name", "options", "environment"),
+    [
+        ("two_tasks", ("--ntasks-per-node=2", "--cpus-per-task=4"), {}),
+        ("two_nodes", ("--partition=both", "--nodes=2"), {"MASTER_ADDR": "localhost"}),  # no name server knows them
+    ],
+)
+def test_a_job_of_two_processes_stops_and_goes_on_as_one_would(project, of_two, city, tmp_path, name, options, environment):
+    archive = tmp_path / "Cityscapes.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in (city / "Cityscapes").rglob("*"):
+            file.write(path, path.relative_to(city))
+    (tmp_path / "local").mkdir()
+    environment = {**environment, "STAGE_TARGET": f"{archive}/Cityscapes", "LOCAL_DISK": str(tmp_path / "local")}
+    job = project.submit("train", *SHORT[1:], f"EXP_NAME={name}", options=options, **environment)
+    process = project.freeze(job, name)
+    project.cluster.call("scancel", "--batch", "--signal=USR1", job)
+    project.wait_for_log(job, "USR1 received", 60)
+    thaw(process)
+    end = project.end_of(job)
+    log = project.log(job)
+    assert (end["JobState"], end["ExitCode"], end["Restarts"]) == ("COMPLETED", "0:0", "1"), log
+    assert 0 < went_on_from(log) < FEW and log.count("2 processes, through gloo") == 2
+    assert same(project.result(name, FEW), of_two)
+    test = project.submit("test", f"EXP_NAME={name}", options=options, **environment)
+    assert project.end_of(test)["JobState"] == "COMPLETED", project.log(test)
+    assert list((tmp_path / "local").iterdir()) == []
+    report = project.snapshots(name) / f"test_model_{FEW}.json"
+    confusion = json.loads(report.read_text())["confusion"]
+    project.run(sys.executable, "scripts/test.py", "--set", f"EXP_NAME={name}")
+    assert json.loads(report.read_text())["confusion"] == confusion
 
 
 def went_on_from(log: str) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from dada.dataset.sample import Batch
+from dada.domain_adaptation.distributed import greatest
+from dada.domain_adaptation.ranks import every_rank, world_size
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,8 @@ class TooManyBadFiles(ValueError):
 
 class BadFiles:
     """Counts the samples that took the place of others, warns once for every file, and stops when they are too many.
+
+    Those of all processes are counted by all of them.
 
     Args:
         state: of an earlier `state()`, from which to count on.
@@ -47,15 +51,18 @@ class BadFiles:
             yield pair
 
     def _count(self, batch: Batch) -> None:
-        self._draws += len(batch.name)
-        for name, reason in batch.skipped:
+        self._draws += len(batch.name) * world_size()
+        skipped = batch.skipped
+        if greatest(len(skipped)):
+            skipped = [entry for entries in every_rank(skipped) for entry in entries]
+        for name, reason in skipped:
             if name not in self._times:
                 log.warning("skipped, and wherever it comes again: %s", reason)
             self._times[name] = self._times.get(name, 0) + 1
-        if batch.skipped and self.total > FIRST_FREE + MOST * self._draws:
+        if skipped and self.total > FIRST_FREE + MOST * self._draws:
             raise TooManyBadFiles(
                 f"{self}; ON_BAD_FILE skip goes on with up to {MOST:.0%} (and {FIRST_FREE} draws). The last: "
-                f"{batch.skipped[-1][1]}\nscripts/check_data.py lists all such files; mend them, or leave them out "
+                f"{skipped[-1][1]}\nscripts/check_data.py lists all such files; mend them, or leave them out "
                 "with DATA_LIST_SOURCE and DATA_LIST_TARGET."
             )
 

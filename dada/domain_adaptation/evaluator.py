@@ -19,6 +19,7 @@ from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import spatial_aggregation
 from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.metrics import confusion_matrix, iou, mean_iou
+from dada.domain_adaptation.ranks import is_main, joint_sum
 from dada.domain_adaptation.windows import slide
 from dada.model import SegmentationModel
 from dada.model.batch_norm import TARGET, select_domain
@@ -179,15 +180,17 @@ def _percent(share: float) -> float | None:
 def evaluate(
     predictor: Predictor, batches: Iterable[Batch], classes: LabelSet, device: torch.device, rule: str = "ignore"
 ) -> Evaluation:
-    """Count every labelled pixel of `batches` once; batches may differ in size."""
-    count, total = classes.num_classes, None
-    for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True):
+    """Count every labelled pixel of `batches` once; batches may differ in size. Several processes add up their counts."""
+    count = classes.num_classes
+    total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
+    seen = 0
+    for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=not is_main()):
         prediction = predictor(batch.image.to(device), tuple(batch.label.shape[-2:])).argmax(dim=1)
-        counts = confusion_matrix(batch.label.to(device), prediction, count, other=rule == "count").cpu()
-        total = counts if total is None else total + counts
-    if total is None:
+        total += confusion_matrix(batch.label.to(device), prediction, count, other=rule == "count").cpu()
+        seen += len(batch.name)
+    if joint_sum(torch.tensor(seen)) == 0:
         raise ValueError("nothing to evaluate: the test split is empty")
-    return Evaluation(total, classes, rule)
+    return Evaluation(joint_sum(total), classes, rule)
 
 
 def table(columns: dict[str, Evaluation]) -> str:

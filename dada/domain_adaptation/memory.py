@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from dada.domain_adaptation.build import choose_device
+from dada.domain_adaptation.ranks import world_size
 
 # As the libraries word it, besides the two classes of errors: the CPU's allocator, CUDA's libraries, loader processes.
 _WORDS = re.compile(r"out of (shared )?memory|(not enough|can't allocate) memory|ALLOC_FAILED|killed by signal: Killed")
@@ -55,11 +56,15 @@ def _message(cfg: Any, error: BaseException) -> str:
         return "\n".join([*lines, f"  NUM_WORKERS (now {cfg.NUM_WORKERS} for each domain); 0 loads in the training process"])
     train = cfg.TRAIN
     lines.append(
-        f"A step holds {train.BATCH_SIZE_SOURCE} source and {train.BATCH_SIZE_TARGET} target images and all that "
+        f"A step holds {train.BATCH_SIZE_SOURCE} source and {train.BATCH_SIZE_TARGET} target images{_shared()} and all that "
         f"{train.MODEL} computes from them. Change, with --set, what costs least first:"
     )
     lines += [f"  {advice}" for advice in _advice(cfg)]
     return "\n".join([*lines, "These options decide the weights: start the run anew, without --resume."])
+
+
+def _shared() -> str:
+    return f" on {world_size()} processes" if world_size() > 1 else ""
 
 
 def _gpu(device: torch.device) -> str:
@@ -76,12 +81,22 @@ def _host() -> str:
     figures = []
     if total := _host_total():
         figures.append(f"{total / 1e9:.1f} GB")
-    if os.name == "posix":
-        import resource  # not on Windows
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        figures.append(f"this process used up to {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9:.1f} GB")
+    if peak := _host_peak():
+        figures.append(f"this process used up to {peak / 1e9:.1f} GB")
     return "the host" + (f" ({', '.join(figures)})" if figures else "")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has used at most: of the GPU where `device` is one, else of the host; 0 if nothing tells."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _host_peak()
+
+
+def _host_peak() -> int:
+    if os.name != "posix":
+        return 0
+    import resource  # not on Windows
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _host_total() -> int:
@@ -102,19 +117,20 @@ def _advice(cfg: Any) -> list[str]:
     train, crops = cfg.TRAIN, cfg.DATA_TRANSFORM
     advice = []
     timm = train.MODEL.startswith("timm:")
-    if not (timm or train.RECOMPUTE):
+    # Of timm's encoders those without batch norm can; the most common of them.
+    if not train.RECOMPUTE and (not timm or train.MODEL.startswith(("timm:vit_", "timm:convnext"))):
         advice.append("TRAIN.RECOMPUTE=True (now False): the same result, in more time")
     if not train.BF16:
         advice.append("TRAIN.BF16=True (now False): the network's maps take half the bytes")
     sizes = train.BATCH_SIZE_SOURCE, train.BATCH_SIZE_TARGET
-    if (common := gcd(*sizes)) > 1:
+    if (common := gcd(*sizes) // world_size()) > 1:
         parts = next(n for n in range(2, common + 1) if common % n == 0)
         advice.append(
             f"TRAIN.BATCH_SIZE_SOURCE={sizes[0] // parts} TRAIN.BATCH_SIZE_TARGET={sizes[1] // parts} "
             f"TRAIN.ITER_SIZE={train.ITER_SIZE * parts} (now {sizes[0]}, {sizes[1]}, {train.ITER_SIZE}): as many images an "
             "update, fewer at a time; batch norm sees the fewer"
         )
-    elif max(sizes) > 1:
+    elif max(sizes) > world_size():
         advice.append(
             f"TRAIN.BATCH_SIZE_SOURCE, TRAIN.BATCH_SIZE_TARGET (now {sizes[0]}, {sizes[1]}); a larger TRAIN.ITER_SIZE (now "
             f"{train.ITER_SIZE}) makes up for it"
@@ -124,7 +140,7 @@ def _advice(cfg: Any) -> list[str]:
     else:
         now = " and ".join("x".join(map(str, size)) for size in (train.INPUT_SIZE_SOURCE, train.INPUT_SIZE_TARGET))
         advice.append(f"TRAIN.INPUT_SIZE_SOURCE, TRAIN.INPUT_SIZE_TARGET (now {now}): memory goes with the area")
-    if timm and train.OUTPUT_STRIDE < 32:
+    if timm and train.OUTPUT_STRIDE < 32 and not train.MODEL.startswith("timm:vit_"):
         advice.append(
             f"TRAIN.OUTPUT_STRIDE={2 * train.OUTPUT_STRIDE} (now {train.OUTPUT_STRIDE}): a quarter of the features, coarser "
             "predictions"

@@ -6,16 +6,17 @@ move in the forward pass, and nothing reads them in training.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
+from dada.domain_adaptation.ranks import rank, world_size
 from dada.domain_adaptation.runs import save_whole, versions
+from dada.model.torch_files import UnreadableFile, read_torch_file
+from dada.option import shown
 
 FORMAT = 1
 KEYS = {
@@ -31,18 +32,27 @@ class FailedStep(NamedTuple):
     target: Batch | None
     values: dict[str, float]  # of every term that was computed, unweighted
     rng: dict[str, Any]  # state of the random generators before the step
+    terms: dict[str, Any] = {}  # what terms remembered before the step
 
 
 def save_post_mortem(
-    folder: Path, failed: FailedStep, network: nn.Module, discriminators: Iterable[nn.Module], cfg: dict
+    folder: Path,
+    failed: FailedStep,
+    network: nn.Module,
+    discriminators: Iterable[nn.Module],
+    cfg: dict,
+    teacher: nn.Module | None = None,
 ) -> Path:
-    """Write `post_mortem_{iteration}.pth` whole. Returns its path.
+    """Write `post_mortem_{iteration}.pth` whole, or `post_mortem_rank{r}_{iteration}.pth` of one of several processes.
+
+    Returns its path.
 
     Args:
         folder: of the run's snapshots.
         cfg: plain.
     """
-    path = folder / f"post_mortem_{failed.iteration}.pth"
+    own = f"rank{rank()}_" if world_size() > 1 else ""
+    path = folder / f"post_mortem_{own}{failed.iteration}.pth"
     content = {
         "format": FORMAT,
         "iter": failed.iteration,
@@ -51,10 +61,12 @@ def save_post_mortem(
         "device": str(failed.source.image.device),
         "state_dict": network.state_dict(),
         "discriminators": [discriminator.state_dict() for discriminator in discriminators],
+        **({} if teacher is None else {"teacher": teacher.state_dict()}),
         "source": failed.source.to("cpu")._asdict(),
         "target": None if failed.target is None else failed.target.to("cpu")._asdict(),
         "values": failed.values,
         "rng": failed.rng,
+        "terms": failed.terms,
     }
     save_whole(path, content)
     return path
@@ -75,17 +87,19 @@ def read_post_mortem(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; expected a post_mortem_<iteration>.pth in the folder of a run")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "nothing in it"
-        raise ValueError(f"post-mortem {path} is damaged ({type(error).__name__}: {reason})") from error
+        content = read_torch_file(path)
+    except UnreadableFile as error:
+        raise ValueError(f"post-mortem {path} is damaged ({error})") from error
     missing = KEYS - set(content) if isinstance(content, Mapping) else KEYS
-    if missing or content["format"] != FORMAT:
-        found = f"lacks {', '.join(sorted(missing))}" if missing else f"has format {content['format']!r}"
+    if missing or type(content["format"]) is not int or content["format"] != FORMAT:
+        found = f"lacks {', '.join(sorted(missing))}" if missing else f"has format {shown(content['format'])}"
         raise ValueError(
             f"{path} {found}: it is no post-mortem that dada {versions()['dada']} wrote; "
             "those are the files post_mortem_<iteration>.pth"
         )
     for domain in ("source", "target"):
-        content[domain] = None if content[domain] is None else Batch(**content[domain])
+        try:
+            content[domain] = None if content[domain] is None else Batch(**content[domain])
+        except TypeError as error:
+            raise ValueError(f"{path}: the {domain} batch is none that dada {versions()['dada']} wrote ({error})") from error
     return content

@@ -62,11 +62,16 @@ def replay(cfg: Any, content: Mapping[str, Any]) -> Replay:
     device = choose_device(cfg)
     trainer = build_trainer(cfg, device)
     networks = _networks(trainer)
-    for (name, network), state in zip(networks.items(), [content["state_dict"], *content["discriminators"]]):
+    states = [content["state_dict"], *content["discriminators"]]
+    if trainer.teacher is not None:  # a run without one is replayed with the student in its place
+        states.insert(1, content.get("teacher", content["state_dict"]))
+    for (name, network), state in zip(networks.items(), states):
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"the weights of the post-mortem do not fit the {name} of this configuration: {error}") from None
+    if "terms" in content:
+        trainer.load_remembered(content["terms"])
     source, target = (None if b is None else b.to(device) for b in (content["source"], content["target"]))
     step = trainer.step(source, target)
     weights = not_finite(_parameters(networks))
@@ -110,6 +115,7 @@ def report(result: Replay) -> str:
 def _networks(trainer: Trainer) -> dict[str, nn.Module]:
     return {
         "network": trainer.network,
+        **({} if trainer.teacher is None else {"teacher": trainer.teacher.network}),
         **{f"discriminator {a.name}": a.discriminator for a in trainer.objective.adversaries},
     }
 

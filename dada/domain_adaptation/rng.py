@@ -8,12 +8,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from dada.dataset.sampler import mixed_seed
+
 
 def seed_all(seed: int) -> None:
     """Seed Python's `random`, NumPy and torch on all devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def own_seed(seed: int, rank: int, iteration: int) -> None:
+    """Let every process but the first, which draws what a single one would, draw numbers of its own from here on."""
+    if rank > 0:
+        seed_all(mixed_seed(seed, "rank", rank, iteration))
 
 
 def rng_state(device: torch.device) -> dict[str, Any]:

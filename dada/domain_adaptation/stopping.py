@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 
+from dada.domain_adaptation.ranks import world_size
+
 # SIGTERM comes from schedulers and `kill`, SIGUSR1 from SLURM's --signal, SIGINT from Ctrl-C.
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
 
@@ -13,7 +15,8 @@ STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") i
 class StopSignals:
     """While the block runs, `received` is the first of STOPPING that came, else None.
 
-    A second SIGINT ends the run at once. Outside the main thread, where Python has no signals, nothing is noted.
+    A second SIGINT ends a single process at once; several get two of each Ctrl-C, one of them from torchrun. Outside
+    the main thread, where Python has no signals, nothing is noted.
     """
 
     def __init__(self) -> None:
@@ -30,7 +33,7 @@ class StopSignals:
             signal.signal(number, handler or signal.SIG_DFL)  # None: set by something else than Python
 
     def _note(self, number: int, frame: object) -> None:
-        if number == signal.SIGINT and self.received is not None:
+        if number == signal.SIGINT and self.received is not None and world_size() == 1:
             raise KeyboardInterrupt
         self.received = self.received or signal.Signals(number)
         # Not print, which must not be entered twice, as it would if the signal came during a print.

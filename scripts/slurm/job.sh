@@ -17,7 +17,7 @@ say() {
 }
 
 # USR1 is what --signal asks for; TERM comes when Slurm ends the job. Both are handed on as USR1, which srun passes on
-# to its task; on TERM it would end the task at once.
+# to all of its tasks, on all nodes; on TERM it would end them at once.
 child=
 signals=0
 trap 'asked_to_stop USR1' USR1
@@ -52,11 +52,15 @@ if [[ -n ${SLURM_ARRAY_TASK_ID:-} ]]; then
     flags+=(--exp-suffix "seed_$SLURM_ARRAY_TASK_ID")
 fi
 
-# stage KEY PATH: copy a dataset root, which may be a folder, an archive, or lie in an archive; KEY then names the copy.
+# stage KEY PATH: copy a dataset root, which may be a folder, an archive, or lie in an archive, to every node of the job; KEY
+# then names the copy.
 copies=${LOCAL_DISK:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/dada-$SLURM_JOB_ID
-trap 'rm -rf "$copies"' EXIT
+on_every_node=()
+if ((${SLURM_JOB_NUM_NODES:-1} > 1)); then
+    on_every_node=(srun --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1)
+fi
 stage() {
-    local key=$1 path=${2%/} disk=${2%/}
+    local key=$1 path=${2%/} disk=${2%/} stopped_as=75
     [[ -n $path ]] || return 0
     until [[ -e $disk || $disk != */* ]]; do
         disk=${disk%/*}
@@ -64,17 +68,21 @@ stage() {
     if [[ $disk != "$path" && ! -f $disk || ! -e $disk ]]; then
         fail "there is no '$path' to copy for $key"
     fi
-    mkdir -p "$copies/$key"
-    run cp --recursive --dereference "$disk" "$copies/$key/"
+    trap '${on_every_node[@]+"${on_every_node[@]}"} rm -rf "$copies"' EXIT
+    # shellcheck disable=SC2016  # the inner shell expands them
+    run ${on_every_node[@]+"${on_every_node[@]}"} \
+        bash -c 'mkdir -p "$2" && exec flock --no-fork "$2" cp --recursive --dereference "$1" "$2/"' \
+        copy "$disk" "$copies/$key"  # one after the other, should LOCAL_DISK be the same for several nodes
     say "$disk is copied to $copies, $(du -sh "$copies/$key" | cut -f1)"
     flags+=(--set "$key=$copies/$key/$(basename "$disk")${path#"$disk"}")
 }
 
 # run COMMAND...: returns when it has succeeded. Where a signal asked it to stop, or came before it began, the job is
-# requeued; on any other failure the job ends with the command's exit code.
+# requeued; on any other failure the job ends with the command's exit code. Code 75 says that it was stopped before it had
+# got anywhere: such a job is requeued from its first start only, or it could come back for ever.
 run() {
     local code before
-    ((signals == 0)) || requeue 138
+    ((signals == 0)) || requeue 75
     "$@" &  # in the background, because bash does not answer signals while it waits for a command in the foreground
     child=$!
     while
@@ -85,7 +93,8 @@ run() {
     child=
     case $code in
         0) ;;
-        138 | 143) requeue "$code" ;;  # 128 and the number of USR1 or TERM
+        138 | 143) requeue "${stopped_as:-$code}" ;;  # 128 and the number of USR1 or TERM
+        75) requeue 75 ;;
         *)
             say "exit code $code, not requeued"
             exit "$code"
@@ -98,6 +107,10 @@ requeue() {
     state=$(squeue --noheader --jobs="$SLURM_JOB_ID" --format=%T)
     if [[ $state != RUNNING ]]; then
         say "Slurm is ending it ($state): cancelled, or requeued by Slurm itself"
+    elif (($1 == 75 && ${SLURM_RESTART_COUNT:-0} > 0)); then
+        fail "the warning before the time limit came before the first iteration, not for the first time: the job is not" \
+            "requeued, or it might never end. Submit it again with a larger --time, a smaller number of seconds in --signal," \
+            "or without STAGE_SOURCE and STAGE_TARGET; it goes on from the last checkpoint, if there is one"
     else
         say "is requeued"
         # Slurm may end this shell before it has answered: only an answer says that it refuses.
