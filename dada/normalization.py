@@ -46,13 +46,15 @@ class Normalization:
             image = image / self.scale
         return (image - mean) / std
 
-    def inverse(self, image: Tensor) -> Tensor:
-        """Normalised (..., 3, H, W) -> RGB uint8 of the same shape, for pictures."""
+    def to_rgb(self, image: Tensor) -> Tensor:
+        """Normalised (..., 3, H, W) -> float32 RGB of the same shape, 0..255 up to rounding."""
         mean, std = self._constants(image)
         image = (image.float() * std + mean) * self.scale
-        if self.order == "BGR":
-            image = image.flip(-3)
-        return image.round().clamp(0, 255).to(torch.uint8)
+        return image.flip(-3) if self.order == "BGR" else image
+
+    def inverse(self, image: Tensor) -> Tensor:
+        """Normalised (..., 3, H, W) -> RGB uint8 of the same shape, for pictures."""
+        return self.to_rgb(image).round().clamp(0, 255).to(torch.uint8)
 
 
 # The Caffe ResNet-101 that ADVENT, DADA and PLCA start from: BGR, 0..255, mean subtracted, never divided.

@@ -252,7 +252,7 @@ def outputs_with_pooled_probabilities(outputs, pool):
 def test_association_notes_how_many_cycles_close_and_how_much_of_the_target_they_cover():
     step = step_of()
     terms("CONTRASTIVE_LEARNING=True")["loss_fass"].compute(step)
-    assert {"fass/closed", "fass/covered"} == set(step.notes)
+    assert {"fass/closed", "fass/covered", "fass/confidence"} == set(step.notes)
     assert all(0 < note <= 1 for note in step.notes.values())
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dada.dataset import storage
 from dada.dataset.base import Item, SegmentationDataset
 from dada.dataset.camvid import CamVid
 from dada.dataset.cityscapes import Cityscapes
@@ -63,4 +64,8 @@ def build_dataset(
     dataset = DATASETS[name](root, split, num_classes, info=info, role=role, **options)
     if dataset.num_classes != num_classes:
         raise ValueError(f"{info} holds {dataset.num_classes} classes, but NUM_CLASSES is {num_classes}")
+    if pack := storage.pack_of(dataset.items[0].image):
+        names = [item.name for item in dataset.items]
+        resized = getattr(dataset.transform, "fixed_resize", None)
+        pack.check_use(name, split, names, resized, listed=bool(options.get("list_file")))
     return dataset

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dada.dataset import files, storage
+from dada.dataset import files, packed, storage
 from dada.dataset.label_sets import IGNORE_LABEL, LabelSet
 from dada.dataset.sample import Sample
 from dada.dataset.sampler import Draw, mixed_seed, seeded
@@ -66,6 +66,12 @@ class SegmentationDataset(Dataset):
         seed: int = 0,
         stream: str = "",
     ) -> None:
+        strange = np.unique(id_map[(id_map >= classes.num_classes) & (id_map != IGNORE_LABEL)])
+        if strange.size:  # losses on a GPU do not look
+            raise ValueError(
+                f"{title}: the id map gives train ids {files.first_few(strange.tolist())}, but there are {classes.num_classes} "
+                f"classes; expected 0 to {classes.num_classes - 1}, and {IGNORE_LABEL} for what is left out"
+            )
         self.title = title
         self.items = list(items)
         self.classes = classes
@@ -118,9 +124,10 @@ class SegmentationDataset(Dataset):
         """The augmented sample."""
         image, label, depth = pictures
         with seeded(self.seed, self.stream, draw.step, draw.slot, draw.index):
-            views = self.transform(image, label, depth)
-        name = self.items[draw.index].name
-        return Sample(views.image, views.label, views.depth, name, (image.height, image.width), views.view)
+            views = self.transform(image, label, depth, **({} if draw.wanted < 0 else {"wanted": draw.wanted}))
+        item = self.items[draw.index]
+        size = storage.original_size(item.image) or (image.height, image.width)
+        return Sample(views.image, views.label, views.depth, item.name, size, views.view)
 
     def read_label(self, index: int) -> Image.Image | None:
         """Train ids of sample `index` at the file's own size, PIL "L"; None where labels are not read.
@@ -132,6 +139,11 @@ class SegmentationDataset(Dataset):
         if path is None:
             return None
         return files.to_train_ids(files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
+
+    @property
+    def label_kind(self) -> str:
+        """What its label files hold, packed.IDS or packed.COLORS."""
+        return packed.IDS
 
     @property
     def other_ids(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -28,6 +28,7 @@ class Draw(NamedTuple):
     index: int
     step: int
     slot: int  # position in the batch
+    wanted: int = -1  # the class that a crop should show, for samples that were drawn by class; -1: none
 
 
 class StepSampler(Sampler):
@@ -44,6 +45,9 @@ class StepSampler(Sampler):
         start_step: first step to yield; the step to resume at.
         stop_step: step before which to stop.
         stream: "source" and "target" have orders that do not depend on each other.
+        by_class: `by_class(seed, stream, step, slot)` gives the index of a sample and the class that it was drawn for; in
+            place of the order of epochs. See dada.dataset.rare_classes.
+        slots: of each batch that are yielded; None: all. Processes that share a batch take slots of their own.
     """
 
     def __init__(
@@ -54,6 +58,8 @@ class StepSampler(Sampler):
         start_step: int = 0,
         stop_step: int = 0,
         stream: str = "source",
+        by_class: Callable[..., tuple[int, int]] | None = None,
+        slots: range | None = None,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
             raise ValueError(
@@ -69,6 +75,8 @@ class StepSampler(Sampler):
         self.start_step = start_step
         self.stop_step = stop_step
         self.stream = stream
+        self.by_class = by_class
+        self.slots = range(batch_size) if slots is None else slots
 
     def __len__(self) -> int:
         return self.stop_step - self.start_step
@@ -77,7 +85,11 @@ class StepSampler(Sampler):
         epoch, order = -1, None
         for step in range(self.start_step, self.stop_step):
             batch = []
-            for slot in range(self.batch_size):
+            for slot in self.slots:
+                if self.by_class is not None:
+                    index, wanted = self.by_class(self.seed, self.stream, step, slot)
+                    batch.append(Draw(index, step, slot, wanted))
+                    continue
                 number = step * self.batch_size + slot
                 if number // self.num_samples != epoch:
                     epoch = number // self.num_samples
@@ -145,6 +157,8 @@ def step_loader(
     stream: str = "source",
     num_workers: int = 0,
     pin_memory: bool = False,
+    by_class: Callable[..., tuple[int, int]] | None = None,
+    slots: range | None = None,
 ) -> DataLoader:
     """A DataLoader of Batches for the steps start_step .. stop_step - 1; one pass over it is the whole run.
 
@@ -152,7 +166,7 @@ def step_loader(
     """
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, start_step, stop_step, stream),
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, start_step, stop_step, stream, by_class, slots),
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,

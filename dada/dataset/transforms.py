@@ -29,6 +29,8 @@ _NEAREST = (
     v2.InterpolationMode.NEAREST
 )  # on a PIL image this is Pillow's: source index floor((i + 0.5) * src / dst)
 _SECOND_VIEW_JITTER = 0.5
+_CROPS = 10  # places that are tried for a class that the crop should show,
+_ENOUGH = 0.005  # until it fills this share of the crop
 
 
 class Views(NamedTuple):
@@ -99,21 +101,15 @@ class TrainTransform:
         self.second_view = _photometric(_SECOND_VIEW_JITTER, 0.5, grey=0.2) if second_view else None
 
     def __call__(
-        self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None
+        self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None, wanted: int = -1
     ) -> Views:
-        """PIL RGB image, PIL "L" label of train ids, float32 (H, W) depth, all of one size -> Views."""
-        if self.resize is not None:
-            image, label, depth = _resized(
-                image, label, depth, self.resize[::-1], v2.InterpolationMode.BICUBIC
-            )
-        elif self.cover is not None:
-            image, label, depth = _resized(
-                image, label, depth, _covering(image.size, self.cover), v2.InterpolationMode.BICUBIC
-            )
-        elif self.fit is not None:
-            image, label, depth = _resized(
-                image, label, depth, _filling(image.size, self.fit)[::-1], v2.InterpolationMode.BICUBIC
-            )
+        """PIL RGB image, PIL "L" label of train ids, float32 (H, W) depth, all of one size -> Views.
+
+        With a `wanted` class, up to ten places to crop from are drawn, until the crop holds enough pixels of it; else the
+        one with the most is taken.
+        """
+        if self.fixed_resize is not None:
+            image, label, depth = self.resized(image, label, depth)
         elif self.load_size is not None:
             shorter = _randint(*self.load_size)
             width, height = image.size
@@ -128,7 +124,7 @@ class TrainTransform:
         pixels, label, depth = _as_tv_tensors(image, label, depth)
         # Cropping first and padding last costs less than PLCA's flip, pad, crop, and draws from the same
         # distribution: a side that needs padding has only one place to be cropped from.
-        geometry = self._crop_box(*pixels.shape[-2:]), torch.rand(()).item() < self.flip
+        geometry = self._box_with(wanted, label, *pixels.shape[-2:]), torch.rand(()).item() < self.flip
         pixels = self._placed(pixels, *geometry, fill=0)
         label = None if label is None else self._placed(label, *geometry, fill=IGNORE_LABEL)
         depth = None if depth is None else self._placed(depth, *geometry, fill=0)
@@ -139,6 +135,40 @@ class TrainTransform:
             depth=None if depth is None else depth.as_subclass(Tensor)[0].contiguous(),
             view=None if self.second_view is None else self._finished(pixels, self.second_view),
         )
+
+    @property
+    def fixed_resize(self) -> tuple[str, int, int] | None:
+        """The rule ("resize", "cover" or "fit"), width and height by which all images are resized, whatever is drawn."""
+        for rule in ("resize", "cover", "fit"):
+            if (size := getattr(self, rule)) is not None:
+                return rule, *size
+        return None
+
+    def resized(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> tuple:
+        """All three by the `fixed_resize`, the image bicubic and the others nearest; a second time changes nothing."""
+        if self.resize is not None:
+            size = self.resize[::-1]
+        elif self.cover is not None:
+            size = _covering(image.size, self.cover)
+        else:
+            size = _filling(image.size, self.fit)[::-1]
+        return _resized(image, label, depth, size, v2.InterpolationMode.BICUBIC)
+
+    def _box_with(self, wanted: int, label: Tensor | None, height: int, width: int) -> tuple[int, int, int, int] | None:
+        """As _crop_box; of several, one with enough pixels of the class `wanted`, as far as there is one."""
+        box = self._crop_box(height, width)
+        if box is None or wanted < 0 or label is None:
+            return box
+        hits, most = label[0] == wanted, -1
+        for attempt in range(_CROPS):
+            drawn = box if attempt == 0 else self._crop_box(height, width)
+            top, left, rows, columns = drawn
+            pixels = int(hits[top : top + rows, left : left + columns].sum())
+            if pixels > most:
+                box, most = drawn, pixels
+            if most >= _ENOUGH * self.crop[0] * self.crop[1]:
+                break
+        return box
 
     def _crop_box(self, height: int, width: int) -> tuple[int, int, int, int] | None:
         """(top, left, height, width) of the part of the image that is kept."""

@@ -1,8 +1,9 @@
 """Losses of one map each: segmentation, entropy, depth, discriminator and two-view consistency.
 
 Shapes: B images, K classes, (H, W) pixels. Every loss is a scalar, takes any B, H and W, runs on the device
-of its arguments and computes in float32 (float64 if given float64) whatever autocast is set to. Association
-between two domains is in `contrastive_learning.py`.
+of its arguments and computes in float32 (float64 if given float64) whatever autocast is set to. Where several
+processes train together, "the batch" is that of all of them; see `ranks.py`. Association between two domains is
+in `contrastive_learning.py`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from dada.domain_adaptation.ranks import joint_concat, joint_max, joint_mean
 
 __all__ = [
     "berhu",
@@ -51,6 +54,14 @@ def _full_precision(loss: _Function) -> _Function:
     return wrapped  # type: ignore[return-value]
 
 
+def _host_knows(x: Tensor) -> bool:
+    """Whether looking at a value of `x` costs nothing. It would have the host wait for a GPU, and then the GPU for the host.
+
+    So values are checked on the CPU alone. In training, SegmentationDataset sees to it that labels are ids of classes.
+    """
+    return x.is_cpu
+
+
 def _check_scores(scores: Tensor, name: str) -> None:
     if scores.dim() != 4:
         raise ValueError(f"{name} must have shape (B, K, H, W), got {tuple(scores.shape)}")
@@ -67,9 +78,11 @@ def _checked_labels(labels: Tensor, scores: Tensor, name: str, ignore_index: int
             "nearest neighbour"
         )
     ids = labels.long()
+    valid = (ids >= 0) & (ids != ignore_index)
+    if not _host_knows(labels):
+        return ids, valid
     if labels.is_floating_point() and bool((labels != ids).any()):
         raise ValueError("labels hold fractions; resize label maps by nearest neighbour, never bilinearly")
-    valid = (ids >= 0) & (ids != ignore_index)
     unknown = valid & (ids >= k)
     if bool(unknown.any()):
         raise ValueError(
@@ -95,11 +108,13 @@ def cross_entropy(logits: Tensor, labels: Tensor, ignore_index: int = 255) -> Te
         Scalar in nats per labelled pixel.
 
     Raises:
-        ValueError: shapes disagree, or an id has no class; the message lists the ids.
+        ValueError: shapes disagree, or an id has no class; the message lists the ids. Of a tensor on a GPU only the shape
+            is checked here: to look at its values would have the host wait.
     """
     ids, valid = _checked_labels(labels, logits, "logits", ignore_index)
     total = F.cross_entropy(logits, ids.masked_fill(~valid, -100), ignore_index=-100, reduction="sum")
-    return total / valid.sum().clamp(min=1)
+    count = valid.sum()
+    return joint_mean(total / count.clamp(min=1), count)
 
 
 # Elements that one sort may hold on an accelerator: bounds the working memory to about 1 GB.
@@ -127,31 +142,40 @@ class _LovaszSoftmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx, probabilities: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
         b, k, h, w = probabilities.shape
-        ids, valid = ids.reshape(-1), valid.reshape(-1)
-        present = torch.bincount(ids.masked_fill(~valid, k), minlength=k + 1)[:k].nonzero().flatten()
-        rows = 1 if probabilities.is_cpu else max(1, _SORTED_AT_ONCE // max(1, len(ids)))
-        position = torch.arange(1, len(ids) + 1, dtype=torch.int32, device=ids.device)
+        ids = ids.reshape(-1)
+        all_ids, own = joint_concat(ids, dim=0)  # all ranks' pixels are ranked together; each keeps its own slopes
+        all_valid, _ = joint_concat(valid.reshape(-1), dim=0)
+        if static := not _host_knows(ids):  # a class without a pixel gives zeros; no one waits to hear that it has none
+            present = torch.arange(k, device=ids.device)
+        else:
+            present = torch.bincount(all_ids.masked_fill(~all_valid, k), minlength=k + 1)[:k].nonzero().flatten()
+        count: Tensor | int = 0
+        rows = 1 if probabilities.is_cpu else max(1, _SORTED_AT_ONCE // max(1, len(all_ids)))
+        position = torch.arange(1, len(all_ids) + 1, dtype=torch.int32, device=ids.device)
         slope = torch.zeros_like(probabilities)
         loss = probabilities.new_zeros(())
         for classes in present.split(rows) if len(present) else ():  # R classes at a time, P = B*H*W
-            is_class = ids == classes[:, None]
             predicted = probabilities[:, classes].transpose(0, 1).reshape(len(classes), -1)
-            signed = predicted - is_class.to(slope.dtype)
-            errors = signed.abs()
-            order = _descending(errors, valid)
-            hit = is_class.gather(1, order)
+            signed = predicted - (ids == classes[:, None]).to(slope.dtype)
+            errors, _ = joint_concat(signed.abs(), dim=1)
+            order = _descending(errors, all_valid)
+            hit = (all_ids == classes[:, None]).gather(1, order)
             hits = hit.cumsum(1, dtype=torch.int32)
-            size = hits[:, -1:]  # G, pixels of the class; at least 1
+            size = hits[:, -1:]  # G, pixels of the class
+            count = count + ((size > 0).sum() if static else len(classes))
             # After f pixels of the class and b others J = 1 - (G - f) / (G + b). With U = G + b the last
             # pixel has added 1 / U if it is of the class, else (G - f) / (U (U - 1)). Steps are of size 1/P:
             # subtracting two neighbouring J would lose most of their digits. Once all G are passed, as they
             # are when the ignored pixels come, the growth is exactly 0.
             union = (size + position - hits).to(slope.dtype)
-            growth = torch.where(hit, 1 / union, (size - hits) / (union * (union - 1)))
+            steps = union * (union - 1)
+            if static:
+                steps.clamp_(min=1)
+            growth = torch.where(hit, 1 / union, (size - hits) / steps)
             weights = torch.empty_like(growth).scatter_(1, order, growth)
             loss += (weights * errors).sum()
-            slope[:, classes] = (weights * signed.sign()).view(len(classes), b, h, w).transpose(0, 1)
-        count = max(1, len(present))
+            slope[:, classes] = (weights[:, own] * signed.sign()).view(len(classes), b, h, w).transpose(0, 1)
+        count = torch.clamp(count, min=1) if static else max(1, count)
         ctx.save_for_backward(slope.div_(count))
         return loss / count
 
@@ -183,7 +207,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore_index: int = 25
         Scalar in [0, 1]; 0 with zero gradient when no pixel is labelled.
 
     Raises:
-        ValueError: shapes disagree, an id has no class, or a value is not a probability.
+        ValueError: shapes disagree; on the CPU also: an id has no class, or a value is not a probability.
 
     Numerics: the gradient at a pixel whose error is exactly 0 is 0, and where two errors are equal it depends
     on which of them the sort puts first; the loss does not.
@@ -194,7 +218,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore_index: int = 25
     through a sort per class and 0.24 s and 1.25 s through one batched sort.
     """
     ids, valid = _checked_labels(labels, probabilities, "probabilities", ignore_index)
-    if probabilities.numel():
+    if probabilities.numel() and _host_knows(probabilities):
         low, high = torch.stack(probabilities.detach().aminmax()).tolist()
         if low < -1e-3 or high > 1 + 1e-3:  # false for NaN, which the caller sees in the loss
             raise ValueError(
@@ -234,7 +258,8 @@ def entropy_loss(probabilities: Tensor) -> Tensor:
     Args:
         probabilities: (B, K, H, W), the softmax of the logits.
     """
-    return entropy_map(probabilities).sum(dim=1).mean()
+    entropy = entropy_map(probabilities).sum(dim=1)
+    return joint_mean(entropy.mean(), entropy.numel())
 
 
 @_full_precision
@@ -249,7 +274,8 @@ def entropy_loss_from_logits(logits: Tensor) -> Tensor:
     """
     _check_scores(logits, "logits")
     log_p = F.log_softmax(logits, dim=1)
-    return -(log_p.exp() * log_p).sum(dim=1).mean() / (_log2_classes(logits) * math.log(2))
+    negative = (log_p.exp() * log_p).sum(dim=1)
+    return -joint_mean(negative.mean(), negative.numel()) / (_log2_classes(logits) * math.log(2))
 
 
 @_full_precision
@@ -274,7 +300,7 @@ def lsr(logits: Tensor, threshold: float = 10.0) -> Tensor:
     s = -F.log_softmax(logits, dim=1).mean(dim=1)
     if threshold > 0:
         s = (s.detach() / threshold - 1) * s
-    return s.mean()
+    return joint_mean(s.mean(), s.numel())
 
 
 @_full_precision
@@ -313,12 +339,13 @@ def berhu(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
     if valid is not None:
         difference = torch.where(valid.bool(), difference, 0.0)  # also stops NaN, which 0 * NaN would not
     d = difference.abs()
-    c = 0.2 * d.detach().amax()
+    c = 0.2 * joint_max(d.amax())
     quadratic = (d.square() + c.square()) / (2 * torch.where(c > 0, c, 1.0))
     per_pixel = torch.where(d <= c, d, quadratic)
     if valid is None:
-        return per_pixel.mean()
-    return per_pixel.sum() / valid.sum().clamp(min=1)
+        return joint_mean(per_pixel.mean(), per_pixel.numel())
+    count = valid.sum()
+    return joint_mean(per_pixel.sum() / count.clamp(min=1), count)
 
 
 def valid_depth(inverse_depth: Tensor) -> Tensor:
@@ -369,7 +396,8 @@ def consistency_loss(
     confident = confidence >= threshold
     labels = pseudo.masked_fill(~confident, -100)
     total = F.cross_entropy(logits, labels, ignore_index=-100, reduction="sum")
-    return total / max(1, confident.numel()), confident.to(logits.dtype).mean()
+    pixels = confident.numel()
+    return joint_mean(total / max(1, pixels), pixels), joint_mean(confident.to(logits.dtype).mean(), pixels)
 
 
 @_full_precision
@@ -382,9 +410,10 @@ def domain_bce(discriminator_logits: Tensor, domain: int) -> Tensor:
     """
     if domain not in (0, 1):
         raise ValueError(f"domain must be 0 or 1, got {domain!r}")
-    return F.binary_cross_entropy_with_logits(
+    loss = F.binary_cross_entropy_with_logits(
         discriminator_logits, torch.full_like(discriminator_logits, float(domain))
     )
+    return joint_mean(loss, discriminator_logits.numel())
 
 
 @_full_precision

@@ -2,7 +2,8 @@
 
 A term reads a `Step`, one batch of each domain with the network's outputs on it, and returns a scalar. `Step` runs the
 network when a term first asks for an output, so a method pays for what its terms use and the loop knows no method.
-`CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever method is chosen.
+`CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever method is chosen, and the weights of the
+SELF_TRAINING section those of `self_training_terms`.
 
 To add a method: write its terms as functions of a Step and enter a list of them in METHODS.
 """
@@ -14,7 +15,6 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation import losses
@@ -25,9 +25,13 @@ from dada.domain_adaptation.adversarial import (
     entropy_map_of,
     probability_map,
 )
-from dada.domain_adaptation.contrastive_learning import Association, association_loss, labels_at
+from dada.domain_adaptation.association_terms import AssociationTerm, ClassContrastTerm, Variant
+from dada.domain_adaptation.cycle_weights import BALANCES
+from dada.domain_adaptation.self_training.mixing import strong_colors
+from dada.domain_adaptation.self_training.style import source_style
+from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
 from dada.domain_adaptation.step import Step
-from dada.model.outputs import Outputs
+from dada.normalization import TORCHVISION_RGB, Normalization
 
 log = logging.getLogger(__name__)
 
@@ -41,17 +45,29 @@ class Term(NamedTuple):
     start: int = 0
     reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
     adversary: Adversary | None = None  # the discriminator that learns beside this term
+    teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
+    state: Any = None  # what it remembers between steps, with state_dict and load_state_dict
 
 
 class Objective(NamedTuple):
-    """All terms of a run and the discriminators that some of them play against."""
+    """All terms of a run, the discriminators that some of them play against, and what is done to source images first."""
 
     terms: list[Term]
     adversaries: list[Adversary]
+    style: Callable[[Tensor, Tensor], Tensor] | None = None  # see Step
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the network learns from target images."""
+        return bool(self.adversaries) or any(term.reads != "source" for term in self.terms)
 
     @property
     def uses_target(self) -> bool:
-        return bool(self.adversaries) or any(term.reads != "source" for term in self.terms)
+        return self.adapts or self.style is not None
+
+    @property
+    def uses_teacher(self) -> bool:
+        return any(term.teacher for term in self.terms)
 
     @property
     def uses_view(self) -> bool:
@@ -118,61 +134,90 @@ def target_consistency(threshold: float) -> Callable[[Step], Tensor]:
 # ---- cycle association ---------------------------------------------------------------------------------------------
 
 
-def _note(step: Step, name: str, association: Association) -> Tensor:
-    step.notes[f"{name}/closed"] = association.closed / association.labelled.clamp(min=1)
-    step.notes[f"{name}/covered"] = association.covered / association.closed.clamp(min=1)
-    return association.loss
-
-
-def feature_association(aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
-    """L_fass: cosine association of the features."""
-
-    def fass(step: Step) -> Tensor:
-        source, target = step.source_outputs.features, step.target_outputs.features
-        labels = labels_at(step.source.label, source.shape[-2:])
-        return _note(step, "fass", association_loss(source, target, labels, aggregate=aggregate, alpha=alpha))
-
-    return fass
-
-
-def class_association(aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
-    """L_cass: Kullback-Leibler association of the class probabilities, at the resolution of the features."""
-
-    def cass(step: Step) -> Tensor:
-        source, target = _probabilities_at_features(step.source_outputs), _probabilities_at_features(step.target_outputs)
-        labels = labels_at(step.source.label, source.shape[-2:])
-        association = association_loss(source, target, labels, metric="kl", aggregate=aggregate, alpha=alpha)
-        return _note(step, "cass", association)
-
-    return cass
-
-
-def _probabilities_at_features(outputs: Outputs) -> Tensor:
-    """Decoders give finer maps than the features; averaging keeps probabilities probabilities."""
-    probabilities, size = outputs.logits.softmax(dim=1), outputs.features.shape[-2:]
-    return probabilities if probabilities.shape[-2:] == size else F.adaptive_avg_pool2d(probabilities, size)
-
-
 def lsr(domain: str, threshold: float) -> Callable[[Step], Tensor]:
     return lambda step: losses.lsr(getattr(step, f"{domain}_outputs").logits, threshold)
+
+
+def _association(cfg: Any, level: str) -> Term:
+    """The term of one level, "fass" or "cass", as the ASSOCIATION section says."""
+    train, options = cfg.TRAIN, cfg.ASSOCIATION
+    variant = Variant(
+        aggregate=train.APPLY_SPAGG,
+        alpha=train.SPAGG_ALPHA,
+        power=BALANCES[options.CLASS_BALANCE],
+        min_confidence=options.MIN_CONFIDENCE,
+        by_confidence=options.BY_CONFIDENCE,
+        teacher=options.TEACHER,
+        both_directions=options.BOTH_DIRECTIONS,
+        pseudo_threshold=options.PSEUDO_THRESHOLD,
+        whole_batch=options.WHOLE_BATCH,
+        memory=options.MEMORY,
+        memory_per_image=options.MEMORY_PER_IMAGE,
+        soft=options.SOFT,
+    )
+    compute = AssociationTerm(level, cfg.NUM_CLASSES, variant)
+    state = compute if variant.memory else None
+    return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute, teacher=variant.teacher, state=state)
+
+
+def _class_contrast(cfg: Any) -> Term:
+    options = cfg.CLASS_CONTRAST
+    compute = ClassContrastTerm(
+        cfg.NUM_CLASSES,
+        form=options.FORM,
+        temperature=options.TEMPERATURE,
+        momentum=options.MOMENTUM,
+        threshold=cfg.ASSOCIATION.PSEUDO_THRESHOLD,
+        teacher=cfg.ASSOCIATION.TEACHER,
+    )
+    return Term("loss_class_contrast", options.LAMBDA, compute, teacher=cfg.ASSOCIATION.TEACHER, state=compute)
 
 
 def contrastive_terms(cfg: Any) -> list[Term]:
     """The terms that CONTRASTIVE_LEARNING adds, at the weights of the cfg."""
     train = cfg.TRAIN
-    aggregation = (train.APPLY_SPAGG, train.SPAGG_ALPHA)
-    terms = [Term("loss_fass", train.LAMBDA_CONTRASTIVE_MAIN, feature_association(*aggregation))]
+    terms = [_association(cfg, "fass")]
     if train.APPLY_MULTILAYER_ASSOCIATION:
         terms += [
-            Term("loss_cass", train.LAMBDA_CONTRASTIVE_MAIN, class_association(*aggregation)),
+            _association(cfg, "cass"),
             Term("loss_lsr_src", train.LSR_W, lsr("source", train.LSR_THRES)),
             Term("loss_lsr_trg", train.LSR_W, lsr("target", train.LSR_THRES)),
         ]
     terms += [
+        _class_contrast(cfg),
         Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD), reads="view"),
         Term("loss_entropy", train.LAMBDA_ENTROPY, target_entropy),
     ]
     return [term._replace(start=train.CONTRASTIVE_START) for term in terms]
+
+
+# ---- self-training -------------------------------------------------------------------------------------------------
+
+
+def self_training_terms(cfg: Any, normalization: Normalization) -> list[Term]:
+    """The terms of the SELF_TRAINING section, at their weights.
+
+    Raises:
+        ValueError: a threshold or a ratio that is no share, or images of the domains that differ in size.
+    """
+    options = cfg.SELF_TRAINING
+    for name in ("THRESHOLD", "MIC_RATIO", "COLOR_JITTER", "BLUR"):
+        if options[name] > 1:
+            raise ValueError(f"SELF_TRAINING.{name} is {options[name]}; expected 0 to 1")
+    sizes = [tuple(cfg.TRAIN[f"INPUT_SIZE_{domain}"]) for domain in ("SOURCE", "TARGET")]
+    if options.LAMBDA_MIX and not cfg.DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP and sizes[0] != sizes[1]:
+        raise ValueError(
+            "SELF_TRAINING.LAMBDA_MIX pastes source pixels onto target images, which must have one size: set "
+            "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP to True, or TRAIN.INPUT_SIZE_SOURCE and TRAIN.INPUT_SIZE_TARGET, now "
+            f"{sizes[0]} and {sizes[1]}, to one size"
+        )
+    colors = strong_colors(normalization, options.COLOR_JITTER, options.BLUR)
+    mic = masked_consistency(options.THRESHOLD, options.MIC_RATIO, options.MIC_PATCH, colors)
+    terms = [
+        Term("loss_mix", options.LAMBDA_MIX, class_mix(options.THRESHOLD, colors), teacher=True),
+        Term("loss_mic", options.LAMBDA_MIC, mic, teacher=True),
+    ]
+    return [term._replace(start=options.START) for term in terms]
 
 
 # ---- methods -------------------------------------------------------------------------------------------------------
@@ -231,10 +276,13 @@ METHODS: dict[str, Callable[[Any, torch.device], list[Term]]] = {
 }
 
 
-def build_objective(cfg: Any, device: torch.device) -> Objective:
-    """The terms of `cfg`: source terms, those of TRAIN.DA_METHOD, and those of CONTRASTIVE_LEARNING.
+def build_objective(cfg: Any, device: torch.device, normalization: Normalization = TORCHVISION_RGB) -> Objective:
+    """The terms of `cfg`: source terms, those of TRAIN.DA_METHOD, of CONTRASTIVE_LEARNING and of SELF_TRAINING.
 
     A term of weight 0 is left out, not computed.
+
+    Args:
+        normalization: of the images, for what changes their colours.
 
     Raises:
         ValueError: unknown method, batches that do not pair up, batch norms that nothing trains, or nothing to minimise.
@@ -254,20 +302,23 @@ def build_objective(cfg: Any, device: torch.device) -> Objective:
     terms = [term._replace(reads="source") for term in terms]
     terms += METHODS[train.DA_METHOD](cfg, device)
     if cfg.CONTRASTIVE_LEARNING:
-        if train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
+        in_pairs = train.LAMBDA_CONTRASTIVE_MAIN != 0 and not cfg.ASSOCIATION.WHOLE_BATCH
+        if in_pairs and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
             raise ValueError(
                 "CONTRASTIVE_LEARNING pairs every source image with a target image: TRAIN.BATCH_SIZE_SOURCE "
-                f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal"
+                f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal, or ASSOCIATION.WHOLE_BATCH True"
             )
         terms += contrastive_terms(cfg)
+    terms += self_training_terms(cfg, normalization)
     terms = [t for t in terms if t.weight != 0]
-    objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None])
+    style = source_style(normalization, colors=train.COLOR_TRANSFER, beta=train.FDA_BETA)
+    objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None], style)
     if not objective.active(0):
         raise ValueError(
             "no loss term has a weight at iteration 0: set TRAIN.LAMBDA_SEG_MAIN above 0, or start the others at once "
-            f"(TRAIN.CONTRASTIVE_START is {train.CONTRASTIVE_START})"
+            f"(TRAIN.CONTRASTIVE_START is {train.CONTRASTIVE_START}, SELF_TRAINING.START {cfg.SELF_TRAINING.START})"
         )
-    if train.DOMAIN_BN and not objective.uses_target:
+    if train.DOMAIN_BN and not objective.adapts:
         raise ValueError(
             f"TRAIN.DOMAIN_BN trains batch norms for the target, but no term of TRAIN.DA_METHOD {train.DA_METHOD} reads the "
             "target; a test would use them as they began. Set it to False, or choose a method that adapts"

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
+from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.domain_adaptation.losses import upsample
-from dada.model.batch_norm import SOURCE, TARGET, select_domain
+from dada.domain_adaptation.self_training.teacher import Teacher
+from dada.model.batch_norm import SOURCE, TARGET, kept_statistics, select_domain
 from dada.model.outputs import Outputs
 
 
@@ -26,6 +29,8 @@ class Step:
         target: unlabelled batch; its label is dropped here, so that no term can train on it.
         align_corners: how logits are upsampled.
         autocast: run the network in bfloat16.
+        teacher: predicts the target images without a gradient, for terms that learn from pseudo-labels.
+        style: from source and target images to source images that look more like the target; None leaves them alone.
     """
 
     def __init__(
@@ -36,35 +41,77 @@ class Step:
         *,
         align_corners: bool = True,
         autocast: bool = False,
+        teacher: Teacher | None = None,
+        style: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.source = source
         self.target = None if target is None else target._replace(label=None, depth=None)
         self.align_corners = align_corners
         self.notes: dict[str, Tensor] = {}  # diagnostics that terms leave for the log
+        self.by_class: dict[str, Tensor] = {}  # the same for each class, (K,); NaN for a class without any
+        self.cycles: dict[str, Cycles] = {}  # that were followed, by the level of the association
+        self.pictures: dict[str, Tensor] = {}  # normalised images (B, 3, H, W) that terms made, for the log
         self._network = network
+        self._teacher = teacher
+        self._style = style
         self._autocast = autocast
 
-    def _forward(self, image: Tensor, domain: int) -> Outputs:
-        if isinstance(self._network, nn.Module):
-            select_domain(self._network, domain)
+    def forward(self, image: Tensor, domain: int, *, keep_statistics: bool = False) -> Outputs:
+        """Outputs of the network on images of `domain`, SOURCE or TARGET of dada.model.batch_norm.
+
+        Args:
+            keep_statistics: leave the running statistics of batch norm alone, for images that no test will see.
+        """
+        with kept_statistics(self._network) if keep_statistics else nullcontext():
+            return self._run(self._network, image, domain)
+
+    def _run(self, network: Callable[[Tensor], Outputs], image: Tensor, domain: int) -> Outputs:
+        if isinstance(network, nn.Module):
+            select_domain(network, domain)
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self._autocast):
-            outputs = self._network(image)
+            outputs = network(image)
         if not self._autocast:
             return outputs
         return Outputs(*(None if o is None else o.float() for o in outputs))
 
     @cached_property
+    def source_image(self) -> Tensor:
+        """Source images as the network sees them."""
+        return self.source.image if self._style is None else self._style(self.source.image, self.target.image)
+
+    @cached_property
     def source_outputs(self) -> Outputs:
-        return self._forward(self.source.image, SOURCE)
+        return self.forward(self.source_image, SOURCE)
 
     @cached_property
     def target_outputs(self) -> Outputs:
-        return self._forward(self.target.image, TARGET)
+        return self.forward(self.target.image, TARGET)
 
     @cached_property
     def view_outputs(self) -> Outputs:
         """Outputs on the second photometric view of the target images."""
-        return self._forward(self.target.view, TARGET)
+        return self.forward(self.target.view, TARGET)
+
+    @cached_property
+    def teacher_outputs(self) -> Outputs:
+        """The teacher's outputs on the target images, without gradient; for terms with `teacher=True`."""
+        with torch.no_grad():
+            return self._run(self._teacher.network, self.target.image, TARGET)
+
+    @cached_property
+    def _pseudo(self) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            return self.upsample(self.teacher_outputs.logits, self.target.image).softmax(dim=1).max(dim=1)
+
+    @property
+    def pseudo_labels(self) -> Tensor:
+        """(B, H, W) int64, the teacher's most likely class of every target pixel, at image resolution."""
+        return self._pseudo[1]
+
+    @property
+    def pseudo_confidence(self) -> Tensor:
+        """(B, H, W), the teacher's probability of `pseudo_labels`."""
+        return self._pseudo[0]
 
     def upsample(self, x: Tensor, like: Tensor) -> Tensor:
         """Bilinear, (B, K, h, w) to the height and width of `like`."""

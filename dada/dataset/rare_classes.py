@@ -1,0 +1,124 @@
+"""Draw source images by the class that they hold, rare classes more often.
+
+Hoyer et al. (DAFormer), CVPR 2022, arXiv:2111.14887.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dada.dataset import storage
+from dada.dataset.base import SegmentationDataset
+from dada.dataset.sampler import mixed_seed
+from dada.dataset.statistics import class_frequencies
+from dada.files import write_whole
+
+log = logging.getLogger(__name__)
+
+# An image holds a class if at least this share of its labelled pixels does: a crop should be able to find it.
+LEAST_SHARE = 0.001
+
+
+def class_probabilities(frequencies: np.ndarray, temperature: float) -> np.ndarray:
+    """P(c) = exp((1 - f_c) / T) / sum over c' of exp((1 - f_c') / T), (K,) float64; 0 for classes that never occur.
+
+    Args:
+        frequencies: (K,) f_c, the share of class c among all labelled pixels.
+        temperature: T above 0. The higher, the more even; the lower, the more the rarest class is favoured.
+
+    Raises:
+        ValueError: no class occurs.
+    """
+    occurs = frequencies > 0
+    if not occurs.any():
+        raise ValueError("no source label holds a pixel of a trained class: check the labels with scripts/check_data.py")
+    exponents = np.where(occurs, (1 - frequencies) / temperature, -np.inf)
+    shares = np.exp(exponents - exponents.max())
+    return shares / shares.sum()
+
+
+class RareClasses:
+    """Which image to draw: first a class, with `class_probabilities`, then one of the images that hold it, evenly.
+
+    Args:
+        counts: (images, K) pixels of each class in each image.
+        temperature: T.
+    """
+
+    def __init__(self, counts: np.ndarray, temperature: float) -> None:
+        self.probabilities = class_probabilities(class_frequencies(counts).pixels, temperature)
+        enough = counts >= np.maximum(LEAST_SHARE * counts.sum(axis=1, keepdims=True), 1)
+        # A class that is tiny wherever it occurs is looked for wherever it occurs.
+        self._holders = [np.flatnonzero(e if e.any() else c > 0) for e, c in zip(enough.T, counts.T)]
+
+    def draw(self, *parts: int | str) -> tuple[int, int]:
+        """(image, class): a function of `parts`, such as seed, stream, step and slot."""
+        generator = np.random.default_rng(mixed_seed(*parts, "rare class"))
+        wanted = int(generator.choice(len(self.probabilities), p=self.probabilities))
+        return int(generator.choice(self._holders[wanted])), wanted
+
+
+def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0) -> np.ndarray:
+    """Pixels of each class in each label of `dataset`, (images, K) int64.
+
+    Every label is read once, and the counts are kept in `cache`, in a file for these label files under this id map. It does
+    not notice labels that were changed in place: then remove it.
+
+    Labels that cannot be read hold nothing if the dataset skips bad files; images that are drawn by class are not they.
+
+    Raises:
+        ValueError: a label cannot be read.
+    """
+    if resized := [item.label for item in dataset.items if item.label and storage.original_size(item.label)]:
+        raise ValueError(
+            f"{resized[0]} was resized when it was packed: counting its classes would give other counts than the original. "
+            "Make the copy again with scripts/pack_dataset.py --original-size."
+        )
+    names = "\n".join(str(item.label) for item in dataset.items)
+    key = hashlib.sha256(f"{dataset.title}\n{dataset.classes.names}\n{names}\n".encode() + dataset.id_map.tobytes())
+    path = cache / f"class_counts_{key.hexdigest()[:16]}.npy"
+    if path.is_file():
+        counts = np.load(path, allow_pickle=False)
+        if counts.shape == (len(dataset), dataset.num_classes):
+            return counts
+    log.info("counting the classes in %d labels of %s, once; kept in %s", len(dataset), dataset.title, path)
+    options = {"batch_size": None, "num_workers": num_workers, "collate_fn": _as_it_is}
+    # A generator of its own: the run draws the same whether its labels were counted before or not.
+    loader = DataLoader(_Counts(dataset), generator=torch.Generator(), **options)
+    counts = np.stack(list(tqdm(loader, desc="classes", unit="label", dynamic_ncols=True)))
+    content = io.BytesIO()
+    np.save(content, counts)
+    write_whole(path, content.getvalue())
+    return counts
+
+
+class _Counts(Dataset):
+    """Pixels of each class in each label, (K,), so that loader processes can count them."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        classes = self._dataset.num_classes
+        try:
+            label = self._dataset.read_label(index)
+        except (ValueError, OSError):
+            if not self._dataset.skip_bad_files:
+                raise
+            return np.zeros(classes, dtype=np.int64)
+        return np.array(label.histogram()[:classes], dtype=np.int64)
+
+
+def _as_it_is(counts: np.ndarray) -> np.ndarray:
+    return counts

@@ -1,0 +1,1 @@
+"""Learning from a teacher's predictions on the target, and making source and target images alike."""
