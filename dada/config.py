@@ -9,7 +9,7 @@ mistakes of a file are reported together.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ import yaml
 from easydict import EasyDict
 
 from dada.files import write_whole
-from dada.option import Option
+from dada.option import Option, shown
 from dada.protocols import PROTOCOLS
+from dada.yaml_files import parse_yaml, read_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -75,7 +76,7 @@ OPTIONS: dict[str, Any] = {
         "names the file once and counts.",
         choices=("fail", "skip"),
     ),
-    "NUM_WORKERS": Option(4, "Loader processes for each domain; 0 loads in the training process.", minimum=0),
+    "NUM_WORKERS": Option(4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0),
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
     "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
@@ -109,7 +110,7 @@ OPTIONS: dict[str, Any] = {
     "EXP_ROOT": Option("experiments", "Folder under which runs write."),
     "EXP_ROOT_SNAPSHOT": Option("", "Folder of snapshot folders; empty: EXP_ROOT/snapshots."),
     "EXP_ROOT_LOGS": Option("", "Folder of log folders; empty: EXP_ROOT/logs."),
-    "GPU_ID": Option(0, "CUDA device to use when there is one; -1 forces the CPU.", minimum=-1),
+    "GPU_ID": Option(0, "CUDA device to use when there is one, the first of several processes' on a node; -1 forces the CPU.", minimum=-1),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
             False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
@@ -126,8 +127,12 @@ OPTIONS: dict[str, Any] = {
     "TRAIN": {
         "SET_SOURCE": Option("all", "Split of the source dataset."),
         "SET_TARGET": Option("train", "Split of the target dataset."),
-        "BATCH_SIZE_SOURCE": Option(1, "Source images in a forward pass.", unit="images", minimum=1),
-        "BATCH_SIZE_TARGET": Option(1, "Target images in a forward pass.", unit="images", minimum=1),
+        "BATCH_SIZE_SOURCE": Option(
+            1, "Source images in a forward pass, those of all processes together, which get equally many.", unit="images", minimum=1
+        ),
+        "BATCH_SIZE_TARGET": Option(
+            1, "Target images in a forward pass, those of all processes together.", unit="images", minimum=1
+        ),
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
         "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
@@ -144,11 +149,14 @@ OPTIONS: dict[str, Any] = {
         "MODEL": Option(
             "DeepLabv2",
             "Network: DeepLabv2, DeepLabv2_depth (the depth block whatever USE_DEPTH says), resnet-18, resnet-34, "
-            "resnet-50, or timm:NAME.",
+            "resnet-50, resnet-18_undilated (the fork's), or timm:NAME.",
         ),
         "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
         "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
-        "OUTPUT_STRIDE": Option(8, "Input pixels per feature pixel, for timm encoders.", choices=(8, 16, 32)),
+        "OUTPUT_STRIDE": Option(
+            8, "Input pixels per feature pixel, for timm encoders; a vision transformer has the stride of its patches.",
+            choices=(8, 16, 32),
+        ),
         "BN_POLICY": Option(
             "train",
             "Batch norm: 'train', everything trains; 'frozen_affine', batch statistics but fixed scale and shift "
@@ -159,12 +167,23 @@ OPTIONS: dict[str, Any] = {
             False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
         ),
         "RESTORE_FROM": Option("", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random."),
+        "ACCEPT_LICENCE": Option(
+            "", "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md."
+        ),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
+        "LAYER_DECAY": Option(
+            1.0, "Factor of the learning rate from each block of the backbone to the one before it, above 0; 1.0: all the same.",
+            minimum=0, maximum=1,
+        ),
         "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
         "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0),
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
+        "DECAY_NORMS": Option(
+            True, "Decay all weights; False leaves out norms, biases, layer scales, tokens and positions, as transformers "
+            "are trained.",
+        ),
         "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
         "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
         "RECOMPUTE": Option(
@@ -174,6 +193,10 @@ OPTIONS: dict[str, Any] = {
             False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
+        "COMPILE": Option(
+            False, "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "
+            "message says so and it runs uncompiled."
+        ),
         "DA_METHOD": Option(
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
         ),
@@ -196,6 +219,21 @@ OPTIONS: dict[str, Any] = {
         "CONTRASTIVE_START": Option(
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
         ),
+        "RARE_CLASS_TEMPERATURE": Option(
+            0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
+            "images equally often.", minimum=0,
+        ),
+        "FDA_BETA": Option(
+            0.0, "Give source images the low-frequency amplitudes of target images, up to this share of the shorter side, 0 "
+            "to 0.5 (FDA's are 0.01 to 0.09); 0: off.", minimum=0,
+        ),
+        "COLOR_TRANSFER": Option(
+            False, "Give source images the mean and standard deviation of target images, channel by channel in CIELAB."
+        ),
+        "ADABN_IMAGES": Option(
+            0, "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "
+            "0: leave them.", unit="images", minimum=0,
+        ),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
         "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix, 0 to 1.", minimum=0),
@@ -208,10 +246,78 @@ OPTIONS: dict[str, Any] = {
             0, "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0
         ),
         "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1),
+        "EVAL_EVERY": Option(
+            0, "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
+            unit="iterations", minimum=0,
+        ),
+        "EVAL_SPLIT": Option(
+            "", "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
+            "the target."
+        ),
         "SNAPSHOT_DIR": Option("", "Folder of this run's snapshots; empty: EXP_ROOT_SNAPSHOT/EXP_NAME."),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
         "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
         "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
+    },
+    # Variants of the association terms of CONTRASTIVE_LEARNING, each a switch of its own. See docs/methods.md.
+    "ASSOCIATION": {
+        "CLASS_BALANCE": Option(
+            "none", "Weights of the classes among closed cycles: 'equal', each counts the same; 'sqrt', by the square root of "
+            "its cycles; 'none', by its cycles.",
+            choices=("none", "sqrt", "equal"),
+        ),
+        "MIN_CONFIDENCE": Option(
+            0.0, "Reject cycles whose class has less than this probability at the pixel where they turn around; 0: none.",
+            minimum=0, maximum=1,
+        ),
+        "BY_CONFIDENCE": Option(False, "Weigh cycles by that probability."),
+        "TEACHER": Option(False, "Probabilities and pseudo-labels of the target are those of the EMA teacher."),
+        "BOTH_DIRECTIONS": Option(False, "Associate target -> source -> target as well, with pseudo-labels."),
+        "PSEUDO_THRESHOLD": Option(
+            0.9, "Least probability of a target pixel's class to be its pseudo-label, also for CLASS_CONTRAST.",
+            minimum=0, maximum=1,
+        ),
+        "WHOLE_BATCH": Option(
+            False, "Associate the pixels of all source and all target images of a batch (that of a process), not pair by pair."
+        ),
+        "MEMORY": Option(
+            0, "Pixels of earlier images, of each domain, that are associated too; 0: none.", unit="pixels", minimum=0
+        ),
+        "MEMORY_PER_IMAGE": Option(256, "Pixels of each image that MEMORY keeps, all classes alike.", unit="pixels", minimum=1),
+        "PAIR_TOP": Option(
+            0.0, "Share of the source images, those whose classes overlap most with a target image, from which its partner is "
+            "drawn; TRAIN.RESTORE_FROM predicts the target's classes. 0: partners by chance.",
+            minimum=0, maximum=1,
+        ),
+        "SOFT": Option(False, "Walks to all pixels, by their probability, in place of cycles through the most similar one."),
+    },
+    # Contrast with the distributions of the classes, a term of CONTRASTIVE_LEARNING that needs no pairs (SePiCo).
+    "CLASS_CONTRAST": {
+        "LAMBDA": Option(0.0, "Weight of the contrast of features with class distributions; 0: off.", minimum=0),
+        "FORM": Option("dist", "'dist', means and variances (DistCL), or 'proto', means alone.", choices=("dist", "proto")),
+        "TEMPERATURE": Option(0.1, "Temperature of the contrast, above 0.", minimum=0),
+        "MOMENTUM": Option(0.99, "Of the moving averages of means and variances, 0 to less than 1.", minimum=0),
+    },
+    # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
+    "SELF_TRAINING": {
+        "LAMBDA_MIX": Option(
+            0.0, "Weight of the loss on target images with pasted source classes (ClassMix of DACS); 0: off.", minimum=0
+        ),
+        "LAMBDA_MIC": Option(0.0, "Weight of the loss on masked target images (MIC); 0: off.", minimum=0),
+        "START": Option(
+            0, "First iteration with these terms; before it the source is learnt, and the teacher averages.", minimum=0
+        ),
+        "EMA_DECAY": Option(
+            0.99, "Decay of the average of the network's weights that is the teacher, 0 to less than 1.", minimum=0
+        ),
+        "THRESHOLD": Option(
+            0.968, "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of "
+            "an image.", minimum=0,
+        ),
+        "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0),
+        "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
+        "COLOR_JITTER": Option(0.25, "Strength of colour jitter on mixed and masked images, 0 to 1; 0: none.", minimum=0),
+        "BLUR": Option(0.5, "Probability of a Gaussian blur on mixed and masked images.", minimum=0),
     },
     "TEST": {
         "MODE": Option("single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best")),
@@ -300,6 +406,7 @@ ANCESTORS_KEYS = {
     "TEST.SNAPSHOT_MAXITER": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.EARLY_STOP ends it",
     "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
 }
+_MOST_MISTAKES = 20  # that a message lists
 _PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
 
 
@@ -315,6 +422,17 @@ def reset() -> None:
     cfg.update(_defaults(OPTIONS))
 
 
+def separate_cfg(fill: Callable[[], None]) -> EasyDict:
+    """What `fill`, which merges into `cfg`, makes of the defaults, as a cfg of its own; `cfg` is afterwards as before."""
+    kept = dict(cfg)
+    try:
+        reset()
+        fill()
+        return EasyDict(dict(cfg))
+    finally:
+        cfg.update(kept)
+
+
 def flat_options(options: Mapping[str, Any] = OPTIONS, prefix: str = "") -> dict[str, Option]:
     """Every option by its dotted name."""
     flat: dict[str, Option] = {}
@@ -326,7 +444,7 @@ def flat_options(options: Mapping[str, Any] = OPTIONS, prefix: str = "") -> dict
 def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        name = f"{prefix}{key}"
+        name = f"{prefix}{key if isinstance(key, str) else shown(key)}"
         # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
         is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in flat_options())
         flat.update(_flatten(value, name + ".") if is_section else {name: value})
@@ -347,8 +465,8 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
             mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS[name]}")
             continue
         if name not in options:
-            near = difflib.get_close_matches(name, options, n=1, cutoff=0.0)[0]
-            mistakes.append(f"{origin}: {name} is not an option; the nearest is {near}")
+            near = difflib.get_close_matches(name[:80], options, n=1, cutoff=0.0)[0]
+            mistakes.append(f"{origin}: {name[:80]} is not an option; the nearest is {near}")
             continue
         try:
             accepted[name] = options[name].read(value)
@@ -362,6 +480,8 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
             f"{origin}: NUM_CLASSES is {accepted['NUM_CLASSES']}, but CLASSES.NAMES holds {len(names)} names; "
             "leave NUM_CLASSES out, it follows from the names"
         )
+    if len(mistakes) > _MOST_MISTAKES:
+        mistakes[_MOST_MISTAKES:] = [f"and {len(mistakes) - _MOST_MISTAKES} more mistakes"]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
@@ -386,20 +506,25 @@ def find_config(name: str | Path) -> Path:
 def cfg_from_file(name: str | Path) -> None:
     """Merge a YAML file into `cfg`. Raises ConfigError that lists every unknown key and wrong type."""
     path = find_config(name)
+    cfg_from_dict(read_cfg(path), str(path))
+
+
+def read_cfg(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, nested and unchecked. Raises ConfigError if that is no mapping of plain values."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        values = read_yaml(path) or {}
     except yaml.constructor.ConstructorError as error:
         if error.problem == "found unhashable key":
             raise ConfigError(f'{path} has a list for a key, line {error.problem_mark.line + 1}; write a colour as "r, g, b"') from error
         raise ConfigError(
             f"{path} holds Python objects, as the train_cfg.yml of ADVENT and DADA does; give the YAML file that the "
-            f"training was started with ({error.problem})"
+            f"training was started with ({str(error.problem)[:200]})"
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error)[:500]}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold KEY: value pairs, but holds a {type(values).__name__}")
-    cfg_from_dict(values, str(path))
+    return values
 
 
 def cfg_from_dict(values: Mapping[str, Any], origin: str) -> None:
@@ -419,7 +544,7 @@ def cfg_from_list(pairs: Iterable[str]) -> None:
         try:
             # A name or a path is taken as it stands: a folder called 007 or 'on' is no number and no truth value.
             is_text = option is not None and isinstance(option.default, str)
-            values[name] = text if is_text else yaml.safe_load(text)
+            values[name] = text if is_text else parse_yaml(text)
         except yaml.YAMLError as error:
             mistakes.append(f"--set {pair}: not a YAML value: {error}")
     if mistakes:

@@ -3,6 +3,8 @@
 import sys
 from pathlib import Path
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-if ROOT not in sys.path:
-    sys.path.append(ROOT)  # at the end: an installed package comes first
+HERE = Path(__file__).resolve().parent
+# At the end: an installed package comes first, and the standard library has modules `select` and `test` as well.
+sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != HERE] + [str(HERE)]
+if str(HERE.parent) not in sys.path:
+    sys.path.append(str(HERE.parent))

@@ -1,4 +1,7 @@
-"""Measure a trained network: python scripts/test.py --cfg synthia2cityscapes.yml [--set KEY=VALUE ...]"""
+"""Measure a trained network: python scripts/test.py --cfg synthia2cityscapes.yml [--set KEY=VALUE ...]
+
+On N GPUs: torchrun --nproc_per_node=N scripts/test.py ..., with the same result.
+"""
 
 import argparse
 
@@ -14,10 +17,12 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
+    from dada.domain_adaptation.distributed import processes
     from dada.domain_adaptation.runs import run_of
     from dada.domain_adaptation.tester import test
 
-    test(cfg, run_of(cfg, args.exp_suffix))
+    with processes(cfg.GPU_ID):
+        test(cfg, run_of(cfg, args.exp_suffix))
 
 
 if __name__ == "__main__":

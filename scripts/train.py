@@ -1,11 +1,16 @@
 """Train a network: python scripts/train.py --cfg synthia2cityscapes.yml [--set KEY=VALUE ...] [--resume auto]
 
+On N GPUs: torchrun --nproc_per_node=N scripts/train.py ..., where the batch sizes are those of all processes together.
+
 Exit codes: 0, the run has reached its last iteration; 1, an error, with one message; 128 + N, signal N asked the run to
-stop (SIGINT 130, SIGUSR1 138, SIGTERM 143), its checkpoint is written, and the same command with --resume auto goes on.
+stop (SIGINT 130, SIGUSR1 138, SIGTERM 143), its checkpoint is written, and the same command with --resume auto goes on;
+75, SIGUSR1 or SIGTERM came so early that there is nothing new to go on from.
 """
 
 import argparse
+import os
 import secrets
+import signal
 
 import _root  # noqa: F401
 
@@ -24,27 +29,40 @@ def main() -> None:
     args = parser.parse_args()
     load_cfg(args)
 
-    import yaml
+    from dada.config import cfg
+    from dada.domain_adaptation.distributed import processes
 
-    from dada.config import cfg, cfg_from_list
+    with processes(cfg.GPU_ID):
+        run_training(args)
+
+
+def run_training(args: argparse.Namespace) -> None:
+    from dada.config import cfg, cfg_from_list, read_cfg
+    from dada.domain_adaptation.checkpoint import fixed_options
+    from dada.domain_adaptation.ranks import from_main, is_main
     from dada.domain_adaptation.runs import run_of
-    from dada.domain_adaptation.trainer import is_finished, train
+    from dada.domain_adaptation.training import is_finished, train
 
     run = run_of(cfg, args.exp_suffix)
     if args.random_train:
         started = run.snapshots / "train_cfg.yml"
         seed = secrets.randbelow(2**31)
         if args.resume and started.is_file():  # the run that goes on has drawn its seed
-            seed = yaml.safe_load(started.read_text(encoding="utf-8"))["TRAIN"]["RANDOM_SEED"]
-        cfg_from_list([f"TRAIN.RANDOM_SEED={seed}"])
+            seed = fixed_options(read_cfg(started))["TRAIN.RANDOM_SEED"]
+        cfg_from_list([f"TRAIN.RANDOM_SEED={from_main(seed)}"])
     if args.viz_every_iter is not None:
         cfg_from_list([f"TRAIN.TENSORBOARD_VIZRATE={args.viz_every_iter}"])
-    if args.resume == "auto" and is_finished(cfg, run):
-        print(f"{run.name} is finished")
-    else:
+    finished = args.resume == "auto" and is_finished(cfg, run)
+    if not from_main(finished):
         train(cfg, run, resume=args.resume, tensorboard=args.tensorboard)
-    print(f"snapshots: {run.snapshots}")
+    elif is_main():
+        print(f"{run.name} is finished")
+    if is_main():
+        print(f"snapshots: {run.snapshots}")
 
 
 if __name__ == "__main__":
+    for name in ("SIGUSR1", "SIGTERM"):  # until the training listens itself
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), lambda *_: os._exit(75))  # which works in the middle of an import
     run_script(main)

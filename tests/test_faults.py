@@ -19,13 +19,15 @@ from dada.config import cfg, cfg_from_dict, cfg_from_list
 from dada.dataset import SYNTHIA, Draw, TestTransform, step_loader
 from dada.domain_adaptation import bad_files, memory, objectives
 from dada.domain_adaptation import trainer as trainer_module
+from dada.domain_adaptation import training as training_module
 from dada.domain_adaptation.bad_files import BadFiles, TooManyBadFiles
 from dada.domain_adaptation.checkpoint import read_checkpoint
 from dada.domain_adaptation.memory import OutOfMemory, explain_out_of_memory
 from dada.domain_adaptation.post_mortem import read_post_mortem
 from dada.domain_adaptation.replay import replay, report
 from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer, train
+from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer
+from dada.domain_adaptation.training import train
 from dada.normalization import TORCHVISION_RGB
 
 ROOT = Path(__file__).parent.parent
@@ -139,7 +141,7 @@ def test_an_image_that_is_not_finite_and_a_discriminator_are_named(small):
     target.image[0, 0, 5, 5] = math.nan
     with pytest.raises(NonFiniteLoss) as error:
         trainer.iterate(0, iter([(source, target)]))
-    path = trainer_module.save_post_mortem(small, error.value.failed, trainer.network, [adversary.discriminator], {})
+    path = training_module.save_post_mortem(small, error.value.failed, trainer.network, [adversary.discriminator], {})
     result = replay(cfg, read_post_mortem(path))
     assert result.inputs == ["target image"] and result.weights == ["discriminator main 8.bias"]
     assert result.module == "network stem.0 (Conv2d), on target image"
@@ -151,7 +153,7 @@ def test_the_error_is_told_even_if_the_step_cannot_be_saved(explodes, monkeypatc
     def full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(trainer_module, "save_post_mortem", full)
+    monkeypatch.setattr(training_module, "save_post_mortem", full)
     with pytest.raises(NonFiniteLoss, match=r"loss_seg_src_main = nan(.|\n)*could not be saved: no space left"):
         run()
 
@@ -364,12 +366,17 @@ def test_the_message_lists_what_to_lower_with_the_figures_of_the_run(monkeypatch
         "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
     ])  # fmt: skip
     assert [line.split(":")[0] for line in message_of(MemoryError()).splitlines()[2:-1]] == [
+        "  TRAIN.RECOMPUTE=True (now False)",
         "  TRAIN.BF16=True (now False)",
         "  TRAIN.BATCH_SIZE_SOURCE, TRAIN.BATCH_SIZE_TARGET (now 3, 2); a larger TRAIN.ITER_SIZE (now 3) makes up for it",
         "  DATA_TRANSFORM.CROPSIZE (now 730)",
         "  TRAIN.OUTPUT_STRIDE=16 (now 8)",
         "  TRAIN.MODEL (now timm",
     ]
+    cfg_from_list(["TRAIN.MODEL=timm:tf_efficientnet_lite0"])
+    assert "RECOMPUTE" not in message_of(MemoryError())
+    cfg_from_list(["TRAIN.MODEL=timm:vit_small_patch14_dinov2"])
+    assert "RECOMPUTE" in message_of(MemoryError()) and "OUTPUT_STRIDE" not in message_of(MemoryError())
 
 
 def test_the_advice_on_batches_keeps_the_images_of_an_update():

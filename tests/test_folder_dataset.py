@@ -21,7 +21,7 @@ from dada.dataset.pairing import Pattern
 from dada.domain_adaptation.build import build_network, source_loader
 from dada.domain_adaptation.runs import run_of
 from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.trainer import train
+from dada.domain_adaptation.training import train
 
 CLASSES = own_classes(("grass", "trunk", "apple"), ((0, 160, 0), (120, 80, 40), (200, 0, 30)))
 UNLABELLED = (9, 9, 9)
@@ -416,13 +416,13 @@ def tiny_run(data, tmp_path):
     ]  # fmt: skip
 
 
-def readme_yaml():
-    (block,) = [b for b in (ROOT / "README.md").read_text().split("```") if b.startswith("yaml\nSOURCE: Folder")]
+def yaml_of_the_page():
+    (block,) = [b for b in (ROOT / "docs/datasets.md").read_text().split("```") if b.startswith("yaml\nSOURCE: Folder")]
     return block.removeprefix("yaml\n")
 
 
 @pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("text", ["configs/folder_example.yml", "README.md"])
+@pytest.mark.parametrize("text", ["configs/folder_example.yml", "docs/datasets.md"])
 def test_classes_of_ones_own_train_and_test_with_a_yaml_alone(orchard, tmp_path, capsys, text, zipped):
     data = orchard
     if zipped:
@@ -430,7 +430,7 @@ def test_classes_of_ones_own_train_and_test_with_a_yaml_alone(orchard, tmp_path,
         with zipfile.ZipFile(data, "w") as archive:
             for path in sorted(orchard.rglob("*.*")):
                 archive.write(path, path.relative_to(orchard).as_posix())
-    (tmp_path / "my.yml").write_text(readme_yaml() if text == "README.md" else (ROOT / text).read_text())
+    (tmp_path / "my.yml").write_text(yaml_of_the_page() if text == "docs/datasets.md" else (ROOT / text).read_text())
     cfg_from_file(tmp_path / "my.yml")
     cfg_from_list(tiny_run(data, tmp_path))
     assert cfg.NUM_CLASSES == 3

@@ -20,7 +20,8 @@ from dada.domain_adaptation.legacy import RepeatingSGD, number_as_plca, plca_ord
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.runs import run_of, save_snapshot
 from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.trainer import build_optimizer, train
+from dada.domain_adaptation.trainer import build_optimizer
+from dada.domain_adaptation.training import train
 from dada.model import build_model
 from dada.normalization import CAFFE_BGR
 

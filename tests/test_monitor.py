@@ -1,11 +1,17 @@
 """What training shows in TensorBoard."""
 
+import threading
+
+import numpy as np
 import pytest
 import torch
 from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset.label_sets import label_set
+from dada.domain_adaptation import log_figures
+from dada.domain_adaptation.association_terms import AssociationTerm, Variant
+from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.step import Step
 from dada.normalization import TORCHVISION_RGB
@@ -54,7 +60,8 @@ def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step)
             monitor.pictures(iteration, step)
     assert step._network.calls == 1  # drawing runs no network, which would move batch norm
     written = events(tmp_path / "logs")
-    assert set(written.Tags()["images"]) == {"Image - S", "Prediction - S", "Entropy - S"}
+    assert set(written.Tags()["images"]) == {"Image - S", "Prediction - S", "Entropy - S", "Confusion - S"}
+    assert written.Tags()["histograms"] == ["Confidence - S"]
     assert [e.step for e in written.Images("Image - S")] == [1, 3]
 
 
@@ -64,6 +71,42 @@ def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         monitor.pictures(0, step)
     assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
+
+
+def test_followed_cycles_are_drawn_and_cycles_over_other_pixels_than_those_of_a_pair_are_not(tmp_path, step):
+    step.target_outputs
+    AssociationTerm("fass", 16, Variant())(step)
+    joined = step.cycles["fass"]
+    step.cycles["cass"] = Cycles(*(x.flatten()[None] for x in joined))  # as over a whole batch
+    calls = step._network.calls
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
+        monitor.pictures(0, step)
+    assert step._network.calls == calls
+    written = events(tmp_path / "logs")
+    assert [tag for tag in written.Tags()["images"] if "Cycles" in tag] == ["Cycles - fass"]
+    image = written.Images("Cycles - fass")[0]
+    assert image.width > image.height > 100
+
+
+def test_pictures_are_drawn_beside_the_training_and_all_are_there_at_its_end(tmp_path, step, monkeypatch):
+    threads = []
+    blank = np.zeros((2, 2, 3), np.uint8)
+    monkeypatch.setattr(log_figures, "as_pixels", lambda figure: threads.append(threading.current_thread()) or blank)
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
+        for iteration in range(10):  # more than may wait
+            monitor.pictures(iteration, step)
+    assert [e.step for e in events(tmp_path / "logs").Images("Confusion - S")][-1] == 9
+    assert len(threads) == 10 and threading.main_thread() not in threads
+
+
+def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(tmp_path, step, monkeypatch, caplog):
+    monkeypatch.setattr(log_figures, "as_pixels", lambda figure: 1 / 0)
+    cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
+        monitor.pictures(3, step)
+    assert "picture 'Confusion - S' of iteration 3 could not be drawn" in caplog.text
 
 
 def test_without_folder_nothing_is_written(tmp_path, monkeypatch, step):
@@ -79,3 +122,17 @@ def test_the_folder_appears_with_the_first_thing_written(tmp_path):
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)):
         assert not (tmp_path / "logs").exists()
     assert not (tmp_path / "logs").exists()
+
+
+def test_what_terms_note_for_each_class_is_shown_by_name_but_not_for_classes_that_are_absent(tmp_path, step):
+    step.by_class["fass/closed"] = torch.full((16,), torch.nan)
+    step.by_class["fass/closed"][[0, 10]] = torch.tensor([0.5, 0.25])
+    with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
+        for iteration in range(cfg.TRAIN.TENSORBOARD_VIZRATE):
+            monitor.by_class(iteration, step)
+    written = events(tmp_path / "logs")
+    names = label_set(16).names
+    closed = {tag: written.Scalars(tag)[0].value for tag in written.Tags()["scalars"] if "fass/closed" in tag}
+    assert closed == {f"classes/fass/closed/{names[0]}": 0.5, f"classes/fass/closed/{names[10]}": 0.25}
+    predicted = [written.Scalars(f"classes/source/predicted/{name}")[0].value for name in names]
+    assert sum(predicted) == pytest.approx(1)

@@ -16,7 +16,7 @@ from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.release import write_release
 from dada.domain_adaptation.runs import file_hash, find_snapshots, run_of
 from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.trainer import train
+from dada.domain_adaptation.training import train
 from dada.model import build_model
 from dada.model.weights import read_weights
 

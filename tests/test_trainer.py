@@ -12,17 +12,11 @@ from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, save_cfg
 from dada.dataset import Batch
 from dada.domain_adaptation.build import source_loader, target_loader
 from dada.domain_adaptation.objectives import Objective, Term, build_objective
+from dada.domain_adaptation.prefetch import paired
 from dada.domain_adaptation.runs import run_of
 from dada.domain_adaptation.schedule import poly_lr
-from dada.domain_adaptation.trainer import (
-    NonFiniteLoss,
-    Trainer,
-    build_optimizer,
-    is_finished,
-    last_iteration,
-    paired,
-    train,
-)
+from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer, build_optimizer
+from dada.domain_adaptation.training import is_finished, last_iteration, train
 from dada.model import build_model
 from dada.normalization import TORCHVISION_RGB
 
@@ -185,11 +179,11 @@ def test_backbone_and_heads_are_stepped_once_each_at_their_rates(name, kind):
 
 def test_pairs_hold_none_for_a_target_that_no_term_reads():
     source, target = [random_batch(seed=k) for k in (1, 2)], [random_batch(seed=k) for k in (3, 4)]
-    assert [(s.name[0], t) for s, t in paired(source, None, CPU)] == [
+    assert [(s.name[0], t) for s, t in paired(source, None)] == [
         ("image_1_0.png", None),
         ("image_2_0.png", None),
     ]
-    assert [(s.name[0], t.name[0]) for s, t in paired(source, target, CPU)] == [
+    assert [(s.name[0], t.name[0]) for s, t in paired(source, target)] == [
         ("image_1_0.png", "image_3_0.png"), ("image_2_0.png", "image_4_0.png"),
     ]  # fmt: skip
 

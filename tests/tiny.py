@@ -7,7 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dada.config import cfg, cfg_from_list, plain_cfg, reset
 from dada.dataset import Batch
+from dada.domain_adaptation.build import build_network
+from dada.domain_adaptation.runs import save_snapshot
 from dada.model.outputs import Outputs
 
 # The smallest encoder that builds without a download: 0.4 M parameters.
@@ -88,3 +91,15 @@ def same(a, b) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def untrained_snapshot(folder: Path, city: Path, *options: str) -> Path:
+    """A network that was never trained, as a run writes it; its head is made large enough to see several classes."""
+    cfg_from_list([*tiny_options(city, folder / "runs"), *options])
+    network = build_network(cfg, "")
+    with torch.no_grad():
+        for parameter in (p for module in network.head_modules() for p in module.parameters() if p.ndim == 4):
+            parameter.mul_(20)
+    path = save_snapshot(folder, network, 7, plain_cfg())
+    reset()
+    return path

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from dada.dataset import (
     DATASETS,
@@ -19,29 +21,48 @@ from dada.dataset import (
     build_dataset,
     step_loader,
 )
+from dada.dataset.class_pairs import ClassPairs
 from dada.dataset.own_classes import own_classes
+from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
+from dada.domain_adaptation.distributed import local_rank, share_of
 from dada.domain_adaptation.legacy import number_as_plca
 from dada.domain_adaptation.metrics import OTHER_LABEL
+from dada.domain_adaptation.ranks import rank, world_size
 from dada.model import SegmentationModel, build_model, load_weights
+from dada.model.weights import shortened
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
 
 
 def choose_device(cfg: Any) -> torch.device:
-    """CUDA device GPU_ID where there is one, else the CPU.
+    """CUDA device GPU_ID where there is one, else the CPU. Of several processes on a node each has the next GPU.
 
     Raises:
-        ValueError: GPU_ID names a device that this machine lacks.
+        ValueError: GPU_ID names a device that this machine lacks, or there are more processes than GPUs.
     """
     if cfg.GPU_ID < 0 or not torch.cuda.is_available():
         return torch.device("cpu")
     if cfg.GPU_ID >= torch.cuda.device_count():
         raise ValueError(f"GPU_ID is {cfg.GPU_ID}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    return torch.device("cuda", cfg.GPU_ID)
+    place, visible = local_rank(), torch.cuda.device_count()
+    if visible == 1 and "SLURM_STEP_GPUS" in os.environ:
+        return torch.device("cuda", 0)  # Slurm may show each task its own alone
+    if cfg.GPU_ID + place >= visible:
+        raise ValueError(
+            f"process {place} of this node needs CUDA device {cfg.GPU_ID + place} (each process takes one, from GPU_ID "
+            f"{cfg.GPU_ID} on), but this machine has {visible}. Start one process for each GPU, or set GPU_ID to -1 for the CPU."
+        )
+    return torch.device("cuda", cfg.GPU_ID + place)
 
 
-def build_network(cfg: Any, weights: str, *, name: str = "", multi_level: bool | None = None) -> SegmentationModel:
-    """Network `name` (TRAIN.MODEL if empty) with `weights`, and the normalization that TRAIN.IMG_MODE asks for."""
+def build_network(
+    cfg: Any, weights: str, *, name: str = "", multi_level: bool | None = None, trained: bool = False
+) -> SegmentationModel:
+    """Network `name` (TRAIN.MODEL if empty) with `weights`, and the normalization that TRAIN.IMG_MODE asks for.
+
+    Raises:
+        ValueError: `weights` do not fit; or the network is to be a `trained` one and they are of an encoder alone.
+    """
     train = cfg.TRAIN
     network = build_model(
         name or train.MODEL,
@@ -54,7 +75,14 @@ def build_network(cfg: Any, weights: str, *, name: str = "", multi_level: bool |
         output_stride=train.OUTPUT_STRIDE,
     )
     network.set_recompute(train.RECOMPUTE)
-    load_weights(network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER)
+    report = load_weights(
+        network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER, accept_licence=train.ACCEPT_LICENCE
+    )
+    if trained and report.missing:
+        raise ValueError(
+            f"{weights} holds no trained network: {shortened(report.missing, 3)} are not in it. It may be the ImageNet "
+            "weights that a training starts from; give a snapshot, or published weights of a whole network"
+        )
     network.normalization = _normalization(cfg, network.normalization)
     # The weights alone decide: a convolution with channels-last weights gives channels-last maps.
     return network.to(memory_format=torch.channels_last) if train.CHANNELS_LAST else network
@@ -69,8 +97,19 @@ def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
     return of_the_weights
 
 
-def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
-    """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
+def source_loader(
+    cfg: Any,
+    normalization: Normalization,
+    steps: int,
+    start_step: int = 0,
+    target_classes: torch.Tensor | None = None,
+) -> DataLoader:
+    """Labelled batches of the source, one for each of the steps start_step .. steps - 1.
+
+    Args:
+        target_classes: (images, K) predicted pixels of each class in each target image, by which ASSOCIATION.PAIR_TOP draws;
+            None: images come in the order of epochs.
+    """
     train = cfg.TRAIN
     dataset = build_dataset(
         cfg.SOURCE,
@@ -86,13 +125,36 @@ def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step
         **_own_options(cfg, cfg.SOURCE, "source"),
     )
     _number_classes(cfg, dataset)
-    return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step)
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    by_class = None
+    if train.RARE_CLASS_TEMPERATURE:
+
+        @cache
+        def classes() -> RareClasses:  # at the first draw: counting reads every label
+            counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
+            return RareClasses(counts, train.RARE_CLASS_TEMPERATURE)
+
+        def by_class(*parts: int | str) -> tuple[int, int]:
+            return classes().draw(*parts)
+
+    if target_classes is not None:
+        if by_class is not None:
+            raise ValueError(
+                "TRAIN.RARE_CLASS_TEMPERATURE and ASSOCIATION.PAIR_TOP both say which source images are drawn: set one to 0"
+            )
+        counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
+        pairs = ClassPairs(counts, target_classes.numpy(), cfg.ASSOCIATION.PAIR_TOP, train.BATCH_SIZE_TARGET)
+        by_class = pairs.draw
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step, by_class)
 
 
 def target_loader(
-    cfg: Any, normalization: Normalization, steps: int, start_step: int = 0, second_view: bool = False
+    cfg: Any, normalization: Normalization, steps: int, start_step: int = 0, second_view: bool = False, plain: bool = False
 ) -> DataLoader:
-    """Unlabelled batches of the target, one for each of the steps start_step .. steps - 1; label files are never opened."""
+    """Unlabelled batches of the target, one for each of the steps start_step .. steps - 1; label files are never opened.
+
+    With `plain`, their colours are those of the files.
+    """
     train = cfg.TRAIN
     dataset = build_dataset(
         cfg.TARGET,
@@ -100,7 +162,7 @@ def target_loader(
         split=train.SET_TARGET,
         num_classes=cfg.NUM_CLASSES,
         list_file=cfg.DATA_LIST_TARGET,
-        transform=_train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view),
+        transform=_train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view, plain),
         with_labels=False,
         seed=train.RANDOM_SEED,
         info=train.INFO_TARGET,
@@ -109,6 +171,47 @@ def target_loader(
     )
     _number_classes(cfg, dataset)
     return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
+
+
+def target_images(cfg: Any, normalization: Normalization) -> DataLoader:
+    """Images of `unlabelled_target`, (3, H, W) each, in order. None for one that cannot be read, where ON_BAD_FILE is skip."""
+    dataset = unlabelled_target(cfg, normalization)
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    return DataLoader(_Images(dataset), batch_size=None, **_loading(cfg))
+
+
+def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:
+    """Whole images of the target's training split at the size of the test; label files are never opened."""
+    return build_dataset(
+        cfg.TARGET,
+        cfg.DATA_DIRECTORY_TARGET,
+        split=cfg.TRAIN.SET_TARGET,
+        num_classes=cfg.NUM_CLASSES,
+        list_file=cfg.DATA_LIST_TARGET,
+        transform=test_transform(cfg, normalization, cfg.TARGET),
+        with_labels=False,
+        info=cfg.TRAIN.INFO_TARGET,
+        role="target",
+        **_own_options(cfg, cfg.TARGET, "target"),
+    )
+
+
+class _Images(Dataset):
+    """The images of a dataset, so that loader processes can read them."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> torch.Tensor | None:
+        try:
+            return self._dataset[index].image
+        except (ValueError, OSError):
+            if not self._dataset.skip_bad_files:
+                raise
+            return None
 
 
 def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
@@ -152,7 +255,12 @@ def _mixed_shapes(name: str) -> bool:
 
 
 def _train_transform(
-    cfg: Any, name: str, normalization: Normalization, size: tuple[int, int], second_view: bool = False
+    cfg: Any,
+    name: str,
+    normalization: Normalization,
+    size: tuple[int, int],
+    second_view: bool = False,
+    plain: bool = False,
 ) -> TrainTransform:
     options = cfg.DATA_TRANSFORM
     crops = options.RANDOM_RESIZE_AND_CROP
@@ -166,49 +274,66 @@ def _train_transform(
         load_size=(options.LOADSIZE, int(1.3 * options.LOADSIZE)) if crops else None,
         crop=(options.CROPSIZE, options.CROPSIZE) if crops else None,
         flip=options.FLIP,
-        color_jitter=options.COLOR_JITTER,
-        blur=options.BLUR,
+        color_jitter=0.0 if plain else options.COLOR_JITTER,
+        blur=0.0 if plain else options.BLUR,
         second_view=second_view,
     )
 
 
 def _train_loader(
-    cfg: Any, dataset: SegmentationDataset, batch_size: int, steps: int, stream: str, start_step: int
+    cfg: Any,
+    dataset: SegmentationDataset,
+    batch_size: int,
+    steps: int,
+    stream: str,
+    start_step: int,
+    by_class: Callable[..., tuple[int, int]] | None = None,
 ) -> DataLoader:
     seed = cfg.TRAIN.RANDOM_SEED
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    return step_loader(
-        dataset, batch_size, seed=seed, start_step=start_step, stop_step=steps, stream=stream, **_loading(cfg)
+    own = share_of(batch_size, f"TRAIN.BATCH_SIZE_{stream.upper()}")
+    slots = range(own * rank(), own * (rank() + 1))
+    steps_to_load = {"slots": slots, "start_step": start_step, "stop_step": steps, "stream": stream, "by_class": by_class}
+    return step_loader(dataset, batch_size, seed=seed, **steps_to_load, **_loading(cfg))
+
+
+def test_transform(cfg: Any, normalization: Normalization, name: str) -> TestTransform:
+    """How the TEST section prepares images of the dataset `name`."""
+    test = cfg.TEST
+    return TestTransform(
+        normalization,
+        size=tuple(test.INPUT_SIZE_TARGET),
+        resample=test.RESAMPLE,
+        label_size=tuple(test.OUTPUT_SIZE_TARGET) or None,
+        keep_ratio=test.KEEP_RATIO,
+        pad=_mixed_shapes(name) and not test.KEEP_RATIO,
     )
 
 
-def test_loader(cfg: Any, normalization: Normalization) -> DataLoader:
-    """Labelled images of TEST.SET_TARGET, each once, in order."""
-    test = cfg.TEST
+def test_loader(cfg: Any, normalization: Normalization, role: str = "target", split: str = "") -> DataLoader:
+    """Labelled images of TEST.SET_TARGET, or of another split of source or target, each once, in order.
+
+    They are prepared as the TEST section says. Of several processes each has every N-th batch.
+    """
+    test, upper = cfg.TEST, role.upper()
+    name = cfg[upper]
     dataset = build_dataset(
-        cfg.TARGET,
-        cfg.DATA_DIRECTORY_TARGET,
-        split=test.SET_TARGET,
+        name,
+        cfg[f"DATA_DIRECTORY_{upper}"],
+        split=split or test.SET_TARGET,
         num_classes=cfg.NUM_CLASSES,
-        list_file=cfg.DATA_LIST_TARGET,
-        transform=TestTransform(
-            normalization,
-            size=tuple(test.INPUT_SIZE_TARGET),
-            resample=test.RESAMPLE,
-            label_size=tuple(test.OUTPUT_SIZE_TARGET) or None,
-            keep_ratio=test.KEEP_RATIO,
-            pad=_mixed_shapes(cfg.TARGET) and not test.KEEP_RATIO,
-        ),
-        info=test.INFO_TARGET,
-        role="target",
-        **_own_options(cfg, cfg.TARGET, "target"),
+        list_file=cfg[f"DATA_LIST_{upper}"],
+        transform=test_transform(cfg, normalization, name),
+        info=test.INFO_TARGET if role == "target" else cfg.TRAIN.INFO_SOURCE,
+        role=role,
+        **_own_options(cfg, name, role),
     )
     _number_classes(cfg, dataset)
     if test.CLASS_RULE == "count":
         dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
-    return TestLoader(
-        dataset, batch_size=test.BATCH_SIZE_TARGET, shuffle=False, collate_fn=collate_by_size, **_loading(cfg)
-    )
+    # Batches are shared, not images: each is the one that a single process would predict, to the last bit.
+    batches = list(BatchSampler(range(len(dataset)), test.BATCH_SIZE_TARGET, drop_last=False))[rank() :: world_size()]
+    return TestLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **_loading(cfg))
 
 
 class TestLoader(DataLoader):

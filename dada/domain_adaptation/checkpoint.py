@@ -13,10 +13,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import re
-import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,22 +25,27 @@ from torch.utils.data import DataLoader
 from dada.config import flat_options
 from dada.dataset.base import SegmentationDataset
 from dada.domain_adaptation.runs import iteration_of, save_whole, versions
+from dada.model.torch_files import UnreadableFile, read_torch_file
+from dada.option import shown
 
 log = logging.getLogger(__name__)
 
 FORMAT = 1
-KEYS = {"format", "iter", "cfg", "versions", "data", "state_dict", "discriminators", "optimizers", "rng"}
+KEYS = {
+    "format": int, "iter": int, "cfg": dict, "versions": dict, "data": dict, "state_dict": dict, "discriminators": list,
+    "optimizers": list, "rng": dict,
+}  # fmt: skip
 
 # What may differ between a checkpoint and the run that goes on from it: it decides where files lie, how often they are
 # written and how fast the run is, but no weight. EARLY_STOP ends a run on its way and leaves the schedule alone; the
-# initial weights of RESTORE_FROM are in the past. ON_BAD_FILE may become 'skip' where a bad file has ended a run. The
-# images found in the folders are compared by name.
+# initial weights of RESTORE_FROM, and their licence, are in the past. ON_BAD_FILE may become 'skip' where a bad file has
+# ended a run. The images found in the folders are compared by name.
 MAY_CHANGE = frozenset(
     """
     NUM_WORKERS ON_BAD_FILE GPU_ID DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET
     EXP_NAME EXP_ROOT EXP_ROOT_SNAPSHOT EXP_ROOT_LOGS
-    TRAIN.RESTORE_FROM TRAIN.EARLY_STOP TRAIN.SNAPSHOT_DIR TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
-    TRAIN.KEEP_CHECKPOINTS TRAIN.TENSORBOARD_LOGDIR TRAIN.TENSORBOARD_VIZRATE
+    TRAIN.RESTORE_FROM TRAIN.ACCEPT_LICENCE TRAIN.EARLY_STOP TRAIN.SNAPSHOT_DIR TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
+    TRAIN.KEEP_CHECKPOINTS TRAIN.EVAL_EVERY TRAIN.EVAL_SPLIT TRAIN.TENSORBOARD_LOGDIR TRAIN.TENSORBOARD_VIZRATE
     """.split()
 )
 
@@ -115,27 +119,45 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path} does not exist; --resume takes the path of a checkpoint, or auto")
     try:
-        # torch compares no checksums: it would load flipped bits as weights.
-        with zipfile.ZipFile(path) as archive:
-            if bad := archive.testzip():
-                raise zipfile.BadZipFile(f"wrong checksum of {bad}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else "nothing in it"
-        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({type(error).__name__}: {reason})") from error
+        content = read_torch_file(path)
+    except (UnreadableFile, OSError) as error:
+        raise DamagedCheckpoint(f"checkpoint {path} is damaged ({error})") from error
     if not isinstance(content, Mapping) or "format" not in content:
         raise DamagedCheckpoint(
             f"{path} is no checkpoint; those are the files checkpoint_<iteration>.pth. A file of weights alone goes "
             "into TRAIN.RESTORE_FROM."
         )
-    if content["format"] == FORMAT and (missing := KEYS - set(content)):
-        raise DamagedCheckpoint(f"checkpoint {path} lacks {', '.join(sorted(missing))}")
-    if content["format"] != FORMAT:
+    if type(content["format"]) is not int or content["format"] != FORMAT:
         raise DamagedCheckpoint(
-            f"checkpoint {path} has format {content['format']!r}; this is dada {versions()['dada']}, "
+            f"checkpoint {path} has format {shown(content['format'])}; this is dada {versions()['dada']}, "
             f"which reads format {FORMAT}"
         )
+    if missing := KEYS.keys() - set(content):
+        raise DamagedCheckpoint(f"checkpoint {path} lacks {', '.join(sorted(missing))}")
+    for key, kind in KEYS.items():
+        if not isinstance(content[key], kind):
+            raise DamagedCheckpoint(
+                f"checkpoint {path}: {key} is a {type(content[key]).__name__}, expected a {kind.__name__}"
+            )
+    for key in ("versions", "data"):
+        if not all(isinstance(value, str) for value in content[key].values()):
+            raise DamagedCheckpoint(f"checkpoint {path}: {key} holds {shown(content[key])}, expected text only")
     return content
+
+
+@contextmanager
+def must_fit(path: Path) -> Iterator[None]:
+    """Turn every way in which the content of the checkpoint `path` does not fit what it is put into into one error."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0][:200]
+        raise DamagedCheckpoint(
+            f"checkpoint {path} does not fit the run, although its cfg does ({type(error).__name__}: {reason}): another "
+            "program, or another version of this one, has written it"
+        ) from error
 
 
 def fixed_options(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,15 +172,20 @@ def fixed_options(values: Mapping[str, Any]) -> dict[str, Any]:
         value: Any = values
         for key in name.split("."):
             value = value.get(key, option.default) if isinstance(value, Mapping) else option.default
+        try:
+            value = option.read(value)
+        except ValueError:  # of another version, or of no version: it differs from all that are valid
+            value = shown(value)
         fixed[name] = list(value) if isinstance(value, tuple) else value
     return fixed
 
 
 def check_unchanged(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], owner: str) -> None:
     """Raise ValueError that names every entry in which the checkpoint `path` differs from `owner`."""
+    saved = {str(name)[:200]: value for name, value in saved.items()}
     names = [*saved, *(name for name in now if name not in saved)]
     changed = [
-        f"  {name}: checkpoint has {saved.get(name)!r}, {owner} has {now.get(name)!r}"
+        f"  {name}: checkpoint has {shown(saved.get(name))}, {owner} has {shown(now.get(name))}"
         for name in names
         if saved.get(name) != now.get(name)
     ]

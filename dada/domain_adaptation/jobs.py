@@ -11,13 +11,12 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-import yaml
 
-from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, reset
+from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, read_cfg, reset
 from dada.domain_adaptation.build import choose_device
 from dada.domain_adaptation.checkpoint import fixed_options
 from dada.domain_adaptation.runs import Run, run_of
-from dada.domain_adaptation.trainer import is_finished, train
+from dada.domain_adaptation.training import is_finished, train
 
 Result = TypeVar("Result")
 
@@ -52,7 +51,7 @@ def _was_started(run: Run) -> bool:
     started = run.snapshots / "train_cfg.yml"
     if not started.is_file():
         return False
-    return fixed_options(yaml.safe_load(started.read_text(encoding="utf-8"))) == fixed_options(plain_cfg())
+    return fixed_options(read_cfg(started)) == fixed_options(plain_cfg())
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int = 0) -> list[Result]:

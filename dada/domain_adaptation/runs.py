@@ -15,6 +15,8 @@ from torch import nn
 from dada import __version__
 from dada.files import whole_file
 
+BEST = "model_best.pth"  # see dada.domain_adaptation.validation
+
 
 @dataclass(frozen=True)
 class Run:
@@ -46,9 +48,9 @@ def versions() -> dict[str, str]:
     return {"dada": __version__, "torch": str(torch.__version__), "python": platform.python_version()}
 
 
-def save_snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict) -> Path:
-    """Write `model_{iteration}.pth` whole: weights, iteration, plain cfg and versions. Returns its path."""
-    path = folder / f"model_{iteration}.pth"
+def save_snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict, name: str = "model") -> Path:
+    """Write `{name}_{iteration}.pth` whole: weights, iteration, plain cfg and versions. Returns its path."""
+    path = folder / f"{name}_{iteration}.pth"
     save_whole(path, {"state_dict": network.state_dict(), "iter": iteration, "cfg": cfg, "versions": versions()})
     return path
 
@@ -69,7 +71,7 @@ def set_aside(folder: Path, after: int = 0) -> Path | None:
     Returns:
         The folder moved to, or None if there was nothing but the cfg, which every run writes anew.
     """
-    patterns = ("model_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml")
+    patterns = ("model_*.pth", "teacher_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml")
     left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
     if all(p.name == "train_cfg.yml" for p in left):
         return None

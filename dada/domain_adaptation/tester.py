@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from dada.config import plain_cfg
 from dada.domain_adaptation.build import build_network, choose_device, test_loader
 from dada.domain_adaptation.evaluator import Evaluation, Predictor, evaluate, table, to_json
-from dada.domain_adaptation.runs import Run, file_hash, find_snapshots, versions
+from dada.domain_adaptation.ranks import is_main
+from dada.domain_adaptation.runs import BEST, Run, file_hash, find_snapshots, versions
 from dada.files import write_whole
+from dada.model.torch_files import read_torch_file
 from dada.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
 
 log = logging.getLogger(__name__)
@@ -35,9 +38,17 @@ def load_predictor(cfg: Any, checkpoints: list[Path], device: torch.device) -> P
             f"TEST.MODEL_WEIGHT {len(weights)}, checkpoints (TEST.RESTORE_FROM) {len(checkpoints)}"
         )
     networks = [
-        build_network(cfg, str(path), name=name, multi_level=level).to(device).eval()
+        build_network(cfg, str(path), name=name, multi_level=level, trained=True).to(device).eval()
         for path, name, level in zip(checkpoints, names, levels)
     ]
+    return build_predictor(cfg, networks, weights, device)
+
+
+def build_predictor(
+    cfg: Any, networks: Sequence[nn.Module], weights: Sequence[float], device: torch.device
+) -> Predictor:
+    """The networks, in eval mode on their device, as an ensemble under the TEST section of `cfg`."""
+    test = cfg.TEST
     return Predictor(
         networks,
         weights,
@@ -103,8 +114,9 @@ def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
         evaluation = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
         name = "+".join(path.stem for path in group)
         results[name] = evaluation
-        _report(cfg, run, name, group, evaluation)
-    if cfg.TEST.MODE == "best":
+        if is_main():
+            _report(cfg, run, name, group, evaluation)
+    if cfg.TEST.MODE == "best" and is_main():
         print(_best_summary(results))
     return results
 
@@ -113,9 +125,14 @@ def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: 
     print(table({name: evaluation}))
     settings = protocol(cfg)
     print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
+    chosen = {path.name: read_torch_file(path).get("chosen") for path in checkpoints if path.name == BEST}
+    for file, how in chosen.items():
+        if how and how["by"]["split"].startswith("target:"):
+            print(f"{file} was chosen among others by labels of the target ({how['by']['split']}): not a headline")
     result = {
         **evaluation.as_dict(),
         "protocol": settings,
+        **({"chosen": chosen} if chosen else {}),
         "seed": cfg.TRAIN.RANDOM_SEED,
         "checkpoints": [{"file": str(path), "sha256": file_hash(path)} for path in checkpoints],
         "versions": versions(),

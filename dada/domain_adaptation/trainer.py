@@ -1,43 +1,29 @@
-"""The one training loop: every method, every network, both domains."""
+"""One iteration of any method: losses, gradients, optimizers, and what must never go unnoticed."""
 
 from __future__ import annotations
 
 import logging
 import math
-import sys
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.bad_files import BadFiles
-from dada.domain_adaptation.build import build_network, choose_device, source_loader, target_loader
-from dada.domain_adaptation.checkpoint import (
-    check_unchanged,
-    check_versions,
-    find_checkpoint,
-    fingerprint,
-    fixed_options,
-    save_checkpoint,
-)
+from dada.domain_adaptation.build import build_network
+from dada.domain_adaptation.distributed import accumulating, sum_gradients, with_joint_gradients
+from dada.domain_adaptation.joint_batch_norm import join_batch_norms
 from dada.domain_adaptation.legacy import RepeatingSGD, times_listed
-from dada.domain_adaptation.lock import lock
-from dada.domain_adaptation.memory import explain_out_of_memory
-from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.objectives import Objective, build_objective
-from dada.domain_adaptation.post_mortem import FailedStep, not_finite, save_post_mortem
-from dada.domain_adaptation.rng import rng_state, seed_all, set_rng_state, torch_rng_state
-from dada.domain_adaptation.runs import Run, save_snapshot, set_aside
+from dada.domain_adaptation.post_mortem import FailedStep, not_finite
+from dada.domain_adaptation.ranks import alone, world_size
+from dada.domain_adaptation.rng import torch_rng_state
 from dada.domain_adaptation.schedule import PolySchedule
+from dada.domain_adaptation.self_training.teacher import Teacher
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.stopping import StopSignals
-from dada.files import remove_parts
+from dada.model.compiling import compile_network
+from dada.model.layer_rates import layered_groups
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +34,14 @@ class NonFiniteLoss(ArithmeticError):
     Attributes:
         values: of all terms that were computed in the step; empty if it was a weight.
         failed: the step, for a post-mortem.
+        here: whether it was this process's part of the batch.
     """
 
     def __init__(self, message: str, values: Mapping[str, float] | None = None) -> None:
         super().__init__(message)
         self.values = dict(values or {})
         self.failed: FailedStep | None = None
+        self.here = True
 
 
 class Trainer:
@@ -69,6 +57,7 @@ class Trainer:
         power, warmup: of the schedule.
         iter_size: steps in an iteration.
         align_corners, autocast: see Step.
+        teacher: moves with the network after every iteration, for objectives that use one.
     """
 
     def __init__(
@@ -83,14 +72,18 @@ class Trainer:
         iter_size: int = 1,
         align_corners: bool = True,
         autocast: bool = False,
+        teacher: Teacher | None = None,
     ) -> None:
         self.network = network
+        self.teacher = teacher
         self.objective = objective
+        self._losses = with_joint_gradients(objective, network)
         self.optimizers = [optimizer, *(a.optimizer for a in objective.adversaries)]
         self.schedules = [PolySchedule(o, max_iterations=max_iterations, power=power, warmup=warmup) for o in self.optimizers]
         self.iter_size = iter_size
         self.align_corners = align_corners
         self.autocast = autocast
+        self.meanwhile: Callable[[], None] = lambda: None  # called when the work of a step is launched, before it is done
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that `iterate` changes; the network under the name that weights have in a snapshot."""
@@ -98,6 +91,8 @@ class Trainer:
             "state_dict": self.network.state_dict(),
             "discriminators": [a.discriminator.state_dict() for a in self.objective.adversaries],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "terms": self.remembered(),
+            **({} if self.teacher is None else {"teacher": self.teacher.network.state_dict()}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -107,6 +102,19 @@ class Trainer:
             adversary.discriminator.load_state_dict(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
+        self.load_remembered(state.get("terms", {}))
+        if self.teacher is not None:
+            self.teacher.network.load_state_dict(state["teacher"])
+
+    def remembered(self) -> dict[str, Any]:
+        """What terms remember from earlier steps, by the name of the term."""
+        return {term.name: term.state.state_dict() for term in self.objective.terms if term.state is not None}
+
+    def load_remembered(self, state: Mapping[str, Any]) -> None:
+        """Put back what `remembered` returned; a term that is not in it keeps what it has."""
+        for term in self.objective.terms:
+            if term.state is not None and term.name in state:
+                term.state.load_state_dict(state[term.name])
 
     def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> tuple[dict[str, float], Step]:
         """One iteration. Returns the values of all terms, unweighted and averaged over its steps, and the last step.
@@ -118,24 +126,32 @@ class Trainer:
             schedule.set(iteration)
             optimizer.zero_grad(set_to_none=True)
         totals: dict[str, Tensor] = {}
-        for _ in range(self.iter_size):
+        for k in range(self.iter_size):
             source, target = next(batches)
-            rng = torch_rng_state(source.image.device)
+            rng, remembered = torch_rng_state(source.image.device), self.remembered()
             step = self.step(source, target)
             try:
-                values = self.backward(step, iteration)
+                with accumulating(self._losses, more=k < self.iter_size - 1):
+                    values = self.backward(step, iteration)
             except NonFiniteLoss as error:
-                error.failed = FailedStep(iteration, step.source, step.target, error.values, rng)
+                error.failed = FailedStep(iteration, step.source, step.target, error.values, rng, remembered)
+                error.here = world_size() == 1 or self._fails_alone(step, iteration)
                 raise
+            self.meanwhile()
             for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + value / self.iter_size
+        for adversary in self.objective.adversaries:
+            sum_gradients(adversary.discriminator.parameters())
         for optimizer in self.optimizers:
             optimizer.step()
+        if self.teacher is not None:
+            self.teacher.update(self.network, iteration)
         names, stacked = list(totals), torch.stack([v.double() for v in totals.values()])
         return dict(zip(names, stacked.tolist())), step
 
     def step(self, source: Batch, target: Batch | None) -> Step:
-        return Step(self.network, source, target, align_corners=self.align_corners, autocast=self.autocast)
+        options = {"align_corners": self.align_corners, "autocast": self.autocast}
+        return Step(self.network, source, target, teacher=self.teacher, style=self.objective.style, **options)
 
     def backward(self, step: Step, iteration: int, *, check: bool = True) -> dict[str, Tensor]:
         """Add the gradients of one step; return every loss and note, detached.
@@ -143,7 +159,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: if `check`, at the first losses that are not finite.
         """
-        losses = self.objective(step, iteration)
+        losses = self._losses(step, iteration)
         values = {name: value.detach() for name, (_, value) in losses.items()}
         if check:
             _check_finite(values, step, iteration)
@@ -154,6 +170,11 @@ class Trainer:
             if check:
                 _check_finite(values, step, iteration)
         return {**values, **{name: note.detach() for name, note in step.notes.items()}}
+
+    def _fails_alone(self, step: Step, iteration: int) -> bool:
+        """Whether this rank's own part of a loss is not finite."""
+        with alone(), torch.no_grad():  # on the outputs that are there
+            return not all(value.isfinite() for _, value in self.objective(step, iteration).values())
 
 
 def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None:
@@ -171,10 +192,13 @@ def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None
 
 def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
     """Network, objective and optimizers as `cfg` says; the network starts from `weights`, or at random."""
-    network = build_network(cfg, weights=weights).to(device).train()
+    network = join_batch_norms(build_network(cfg, weights=weights).to(device).train(), device)
+    objective = build_objective(cfg, device, network.normalization)
+    if cfg.TRAIN.COMPILE:
+        compile_network(network)
     return Trainer(
         network,
-        build_objective(cfg, device),
+        objective,
         build_optimizer(network, cfg),
         max_iterations=cfg.TRAIN.MAX_ITERS,
         power=cfg.TRAIN.POWER,
@@ -182,6 +206,7 @@ def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
         iter_size=cfg.TRAIN.ITER_SIZE,
         align_corners=cfg.ALIGN_CORNERS,
         autocast=cfg.TRAIN.BF16,
+        teacher=Teacher(network, cfg.SELF_TRAINING.EMA_DECAY) if objective.uses_teacher else None,
     )
 
 
@@ -190,6 +215,14 @@ def build_optimizer(network: nn.Module, cfg: Any) -> torch.optim.Optimizer:
     train = cfg.TRAIN
     rates = {"backbone": train.LEARNING_RATE, "head": train.LEARNING_RATE * train.LR_MULT}
     groups = [{"params": p, "lr": rates[name]} for name, p in network.parameter_groups().items() if p]
+    if train.LAYER_DECAY != 1 or not train.DECAY_NORMS:
+        groups = layered_groups(
+            network,
+            rates,
+            layer_decay=train.LAYER_DECAY,
+            weight_decay=train.WEIGHT_DECAY,
+            decay_norms=train.DECAY_NORMS,
+        )
     if cfg.LEGACY.DUPLICATE_STEPS and train.OPTIMIZER != "SGD":
         raise ValueError(f"LEGACY.DUPLICATE_STEPS is about SGD, but TRAIN.OPTIMIZER is {train.OPTIMIZER!r}")
     if train.OPTIMIZER == "AdamW":
@@ -200,129 +233,6 @@ def build_optimizer(network: nn.Module, cfg: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, **options)
 
 
-def last_iteration(cfg: Any) -> int:
-    """Number of iterations that `cfg` runs."""
-    return min(cfg.TRAIN.EARLY_STOP or cfg.TRAIN.MAX_ITERS, cfg.TRAIN.MAX_ITERS)
-
-
-def is_finished(cfg: Any, run: Run) -> bool:
-    """Whether `run` holds the last snapshot of a training whose cfg gives the same weights as this one."""
-    # The cfg in the snapshot counts: train_cfg.yml may be that of a later run that was stopped on its way.
-    snapshot = run.snapshots / f"model_{last_iteration(cfg)}.pth"
-    if not snapshot.is_file():
-        return False
-    saved = torch.load(snapshot, map_location="cpu", weights_only=True)
-    return "cfg" in saved and fixed_options(saved["cfg"]) == fixed_options(plain_cfg())
-
-
-def paired(source: Iterable[Batch], target: Iterable[Batch] | None, device: torch.device) -> Iterator[tuple]:
-    """Batches of both domains, step by step, on the device; None for the target where no term reads it."""
-    targets = iter(target) if target is not None else None
-    for batch in source:
-        other = next(targets).to(device, non_blocking=True) if targets is not None else None
-        yield batch.to(device, non_blocking=True), other
-
-
-def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
-    """Train as `cfg` says; write the resolved cfg, snapshots and checkpoints to the run's folder. Returns the network.
-
-    Every input is opened and checked before the first file is written. No other process can train in the folder
-    meanwhile. At SIGTERM, SIGUSR1 or SIGINT the run finishes its iteration and writes a checkpoint.
-
-    Args:
-        resume: "" starts a run, and sets aside what an earlier one has left; "auto" goes on from the newest readable
-            checkpoint of the run, if there is one; else the checkpoint to go on from. A run that has reached its last
-            iteration is left as it is.
-        tensorboard: log scalars and pictures.
-        bar_position: line of the progress bar, for trainings that run side by side.
-
-    Raises:
-        FileNotFoundError, ValueError: data, weights, checkpoint or options that cannot be used.
-        OSError: another process trains in the folder, or the disk is full.
-        NonFiniteLoss: a term became NaN or infinite; the step is in the run's folder, see dada.domain_adaptation.post_mortem.
-        OutOfMemory: with what to lower.
-        SystemExit: a signal ended the run; the code is 128 and the signal's number.
-    """
-    with StopSignals() as signals, lock(run.snapshots), explain_out_of_memory(cfg):
-        return _train(cfg, run, resume, signals, tensorboard, bar_position)
-
-
-def _train(cfg: Any, run: Run, resume: str, signals: StopSignals, tensorboard: bool, bar_position: int) -> nn.Module:
-    path, saved = (resume and find_checkpoint(run.snapshots, resume)) or (None, None)
-    start, stop = saved["iter"] if saved else 0, last_iteration(cfg)
-    if saved:
-        check_unchanged(path, fixed_options(saved["cfg"]), fixed_options(plain_cfg()), "cfg")
-        check_versions(path, saved["versions"])
-    elif resume:
-        log.info("%s holds no checkpoint: %s starts from scratch", run.snapshots, run.name)
-    device = choose_device(cfg)
-    seed_all(cfg.TRAIN.RANDOM_SEED)
-    trainer = build_trainer(cfg, device, "" if saved else cfg.TRAIN.RESTORE_FROM)
-    network, objective = trainer.network, trainer.objective
-    if saved:
-        trainer.load_state_dict(saved)
-        if start >= stop:
-            log.info("%s is finished: %s is at iteration %d of %d", run.name, path, start, stop)
-            return network
-    steps = {"start_step": start * cfg.TRAIN.ITER_SIZE, "steps": stop * cfg.TRAIN.ITER_SIZE}
-    source = source_loader(cfg, network.normalization, **steps)
-    target = None
-    if objective.uses_target:
-        target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
-    data = {f"{name} images": fingerprint(d) for name, d in (("source", source), ("target", target)) if d is not None}
-    if saved:
-        check_unchanged(path, saved["data"], data, "the run")
-        set_rng_state(saved["rng"], device)
-        log.info("%s goes on from %s", run.name, path)
-    bad_files = BadFiles(saved.get("bad_files") if saved else None)
-    # The checkpoints in the folder are this run's own up to where it goes on from; any other file is no part of it.
-    own = start if path is not None and path.resolve().parent == run.snapshots.resolve() else 0
-    del saved  # as large as the network and its optimizer
-    log.info("training %s on %s: %s", run.name, device, ", ".join(f"{t.weight:g} {t.name}" for t in objective.terms))
-    batches = bad_files.counted(paired(source, target, device))
-    monitor = Monitor(run.logs if tensorboard else None, cfg, network.normalization, source.dataset.classes, start)
-    # Closed on the way out of an error too, so that the message starts on a line of its own.
-    with logging_redirect_tqdm(), monitor, tqdm(
-        range(start, stop), run.name, stop, initial=start, unit="it", dynamic_ncols=True, position=bar_position
-    ) as progress:
-        for iteration in progress:
-            try:
-                values, step = trainer.iterate(iteration, batches)
-            except NonFiniteLoss as error:
-                raise _with_post_mortem(error, run.snapshots, trainer) from error
-            done = iteration + 1
-            if done == start + 1:  # the run is sound: data, network and losses worked once
-                remove_parts(run.snapshots)
-                if former := set_aside(run.snapshots, after=own):
-                    progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
-                save_cfg(run.snapshots / "train_cfg.yml")
-            progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
-            monitor.scalars(iteration, values, trainer.optimizers[0])
-            monitor.pictures(iteration, step)
-            if done % cfg.TRAIN.SAVE_PRED_EVERY == 0 or done == stop:
-                check_weights(trainer, done)
-                save_snapshot(run.snapshots, network, done, plain_cfg())
-                if bad_files.total:
-                    log.warning("%s", bad_files)
-            signal = signals.received
-            if signal or done % (cfg.TRAIN.CHECKPOINT_EVERY or cfg.TRAIN.SAVE_PRED_EVERY) == 0 or done == stop:
-                check_weights(trainer, done)
-                path = save_checkpoint(
-                    run.snapshots,
-                    done,
-                    {**trainer.state_dict(), "rng": rng_state(device), "bad_files": bad_files.state()},
-                    cfg=plain_cfg(),
-                    data=data,
-                    keep=cfg.TRAIN.KEEP_CHECKPOINTS,
-                )
-            if signal and done < stop:
-                break
-    if signal and done < stop:
-        log.warning("%s after iteration %d; --resume auto goes on from %s", signal.name, done, path)
-        sys.exit(128 + signal)
-    return network
-
-
 def check_weights(trainer: Trainer, done: int) -> None:
     """Raise NonFiniteLoss if a weight is not finite, so that no run goes on from such weights.
 
@@ -330,7 +240,9 @@ def check_weights(trainer: Trainer, done: int) -> None:
     cost a pass over all of them and a synchronisation a step; the next loss tells as well, and this looks before it is
     too late.
     """
-    networks = (trainer.network, *(adversary.discriminator for adversary in trainer.objective.adversaries))
+    networks = [trainer.network, *(adversary.discriminator for adversary in trainer.objective.adversaries)]
+    if trainer.teacher is not None:
+        networks.append(trainer.teacher.network)
     bad = [name for network in networks for name in not_finite(network.state_dict())]
     if bad:
         raise NonFiniteLoss(
@@ -338,13 +250,3 @@ def check_weights(trainer: Trainer, done: int) -> None:
             "though the losses were: a gradient was not. They are not saved. Lower TRAIN.LEARNING_RATE, or turn TRAIN.BF16 "
             "off, and start again; TRAIN.RESTORE_FROM takes the last snapshot."
         )
-
-
-def _with_post_mortem(error: NonFiniteLoss, folder: Path, trainer: Trainer) -> NonFiniteLoss:
-    """Save the step that failed. Returns the error for the user, which says where."""
-    discriminators = [adversary.discriminator for adversary in trainer.objective.adversaries]
-    try:
-        path = save_post_mortem(folder, error.failed, trainer.network, discriminators, plain_cfg())
-    except OSError as failure:  # what went wrong at first is what matters
-        return NonFiniteLoss(f"{error}\nThe step could not be saved: {failure}")
-    return NonFiniteLoss(f"{error}\nThe step is saved; to see where it began: python scripts/replay.py {path}")
