@@ -1,4 +1,4 @@
-"""Compare methods on the embedded city and on CamVid, day to dusk: same network, schedule and budget, several seeds.
+"""Compare methods on the embedded city and on CamVid, day to dusk: same start, network and time from there, several seeds.
 
     python scripts/bench_methods.py --camvid data/CamVid
     python scripts/bench_methods.py --benchmarks ToyCity --methods source-only PLCA ours --seeds 1
@@ -12,7 +12,7 @@ from pathlib import Path
 import _root  # noqa: F401
 
 from dada.command_line import run_script
-from dada.domain_adaptation.bench import BENCHMARKS, METHODS, compare, insert_tables, tables
+from dada.domain_adaptation.bench import BENCHMARKS, METHODS, Plan, compare, insert_tables, tables
 
 
 def main() -> None:
@@ -27,11 +27,14 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=value", help="options for all runs", dest="options")
     parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
+    parser.add_argument("--start", type=int, default=300, help="iterations of the source-only start (%(default)s)")
+    parser.add_argument("--further", type=int, default=300, help="each method gets the time in which the source alone makes "
+                        "so many iterations more (%(default)s)")  # fmt: skip
     args = parser.parse_args()
-    records = compare(
-        args.out, benchmarks=args.benchmarks, methods=args.methods, seeds=args.seeds, camvid=args.camvid,
-        overrides=args.options, processes=args.processes,
-    )  # fmt: skip
+    plan = Plan(
+        args.out, args.camvid, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.options
+    )
+    records = compare(plan, args.processes)
     print(tables(records))
     print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")
     if args.write:

@@ -8,37 +8,86 @@ from dada.domain_adaptation import bench, jobs
 from dada.domain_adaptation.jobs import Job
 
 
-def record(benchmark="ToyCity", method="source-only", seed=1, miou=30.0, **iou):
+def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iterations=300, **iou):
     return {
         "benchmark": benchmark,
         "method": method,
         "seed": seed,
+        "iterations": iterations,
         "mIoU": {"16": miou, "13": miou + 5},
         "IoU": {"road": 50.0, "train": None, **iou},
     }
 
 
-def entries(tmp_path, **changes):
-    options = {"benchmarks": list(bench.BENCHMARKS), "methods": list(bench.METHODS), "seeds": [1, 2], "camvid": tmp_path}
-    return bench.entries_of(tmp_path, **{**options, **changes})
+def plan(tmp_path, **changes):
+    return bench.Plan(tmp_path, tmp_path / "CamVid", **changes)
+
+
+def paces(methods=bench.METHODS, **slower):
+    """A second an iteration, but for the methods named."""
+    return {benchmark: {**dict.fromkeys(methods, 1.0), **slower} for benchmark in bench.BENCHMARKS}
 
 
 def test_every_method_runs_on_every_benchmark_that_has_what_it_reads(tmp_path):
-    found = {(e.benchmark, e.method) for e in entries(tmp_path)}
+    entries = plan(tmp_path, seeds=(1, 2)).entries(paces())
+    found = {(e.benchmark, e.method) for e in entries}
     assert ("ToyCity", "DADA") in found and ("CamVid day to dusk", "DADA") not in found
     assert {method for benchmark, method in found if benchmark == "ToyCity"} == set(bench.METHODS)
-    names = [e.job.configure().name for e in entries(tmp_path)]
+    starts = plan(tmp_path, seeds=(1, 2)).starts().values()
+    names = [e.job.configure().name for e in (*entries, *starts)]
     assert len(set(names)) == len(names)
+
+
+def test_every_run_begins_with_the_source_only_network_of_its_seed_and_depth(tmp_path):
+    compared = plan(tmp_path, seeds=(1, 2))
+    starts = {}
+    for entry in compared.starts().values():
+        run = entry.job.configure()
+        assert not cfg.CONTRASTIVE_LEARNING and cfg.TRAIN.DA_METHOD == "source_only" and cfg.TRAIN.MAX_ITERS == compared.start
+        key = (entry.benchmark, entry.seed, cfg.USE_DEPTH)
+        starts[key] = str(run.snapshots / f"model_{compared.start}.pth")
+    assert len(set(starts.values())) == len(starts)
+    for entry in compared.entries(paces()):
+        entry.job.configure()
+        assert cfg.TRAIN.RESTORE_FROM == starts[entry.benchmark, cfg.TRAIN.RANDOM_SEED, cfg.USE_DEPTH]
+
+
+def test_a_method_of_half_the_pace_makes_half_the_iterations(tmp_path):
+    compared = plan(tmp_path, further=80, methods=(bench.LONGER, "PLCA"), seeds=(1,))
+    lengths = {}
+    for entry in compared.entries(paces(PLCA=2.0)):
+        entry.job.configure()
+        lengths[entry.method] = cfg.TRAIN.MAX_ITERS
+    assert lengths == {bench.LONGER: 80, "PLCA": 40}
+
+
+def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
+    timed = []
+
+    def run_all(jobs, work, processes):
+        timed.extend(job.configure().name for job in jobs)
+        return [float(len(timed))] * len(jobs)
+
+    monkeypatch.setattr(bench, "run_all", run_all)
+    compared = plan(tmp_path, methods=("PLCA",))
+    first = bench.measured_paces(compared, "ToyCity")
+    assert first.keys() == {bench.LONGER, "PLCA"} and len(timed) == 2
+    assert bench.measured_paces(compared, "ToyCity") == first and len(timed) == 2
+    more = bench.measured_paces(plan(tmp_path, methods=("PLCA", "MinEnt")), "ToyCity")
+    assert len(timed) == 3 and {**more, **first} == more
 
 
 @pytest.mark.parametrize("benchmark", bench.BENCHMARKS)
 def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchmark):
     free = {
         "CONTRASTIVE_LEARNING", "EXP_NAME", "USE_DEPTH", "SOURCE", "DATA_DIRECTORY_SOURCE", "DA_METHOD", "LAMBDA_LOVASZ",
-        "MULTI_LEVEL", "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE",
+        "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START",
+        "RESTORE_FROM",
     }  # fmt: skip
     seen = []
-    for entry in entries(tmp_path, benchmarks=[benchmark], seeds=[1]):
+    for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
+        if entry.method == "ours":  # its own settings are what is compared
+            continue
         entry.job.configure()
         values = plain_cfg()
         seen.append({k: v for k, v in {**values, **values["TRAIN"]}.items() if k not in free and k != "TRAIN"})
@@ -46,10 +95,16 @@ def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchm
 
 
 def test_the_oracle_learns_from_the_labelled_target(tmp_path):
-    for entry in entries(tmp_path, methods=["oracle"], seeds=[1]):
+    for entry in plan(tmp_path, methods=[bench.ORACLE], seeds=[1]).entries(paces()):
         entry.job.configure()
         assert cfg.SOURCE == cfg.TARGET and cfg.DATA_DIRECTORY_SOURCE == cfg.DATA_DIRECTORY_TARGET
         assert cfg.TRAIN.SET_SOURCE == cfg.TRAIN.SET_TARGET and not cfg.CONTRASTIVE_LEARNING
+
+
+def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city, tmp_path):
+    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20")
+    assert 0 < bench.seconds_per_iteration(Job("toycity.yml", options)) < 60
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_options_is(city, tmp_path, monkeypatch):
@@ -87,14 +142,20 @@ def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have
 def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():
     text = bench.tables([
         record(seed=1, miou=30), record(seed=2, miou=32),
-        record(method="ours", seed=1, miou=35, road=60.0), record(method="ours", seed=2, miou=36, road=70.0),
-        record(method="oracle", seed=1, miou=50), record(method="oracle", seed=2, miou=52),
+        record(method=bench.LONGER, seed=1, miou=33), record(method=bench.LONGER, seed=2, miou=35),
+        record(method="ours", seed=1, miou=38, iterations=90, road=60.0), record(method="ours", seed=2, miou=39, iterations=90, road=70.0),
+        record(method=bench.ORACLE, seed=1, miou=53), record(method=bench.ORACLE, seed=2, miou=55),
         record("CamVid day to dusk", miou=41),
     ])  # fmt: skip
-    assert "| source-only | 31.0 ± 1.4 |  |  |" in text
-    assert "| ours | 35.5 ± 0.7 | +5.0, +4.0 | 22 % |" in text  # (35.5 - 31) / (51 - 31)
-    assert "| road | 50.0 | 65.0 | 50.0 |" in text and "| train | - | - | - |" in text
-    assert text.index("### ToyCity") < text.index("### CamVid day to dusk") and "| source-only | 41.0 |  |  |" in text
+    assert "| source-only | 300 | 31.0 ± 1.4 |  |  |" in text
+    assert "| ours | 90 | 38.5 ± 0.7 | +5.0, +4.0 | 22 % |" in text  # (38.5 - 34) / (54 - 34)
+    assert "| road | 50.0 | 50.0 | 65.0 | 50.0 |" in text and "| train | - | - | - | - |" in text
+    assert text.index("### ToyCity") < text.index("### CamVid day to dusk") and "| source-only | 300 | 41.0 |  |  |" in text
+
+
+def test_the_gap_begins_at_the_better_of_the_two_networks_that_saw_the_source_alone():
+    records = [record(miou=40), record(method=bench.LONGER, miou=35), record(method="PLCA", miou=45)]
+    assert "| PLCA | 300 | 45.0 | +10.0 | 50 % |" in bench.tables([*records, record(method=bench.ORACLE, miou=50)])
 
 
 def test_tables_replace_what_stands_between_the_marks_of_a_page(tmp_path):
