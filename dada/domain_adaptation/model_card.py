@@ -1,0 +1,105 @@
+"""The page that goes with published weights: what they are, what they were made of, and how good they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_METHODS = {
+    "source_only": "learnt on the labelled source alone",
+    "MinEnt": "MinEnt (arXiv:1811.12833)",
+    "AdvEnt": "AdvEnt (arXiv:1811.12833)",
+    "DADA": "DADA (arXiv:1904.01886)",
+    "PLCA_adv": "the adversarial baseline of PLCA (arXiv:2011.00147)",
+}
+
+
+def model_card(
+    cfg: Any,
+    classes: Sequence[str],
+    *,
+    versions: Mapping[str, str],
+    commit: str | None,
+    checkpoint: str,
+    sha256: str,
+    iteration: int | None = None,
+    test: Mapping[str, Any] | None = None,
+    licence: str = "",
+    encoder_licence: str = "",
+) -> str:
+    """The card, in Markdown.
+
+    Args:
+        cfg: that the network was trained with.
+        classes: names, in the order of their train ids.
+        versions: of dada, torch and Python, with which the file was written.
+        commit: of the code, None where it is not known.
+        checkpoint, sha256: name and hash of the file that the weights come from.
+        iteration: at which it was saved, if it says so.
+        test: mIoU, protocol and seed of the checkpoint's own test; None if it was never tested.
+        licence: under which whoever releases the weights gives them away.
+        encoder_licence: of the pretrained weights that the encoder started from.
+    """
+    train = cfg.TRAIN
+    facts = {
+        "Network": f"`{train.MODEL}`{', two heads' if train.MULTI_LEVEL else ''}{', depth block' if cfg.USE_DEPTH else ''}",
+        "Classes": f"{len(classes)}: {', '.join(classes)}",
+        "Labelled source": f"{cfg.SOURCE}, split `{train.SET_SOURCE}`" + (", with depth" if cfg.USE_DEPTH else ""),
+        "Unlabelled target": f"{cfg.TARGET}, split `{train.SET_TARGET}`",
+        "Method": _method(cfg),
+        "Iterations": f"{iteration}" if iteration else "not stated in the file",
+        "Seed": f"{train.RANDOM_SEED}",
+        "Started from": "pretrained weights" if train.RESTORE_FROM else "random weights, or weights that the cfg does not name",
+        "Checkpoint": f"`{checkpoint}`, sha256 `{sha256}`",
+        "Code": ", ".join(f"{name} {version}" for name, version in versions.items())
+        + f", commit {f'`{commit}`' if commit else 'not known'}, when this file was written",
+    }
+    lines = [f"# {cfg.SOURCE} to {cfg.TARGET}: {train.MODEL}", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in facts.items()]
+    return "\n".join([*lines, "", *_result(test), "", *_licence(cfg, licence, encoder_licence), "", *_use()]) + "\n"
+
+
+def _method(cfg: Any) -> str:
+    method = _METHODS.get(cfg.TRAIN.DA_METHOD, cfg.TRAIN.DA_METHOD)
+    if cfg.CONTRASTIVE_LEARNING and cfg.TRAIN.DA_METHOD == "source_only":
+        method = "learnt on the labelled source"
+    extra = ["pixel-level cycle association (arXiv:2011.00147)"] if cfg.CONTRASTIVE_LEARNING else []
+    extra += [f"SELF_TRAINING.{key}" for key in ("LAMBDA_MIX", "LAMBDA_MIC") if cfg.SELF_TRAINING[key]]
+    extra += ["batch norm per domain"] if cfg.TRAIN.DOMAIN_BN else []
+    return ", ".join([method, *extra])
+
+
+def _result(test: Mapping[str, Any] | None) -> list[str]:
+    if not test:
+        return ["## Result", "", "No test of these weights lay beside them."]
+    protocol = test["protocol"]
+    # Reports of earlier versions name no protocol.
+    name, target, split = (protocol.get(key, "not stated") for key in ("PROTOCOL", "TARGET", "SET_TARGET"))
+    lines = ["## Result", "", f"On {target}, split `{split}`, in percent:", ""]
+    lines += ["| class | IoU |", "|---|---|"]
+    shown = {**test["IoU"], **{f"**mIoU, {count} classes**": value for count, value in test["mIoU"].items()}}
+    lines += [f"| {name} | {'-' if value is None else f'{value:.2f}'} |" for name, value in shown.items()]
+    settings = ", ".join(f"{k} {v}" for k, v in protocol.items() if k not in ("PROTOCOL", "TARGET", "SET_TARGET"))
+    return [*lines, "", f"Protocol: {name}. {settings}."]
+
+
+def _licence(cfg: Any, licence: str, encoder_licence: str) -> list[str]:
+    lines = ["## Licence", "", f"Of these weights: {licence or 'not stated'}."]
+    if encoder_licence:
+        lines.append(f"Of the pretrained encoder that they started from: {encoder_licence}.")
+    lines.append(
+        f"The terms of {cfg.SOURCE} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use is for you "
+        "to check."
+    )
+    return lines
+
+
+def _use() -> list[str]:
+    return [
+        "## Use",
+        "",
+        "```python",
+        "import dada",
+        'prediction = dada.Segmenter.from_checkpoint("this_file.safetensors").predict("image.png")',
+        "```",
+    ]

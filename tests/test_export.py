@@ -1,0 +1,220 @@
+"""Exported networks: what ONNX Runtime and torch.export compute is what PyTorch does, and the file says what it is."""
+
+import importlib.util
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import TINY_NETWORK, TinyNetwork, untrained_snapshot
+
+import dada
+from dada.domain_adaptation import export as export_module
+from dada.domain_adaptation.export import Exportable, export
+from dada.model import build_model
+from dada.model.batch_norm import SOURCE, select_domain
+from dada.normalization import CAFFE_BGR
+
+ROOT = Path(__file__).parent.parent
+with_onnx = pytest.mark.skipif(
+    not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")), reason="needs onnx and onnxruntime"
+)
+
+
+@pytest.fixture(scope="module")
+def segmenter(city, tmp_path_factory):
+    return dada.Segmenter.from_checkpoint(untrained_snapshot(tmp_path_factory.mktemp("snapshot"), city), device="cpu")
+
+
+def pictures(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+def session_of(path: Path):
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level, options.intra_op_num_threads = 3, 1
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+@with_onnx
+def test_the_script_writes_onnx_that_predicts_images_of_any_number_and_size(segmenter, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "model.onnx"
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(segmenter.checkpoints[0]), "--out", str(out)])
+    runpy.run_path(str(ROOT / "scripts/export.py"), run_name="__main__")
+    printed = capsys.readouterr().out
+    session = session_of(out)
+    for batch, height, width in ((1, 64, 96), (3, 65, 97), (2, 40, 131)):
+        images = pictures(batch, 3, height, width)
+        ids, probabilities = session.run(None, {"image": images})
+        for k in range(batch):
+            wanted = segmenter.predict(torch.from_numpy(images[k]), size=(width, height))
+            np.testing.assert_allclose(probabilities[k], wanted.probabilities, atol=1e-5)
+            assert ids.dtype == np.uint8 and (ids[k] == wanted.ids).mean() > 0.999
+    assert len(np.unique(ids)) > 1, "a map of one class would agree with anything"
+
+    said = session.get_modelmeta().custom_metadata_map
+    assert json.loads(said["classes"]) == list(segmenter.names) and said["sizes"] == "any, sides of any length"
+    assert json.loads(said["palette"])[0] == [128, 64, 128] and said["checkpoint_sha256"] == segmenter.sha256[0]
+    assert float(said["max_abs_difference"]) < 1e-5 and f"max_abs_difference: {said['max_abs_difference']}" in printed
+    assert said["licence"] == "not stated" and said["layout"] == "NCHW" and not list(tmp_path.glob(".*"))
+
+
+@with_onnx
+@pytest.mark.parametrize("align_corners", [True, False])
+def test_channels_last_caffe_images_depth_and_batch_norms_of_the_target_are_inside(align_corners, segmenter, city, tmp_path):
+    options = ["TRAIN.DOMAIN_BN=True", "USE_DEPTH=True", "TRAIN.IMG_MODE=BGR", f"ALIGN_CORNERS={align_corners}"]
+    made = dada.Segmenter.from_checkpoint(untrained_snapshot(tmp_path, city, *options), device="cpu")
+    network = made.predictor.networks[0]
+    assert network.normalization == CAFFE_BGR
+    for name, value in network.state_dict().items():
+        if "norm_layers.1.running_mean" in name:
+            value += 0.3  # the target is another domain
+    select_domain(network, SOURCE)  # whatever it was last used for
+    export(made, tmp_path / "model.onnx", layout="NHWC")
+    image = pictures(1, 50, 70, 3)
+    ids, probabilities, depth = session_of(tmp_path / "model.onnx").run(None, {"image": image})
+    wanted = made.predict(image[0], size=(70, 50))  # selects the target by itself
+    np.testing.assert_allclose(probabilities[0], wanted.probabilities, atol=1e-5)
+    with torch.no_grad():
+        raw = network(network.normalization(torch.from_numpy(image).permute(0, 3, 1, 2))).depth
+    resized = torch.nn.functional.interpolate(raw, size=(50, 70), mode="bilinear", align_corners=align_corners)
+    np.testing.assert_allclose(depth, resized.numpy(), rtol=1e-3, atol=1e-5 * float(raw.abs().max()))
+
+
+@with_onnx
+@pytest.mark.parametrize("name", ["resnet-18", "timm:convnext_atto"])
+def test_other_networks_are_exported_for_sizes_that_do_not_fit_their_strides(name, tmp_path):
+    torch.manual_seed(0)
+    network = build_model(name, 5, output_stride=32).eval()
+    module = Exportable(network, True).eval()
+    said = {"model": name}
+    export_module._to_onnx(module, tmp_path / "model.onnx", None, said)
+    image = torch.from_numpy(pictures(1, 3, 67, 93))
+    with torch.no_grad():
+        wanted = module(image)[1]
+    np.testing.assert_allclose(session_of(tmp_path / "model.onnx").run(None, {"image": image.numpy()})[1], wanted, atol=1e-4)
+    assert float(said["max_abs_difference"]) < 1e-3
+
+
+@with_onnx
+def test_a_vision_transformer_is_exported_for_one_size(city, tmp_path):
+    path = untrained_snapshot(tmp_path, city, "TRAIN.MODEL=timm:vit_tiny_patch16_224")
+    made = dada.Segmenter.from_checkpoint(path, device="cpu")
+    with pytest.raises(ValueError, match="resizes its positional embeddings .* give --size WIDTH HEIGHT, or write a .pt2"):
+        export(made, tmp_path / "model.onnx")
+    said = export(made, tmp_path / "model.onnx", size=(80, 50))
+    images = pictures(2, 3, 50, 80)
+    found = session_of(tmp_path / "model.onnx").run(None, {"image": images})[1]
+    for k in range(2):
+        np.testing.assert_allclose(found[k], made.predict(torch.from_numpy(images[k]), size=(80, 50)).probabilities, atol=1e-4)
+    assert said["sizes"] == "80x50"
+
+
+@with_onnx
+def test_int8_is_calibrated_on_the_target_and_its_loss_is_stated(segmenter, tmp_path):
+    small = tmp_path / "int8.onnx"
+    said = export(segmenter, small, int8=True, calibration=2, measure=True)
+    weights = sum(value.nbytes for value in segmenter.predictor.networks[0].state_dict().values())
+    assert small.stat().st_size < 0.6 * weights
+    session, image = session_of(small), pictures(1, 3, 64, 128)
+    difference = np.abs(session.run(None, {"image": image})[1][0] - segmenter.predict(torch.from_numpy(image[0])).probabilities)
+    assert difference.max() > 1e-4 and difference.mean() < 0.05
+    kept = session.get_modelmeta().custom_metadata_map
+    assert kept == said and said["int8"] == "static, per channel, ranges of 2 images of Cityscapes"
+    assert 0 <= float(said["mIoU_int8"]) <= 100 and 0 <= float(said["mIoU_float"]) <= 100
+
+
+class Plain(TinyNetwork):
+    normalization = CAFFE_BGR
+
+
+def test_torch_export_of_a_plain_network_takes_any_number_and_size_of_images(tmp_path):
+    module, said = Exportable(Plain(5, depth=True).eval(), False, "NHWC").eval(), {}
+    export_module._to_torch_export(module, tmp_path / "model.pt2", None, said)
+    kept = {"metadata.json": ""}
+    run = torch.export.load(str(tmp_path / "model.pt2"), extra_files=kept).module()
+    assert json.loads(kept["metadata.json"]) == said and said["sizes"] == "any, sides from 64 to 8192"
+    for shape in ((3, 71, 90), (1, 130, 64)):
+        image = torch.from_numpy(pictures(*shape, 3))
+        with torch.no_grad():
+            for found, wanted in zip(run(image), module(image), strict=True):
+                torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [(90, 71), None])
+def test_torch_export_takes_any_number_of_images_and_any_size_unless_given(size, segmenter, tmp_path):
+    said = export(segmenter, tmp_path / "model.pt2", size=size)
+    kept = {"metadata.json": ""}
+    run = torch.export.load(str(tmp_path / "model.pt2"), extra_files=kept).module()
+    assert json.loads(kept["metadata.json"]) == said and float(said["max_abs_difference"]) < 1e-5
+    images = torch.from_numpy(pictures(3, 3, 71, 90))
+    ids, probabilities = run(images)
+    for k in range(3):
+        wanted = segmenter.predict(images[k], size=(90, 71))
+        np.testing.assert_allclose(probabilities[k], wanted.probabilities, atol=1e-5)
+        assert (ids[k].numpy() == wanted.ids).mean() > 0.999
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name, size, sizes",
+    [
+        ("vit_tiny_patch16_224", None, "sides that are multiples of 32, from 64 to 8192"),
+        ("tf_efficientnet_lite0", (160, 96), "160x96"),
+    ],
+)
+def test_torch_export_of_patching_and_padding_networks(name, size, sizes, tmp_path):
+    module, said = Exportable(build_model(f"timm:{name}", 5).eval(), False).eval(), {}
+    export_module._to_torch_export(module, tmp_path / "model.pt2", size, said)
+    assert said["sizes"] == sizes
+    run = torch.export.load(str(tmp_path / "model.pt2")).module()
+    image = torch.from_numpy(pictures(1, 3, 96, 160))
+    with torch.no_grad():
+        torch.testing.assert_close(run(image)[1], module(image)[1])
+
+
+def test_a_network_that_pads_by_size_asks_for_one_in_torch_export(tmp_path):
+    module = Exportable(build_model("timm:tf_efficientnet_lite0", 5).eval(), False).eval()
+    with pytest.raises(ValueError, match="lite0 pads its maps by their size.* give --size WIDTH HEIGHT, or write an .onnx"):
+        export_module._to_torch_export(module, tmp_path / "model.pt2", None, {"model": "timm:tf_efficientnet_lite0"})
+
+
+def test_what_cannot_be_exported_is_refused(segmenter, tmp_path, monkeypatch):
+    for options, message in (
+        ({"out": "model.pth"}, r"expected a name that ends in .onnx or .pt2"),
+        ({"layout": "CHWN"}, "layout is 'CHWN', expected NCHW or NHWC"),
+        ({"int8": True}, "int8 is for .onnx"),
+        ({"measure": True}, "--measure compares int8 with float"),
+        ({"calibration": 0}, "at least 1 image"),
+        ({"size": (0, 5)}, r"size is \(width, height\) in pixels"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            export(segmenter, tmp_path / options.pop("out", "model.pt2"), **options)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ImportError, match="needs onnx and onnxruntime: pip install onnx onnxruntime"):
+        export(segmenter, tmp_path / "model.onnx")
+    both = dada.Segmenter.from_checkpoint([segmenter.checkpoints[0]] * 2, device="cpu")
+    with pytest.raises(ValueError, match="this is an ensemble of 2"):
+        export(both, tmp_path / "model.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_computes_something_else_is_not_written(segmenter):
+    network = segmenter.predictor.networks[0]
+    module = Exportable(network, True).eval()
+    images = export_module._examples(module, None)
+    with pytest.raises(ArithmeticError, match="up to .* from those of PyTorch .* nothing is written"):
+        export_module._check(module, lambda image: [x.roll(1, 1) for x in module(image)], images, {})
+
+
+def test_options_of_a_test_that_are_left_out_are_named(segmenter, caplog):
+    made = dada.Segmenter.from_checkpoint(segmenter.checkpoints[0], device="cpu", options={"TEST.FLIP": True, "TEST.SCALES": [0.5, 1.0]})
+    export_module._warn_of_left_out(made)
+    assert "TEST.FLIP, TEST.SCALES: not part of what is exported" in caplog.text and TINY_NETWORK == made.cfg.TRAIN.MODEL
