@@ -1,3 +1,4 @@
 from setuptools import setup
 
-setup()
+# The parts of the page that scripts/explore.py writes.
+setup(package_data={"dada.domain_adaptation.explorer": ["*.html", "*.css", "*.js"]})
