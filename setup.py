@@ -1,4 +1,5 @@
 from setuptools import setup
 
-# The parts of the page that scripts/explore.py writes.
-setup(package_data={"dada.domain_adaptation.explorer": ["*.html", "*.css", "*.js"]})
+# The parts of the pages that scripts/explore.py and scripts/report.py write.
+PAGES = ["*.html", "*.css", "*.js"]
+setup(package_data={f"dada.domain_adaptation.{name}": PAGES for name in ("explorer", "report")})

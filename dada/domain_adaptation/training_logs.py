@@ -1,0 +1,56 @@
+"""The scalars that training logs for TensorBoard, read back."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Curve(NamedTuple):
+    """One scalar over a run."""
+
+    step: np.ndarray  # (N,) iterations, counted from 0
+    value: np.ndarray  # (N,)
+    seconds: np.ndarray  # (N,) since 1970, when each was logged
+
+
+def has_logs(folder: str | Path) -> bool:
+    return Path(folder).is_dir() and any(Path(folder).glob("events.out.tfevents.*"))
+
+
+def read_scalars(folder: str | Path) -> dict[str, Curve]:
+    """Every scalar of the event files in `folder`, by its tag. What a run that went on has replaced is left out.
+
+    Raises:
+        FileNotFoundError: there are no event files.
+    """
+    if not has_logs(folder):
+        raise FileNotFoundError(
+            f"{folder} holds no TensorBoard logs (events.out.tfevents.*); train with --tensorboard, and give the folder "
+            "<EXP_ROOT>/logs/tensorboard/<name of the run>"
+        )
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)  # it tells that it has come to the end of a file
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    # 0 keeps all; of the other kinds, which are large, one each.
+    sizes = {"scalars": 0, "images": 1, "audio": 1, "histograms": 1, "compressedHistograms": 1, "tensors": 1, "graph": 1}
+    events = EventAccumulator(str(folder), size_guidance=sizes).Reload()
+    curves = {}
+    for tag in events.Tags()["scalars"]:
+        found = {e.step: e for e in events.Scalars(tag)}  # of one step the last
+        ordered = [found[step] for step in sorted(found)]
+        columns = ([e.step for e in ordered], [e.value for e in ordered], [e.wall_time for e in ordered])
+        curves[tag] = Curve(*(np.array(c, dtype=float) for c in columns))
+    return curves
+
+
+def thinned(curve: Curve, most: int = 200) -> Curve:
+    """The means of at most `most` equal stretches of the curve."""
+    count = len(curve.step)
+    if count <= most:
+        return curve
+    parts = np.array_split(np.arange(count), most)
+    return Curve(*(np.array([column[part].mean() for part in parts]) for column in curve))

@@ -1,0 +1,89 @@
+"""Draw figures for a paper: python scripts/visualize.py panels model_a.pth model_b.pth --names source-only adapted"""
+
+import argparse
+
+import _root  # noqa: F401
+
+from dada.command_line import run_script
+
+
+def parser_of() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Draw figures of checkpoints, test reports and logs, as PNG and PDF, in the sizes of a paper's columns."
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    def add(name: str, meaning: str) -> argparse.ArgumentParser:
+        kind = kinds.add_parser(name, help=meaning, description=meaning)
+        default = [f"figures/{name}.png", f"figures/{name}.pdf"]
+        kind.add_argument("--out", nargs="+", default=default, metavar="FILE", help="files to write (%(default)s)")
+        return kind
+
+    def add_names(kind: argparse.ArgumentParser) -> None:
+        kind.add_argument("--names", nargs="+", default=[], help="what to call them; as their folders, if left out")
+
+    def add_network(kind: argparse.ArgumentParser, several: bool = False) -> None:
+        what = "snapshots, or published weights with --cfg" if several else "a snapshot, or published weights with --cfg"
+        kind.add_argument("checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what)
+        kind.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration")
+        kind.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
+
+    for name, meaning in (
+        ("cycles", "Cycles between a source and a target image as arrows."),
+        ("maps", "All cycles that start at a class: where they start, turn around and end."),
+    ):
+        kind = add(name, meaning)
+        add_network(kind)
+        kind.add_argument("--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class they start at")
+        kind.add_argument("--level", choices=("features", "classes"), default="features", help="what is associated (%(default)s)")
+        kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")
+        if name == "cycles":
+            kind.add_argument("--count", type=int, default=16, help="cycles to draw (%(default)s)")
+    kind = add("features", "Features of both domains in one PCA and one t-SNE plot.")
+    add_network(kind)
+    kind.add_argument("--pairs", type=int, default=8, help="images of each domain (%(default)s)")
+    kind.add_argument("--per-class", type=int, default=40, help="pixels of a class and domain (%(default)s)")
+    kind.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE (%(default)s)")
+    kind = add("panels", "Test images: image, label, predictions, errors.")
+    add_network(kind, several=True)
+    add_names(kind)
+    kind.add_argument("--images", type=int, default=4, help="evenly spaced over the test (%(default)s)")
+    kind = add("confusion", "The confusion matrix of a test.")
+    kind.add_argument("report", help="test_<snapshot>.json, which scripts/test.py writes")
+    kind = add("classes", "IoU of every class, and the differences from the first report.")
+    kind.add_argument("reports", nargs="+", help="test_<snapshot>.json files")
+    add_names(kind)
+    kind = add("curves", "Training curves, from the logs of train.py --tensorboard.")
+    kind.add_argument("logs", nargs="+", help="folders of TensorBoard logs")
+    kind.add_argument("--tags", nargs="+", default=["data/*", "eval/*"], help="names or patterns of scalars (%(default)s)")
+    add_names(kind)
+    return parser
+
+
+def main() -> None:
+    args = parser_of().parse_args()
+
+    from dada.domain_adaptation.figures import commands
+
+    options = commands.Options(args.cfg, args.set) if "cfg" in args else None
+    if args.kind == "cycles":
+        more = {"pair": args.pair or 0, "level": args.level, "count": args.count, "only": args.of}
+        commands.cycles(args.checkpoint, args.out, options, **more)
+    elif args.kind == "maps":
+        commands.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
+    elif args.kind == "features":
+        more = {"pairs": args.pairs, "per_class": args.per_class, "perplexity": args.perplexity}
+        commands.features(args.checkpoint, args.out, options, **more)
+    elif args.kind == "panels":
+        commands.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
+    elif args.kind == "confusion":
+        commands.confusion(args.report, args.out)
+    elif args.kind == "classes":
+        commands.classes(args.reports, args.out, names=args.names)
+    else:
+        commands.curves(args.logs, args.out, names=args.names, tags=args.tags)
+    print(f"written: {', '.join(map(str, args.out))}")
+
+
+if __name__ == "__main__":
+    run_script(main)
