@@ -82,7 +82,7 @@ def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchm
     free = {
         "CONTRASTIVE_LEARNING", "EXP_NAME", "USE_DEPTH", "SOURCE", "DATA_DIRECTORY_SOURCE", "DA_METHOD", "LAMBDA_LOVASZ",
         "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START",
-        "RESTORE_FROM",
+        "RESTORE_FROM", "COLOR_TRANSFER", "RARE_CLASS_TEMPERATURE", "SELF_TRAINING",
     }  # fmt: skip
     seen = []
     for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):

@@ -48,6 +48,11 @@ METHODS = {
     "DADA": Method((*LOVASZ, *DEPTH, "TRAIN.DA_METHOD=DADA"), start=DEPTH),
     "feature association": Method((*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False")),
     "PLCA": Method(PLCA),
+    "colours": Method((*LOVASZ, "TRAIN.COLOR_TRANSFER=True")),
+    "PLCA + colours": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True")),
+    "PLCA + colours + rare classes": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "TRAIN.RARE_CLASS_TEMPERATURE=0.1")),
+    "PLCA + colours + ClassMix": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "SELF_TRAINING.LAMBDA_MIX=1")),
+    "ClassMix": Method((*LOVASZ, "SELF_TRAINING.LAMBDA_MIX=1")),
     "ours": Method(("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")),
     ORACLE: Method(LOVASZ),
 }

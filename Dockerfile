@@ -1,0 +1,32 @@
+# dada on NVIDIA GPUs. No test builds this image.
+#
+#   docker build -t dada .
+#   docker run --rm --gpus all --ipc=host --user "$(id -u):$(id -g)" \
+#       -v "$PWD/data:/dada/data:ro" -v "$PWD/experiments:/dada/experiments" dada scripts/train.py --cfg synthia2cityscapes.yml
+#
+# Without a command it says what it found of the machine. --ipc=host gives loader processes the shared memory that they need.
+# The torch package brings its own CUDA libraries; the driver on the host must be new enough for them.
+FROM nvidia/cuda:12.8.1-base-ubuntu24.04
+
+# A compiler is what TRAIN.COMPILE needs.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv \
+    && rm -rf /var/lib/apt/lists/* \
+    && python3 -m venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+
+WORKDIR /dada
+# The packages first: they change less often than the code, and Docker keeps this layer.
+COPY requirements.txt ./
+RUN pip install --no-cache-dir -r requirements.txt
+COPY . .
+RUN pip install --no-cache-dir --no-deps -e . \
+    && mkdir -p data experiments \
+    && chown ubuntu:ubuntu data experiments
+
+# Caches at a place that any user of `--user` can write to.
+ENV XDG_CACHE_HOME=/tmp/cache TORCH_HOME=/tmp/cache/torch HF_HOME=/tmp/cache/huggingface \
+    MPLCONFIGDIR=/tmp/cache/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/cache/inductor
+USER ubuntu
+ENTRYPOINT ["python"]
+CMD ["scripts/env.py"]

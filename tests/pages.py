@@ -1,0 +1,50 @@
+"""What the pages tell a reader to type, and how a test types it."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import shlex
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from dada import config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The fenced blocks of a language, in order."""
+    return re.findall(rf"^```{language}\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    """The commands of its ```bash blocks, one string each, comments and line ends taken out."""
+    lines = "\n".join(blocks(page, "bash")).replace("\\\n", " ").splitlines()
+    split = [shlex.join(shlex.split(line, comments=True)) for line in lines]
+    return [line for line in split if line]
+
+
+def run_here(command: str, more: list[str], monkeypatch) -> None:
+    """Run `python scripts/NAME.py ...`, and `more` after it, in this process and folder: importing torch takes seconds.
+
+    Raises:
+        AssertionError: it is no such command, or it ends with an error.
+    """
+    python, script, *flags = shlex.split(command)
+    assert python == "python" and script.startswith("scripts/"), command
+    monkeypatch.setitem(sys.modules, "_root", ModuleType("_root"))  # which makes `dada` importable
+    monkeypatch.setattr(sys, "argv", [script, *flags, *more])
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    config.reset()
+    try:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, f"{command}: {end.code}"
+    finally:
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
+        config.reset()
