@@ -196,7 +196,7 @@ def _pull_pair_(
 
 
 def pair_side(channels: int, device: torch.device) -> int:
-    """Pixels of a square tile: five tiles and three slices of the map take about as much memory as a stripe."""
+    """Pixels of a square tile: five tiles and three slices of the map have 3/2 TILE_ELEMENTS."""
     if device.type == "cuda":
         return CUDA_PAIR_SIDE
-    return int((math.sqrt(9 * channels**2 + 20 * TILE_ELEMENTS) - 3 * channels) / 10)
+    return int((math.sqrt(9 * channels**2 + 30 * TILE_ELEMENTS) - 3 * channels) / 10)  # 5 s^2 + 3 C s

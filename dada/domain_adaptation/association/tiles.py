@@ -13,8 +13,8 @@ from dada.domain_adaptation.association.contrast import contrast_scale
 from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Pixels
 
-TILE_ELEMENTS = 2**22  # 16 MiB in float32: every operation on a stripe has to wake the threads, so give them much
-PRODUCT_ROWS = 128  # but at least so many rows, if there are enough channels to make a matrix product of it
+TILE_ELEMENTS = 2**21  # 8 MiB in float32: every operation on a stripe has to wake the threads, so give them much
+PRODUCT_ROWS = 64  # but at least so many rows, if there are enough channels to make a matrix product of it
 ROWS_AT_ONCE = 16  # a product of 127 rows may take half as long again as one of 128
 CUDA_CACHE_SHARE = 0.5  # of the level-2 cache of a GPU that one stripe takes; not measured
 CPU = torch.device("cpu")
