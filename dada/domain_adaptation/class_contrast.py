@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.contrastive_learning import _direction
+from dada.domain_adaptation.contrastive_learning import direction
 from dada.domain_adaptation.ranks import joint_mean, joint_sum
 
 FORMS = ("proto", "dist")
@@ -87,7 +87,7 @@ class ClassStatistics:
 
 def directions(x: Tensor) -> Tensor:
     """(B, C, H, W) features -> (B*H*W, C) of length 1, what statistics and loss compare; zeros stay zeros."""
-    return _direction(x.flatten(2).mT.flatten(0, 1))
+    return direction(x.flatten(2).mT.flatten(0, 1))
 
 
 def class_contrast(

@@ -61,10 +61,10 @@ Weights = Tensor | Callable[[Cycles], Tensor]  # see association_loss
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
     """(B, N, C), (B, M, C) -> (B, N, M), each entry in [-1, 1]; 0 where either vector is zero."""
-    return _direction(x) @ _direction(y).mT
+    return direction(x) @ direction(y).mT
 
 
-def _direction(x: Tensor) -> Tensor:
+def direction(x: Tensor) -> Tensor:
     """x / |x| over the last dimension; a zero vector stays zero and passes no gradient."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     zero = norm == 0
@@ -122,11 +122,11 @@ def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos", i
     _check_map(x, "x")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
-    with _full_precision(x):
+    with full_precision(x):
         impl = _form(impl, metric, x, x)
         if impl != "dense":
-            return stream_aggregation(x.to(_at_least_float32(x)), metric, alpha, impl == "fused")
-        pixels = _pixels(x)
+            return stream_aggregation(x.to(at_least_float32(x)), metric, alpha, impl == "fused")
+        pixels = as_pixels(x)
         sim_BNN = similarity(pixels, pixels, metric)
         if metric == "cos":
             sim_BNN = contrast_normalize(sim_BNN)
@@ -160,8 +160,8 @@ def cycle_association(
     impl: str = "auto",
 ) -> Cycles:
     """The cycles that `association_loss` counts, for figures and statistics; same arguments, no gradient."""
-    _check_pair(source, target, labels)
-    with torch.no_grad(), _full_precision(source):
+    check_pair(source, target, labels)
+    with torch.no_grad(), full_precision(source):
         source, target = _prepare(source, target, aggregate, alpha, metric, impl)
         impl = _form(impl, metric, source, target)
         if impl == "dense":
@@ -212,8 +212,8 @@ def association_loss(
     Memory: each (S, T) float32 matrix of the dense form takes 287 MB an image at 92x92. Streaming adds about the
     size of both maps beyond their gradients, and tiles of a few MB.
     """
-    _check_pair(source, target, labels)
-    with _full_precision(source):
+    check_pair(source, target, labels)
+    with full_precision(source):
         source, target = _prepare(source, target, aggregate, alpha, metric, impl)
         labelled = (labels != ignore_index).sum()
         impl = _form(impl, metric, source, target)
@@ -273,12 +273,12 @@ def _dense_cycles(
     source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int
 ) -> tuple[Cycles, Tensor, Tensor]:
     """The cycles, and the two similarities (B, S, T) and (B, T, S) they follow."""
-    source_BSC, target_BTC = _pixels(source), _pixels(target)
+    source_BSC, target_BTC = as_pixels(source), as_pixels(target)
     sim_BST = similarity(source_BSC, target_BTC, metric)
     sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
     cycles = cycle_associate(sim_BST, sim_BTS, labels.flatten(1), ignore_index=ignore_index)
     if metric == "cos":  # a vector without direction is similar to nothing
-        source_BS, target_BT = (_direction(x).any(dim=-1) for x in (source_BSC, target_BTC))
+        source_BS, target_BT = (direction(x).any(dim=-1) for x in (source_BSC, target_BTC))
         directed = source_BS & target_BT.gather(1, cycles.target_index)
         cycles = cycles._replace(closed=cycles.closed & directed)
     return cycles, sim_BST, sim_BTS
@@ -288,7 +288,7 @@ def _prepare(
     source: Tensor, target: Tensor, aggregate: bool, alpha: float, metric: str, impl: str
 ) -> tuple[Tensor, Tensor]:
     """Both maps in one precision, at least float32, the target aggregated if asked for."""
-    source = source.to(_at_least_float32(source))
+    source = source.to(at_least_float32(source))
     target = target.to(source.dtype)
     return source, spatial_aggregation(target, alpha=alpha, metric=metric, impl=impl) if aggregate else target
 
@@ -311,16 +311,16 @@ def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(labels[:, None].float(), size=size, mode="nearest")[:, 0].long()
 
 
-def _pixels(x: Tensor) -> Tensor:
+def as_pixels(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, H*W, C), at least float32."""
-    return x.to(_at_least_float32(x)).flatten(2).mT
+    return x.to(at_least_float32(x)).flatten(2).mT
 
 
-def _at_least_float32(x: Tensor) -> torch.dtype:
+def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _full_precision(x: Tensor) -> torch.autocast:
+def full_precision(x: Tensor) -> torch.autocast:
     """Autocast would run the products in half precision, where argmax ties and small probabilities vanish."""
     return torch.autocast(x.device.type, enabled=False)
 
@@ -330,7 +330,7 @@ def _check_map(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} must be a (B, C, H, W) float map with no empty side, got {x.dtype} {tuple(x.shape)}")
 
 
-def _check_pair(source: Tensor, target: Tensor, labels: Tensor) -> None:
+def check_pair(source: Tensor, target: Tensor, labels: Tensor) -> None:
     _check_map(source, "source")
     _check_map(target, "target")
     if source.shape[:2] != target.shape[:2]:

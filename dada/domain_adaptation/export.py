@@ -113,20 +113,7 @@ def export(
         ArithmeticError: the exported network computes something else.
     """
     out = Path(out)
-    if out.suffix not in (".onnx", ".pt2"):
-        raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .onnx or .pt2 (torch.export)")
-    if layout not in LAYOUTS:
-        raise ValueError(f"layout is {layout!r}, expected {' or '.join(LAYOUTS)}")
-    if int8 and out.suffix != ".onnx":
-        raise ValueError("int8 is for .onnx; torch.export has no such form here")
-    if measure and not int8:
-        raise ValueError("--measure compares int8 with float: add --int8, or run test.py for the mIoU of the network")
-    if calibration < 1:
-        raise ValueError(f"calibration needs at least 1 image, not {calibration}")
-    if len(segmenter.predictor.networks) > 1:
-        raise ValueError(f"one network is exported, but this is an ensemble of {len(segmenter.predictor.networks)}")
-    if out.suffix == ".onnx":
-        require_onnx()
+    _check_request(segmenter, out, layout, size, int8, calibration, measure)
     _warn_of_left_out(segmenter)
 
     network = copy.deepcopy(segmenter.predictor.networks[0]).cpu().to(memory_format=torch.contiguous_format).eval()
@@ -136,8 +123,6 @@ def export(
     module = Exportable(network, segmenter.predictor.align_corners, layout).eval()
     metadata = _metadata(segmenter, layout)
     if size is not None:
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"size is (width, height) in pixels, got {tuple(size)}")
         segmenter.cfg.TEST.INPUT_SIZE_TARGET, segmenter.cfg.TEST.KEEP_RATIO = tuple(size), False
     if out.suffix == ".pt2":
         _to_torch_export(module, out, size, metadata)
@@ -159,6 +144,28 @@ def export(
                     metadata[name] = f"{100 * _miou(segmenter, path, layout):.2f}"
             _add_metadata(part, metadata)
     return metadata
+
+
+def _check_request(
+    segmenter: Segmenter, out: Path, layout: str, size: tuple[int, int] | None, int8: bool, calibration: int, measure: bool
+) -> None:
+    """Refuse what `export` cannot do before anything is computed."""
+    if out.suffix not in (".onnx", ".pt2"):
+        raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .onnx or .pt2 (torch.export)")
+    if layout not in LAYOUTS:
+        raise ValueError(f"layout is {layout!r}, expected {' or '.join(LAYOUTS)}")
+    if int8 and out.suffix != ".onnx":
+        raise ValueError("int8 is for .onnx; torch.export has no such form here")
+    if measure and not int8:
+        raise ValueError("--measure compares int8 with float: add --int8, or run test.py for the mIoU of the network")
+    if calibration < 1:
+        raise ValueError(f"calibration needs at least 1 image, not {calibration}")
+    if size is not None and (len(size) != 2 or min(size) < 1):
+        raise ValueError(f"size is (width, height) in pixels, got {tuple(size)}")
+    if len(segmenter.predictor.networks) > 1:
+        raise ValueError(f"one network is exported, but this is an ensemble of {len(segmenter.predictor.networks)}")
+    if out.suffix == ".onnx":
+        require_onnx()
 
 
 def require_onnx() -> None:

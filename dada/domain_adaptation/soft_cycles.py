@@ -29,12 +29,12 @@ from torch.utils.checkpoint import checkpoint
 from dada.domain_adaptation.association.contrast import EPS
 from dada.domain_adaptation.contrastive_learning import (
     METRICS,
-    _at_least_float32,
-    _check_pair,
-    _direction,
-    _full_precision,
-    _pixels,
+    as_pixels,
+    at_least_float32,
+    check_pair,
     contrast_normalize,
+    direction,
+    full_precision,
     spatial_aggregation,
 )
 from dada.domain_adaptation.ranks import joint_mean, joint_sum
@@ -93,13 +93,13 @@ def soft_association_loss(
     Raises:
         ValueError: as `association_loss`.
     """
-    _check_pair(source, target, labels)
+    check_pair(source, target, labels)
     if metric not in METRICS:
         raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
     if weights is not None and weights.shape != labels.shape:
         raise ValueError(f"weights {tuple(weights.shape)} do not fit the source pixels: expected {tuple(labels.shape)}")
-    with _full_precision(source):
-        source = source.to(_at_least_float32(source))
+    with full_precision(source):
+        source = source.to(at_least_float32(source))
         target = target.to(source.dtype)
         if aggregate:
             target = spatial_aggregation(target, alpha=alpha, metric=metric)
@@ -108,7 +108,7 @@ def soft_association_loss(
         onehot_BSK = onehot.flatten(1, 2)
         returned_BSK = torch.stack([
             _round_trip(x_SC, y_TC, onehot_SK, metric, stripe)
-            for x_SC, y_TC, onehot_SK in zip(_pixels(source), _pixels(target), onehot_BSK)
+            for x_SC, y_TC, onehot_SK in zip(as_pixels(source), as_pixels(target), onehot_BSK)
         ])  # fmt: skip
         probability_BS = (returned_BSK * onehot_BSK).sum(dim=-1)
         known_BS = known.flatten(1)
@@ -133,7 +133,7 @@ def _round_trip(x_SC: Tensor, y_TC: Tensor, onehot_SK: Tensor, metric: str, stri
 def _compared(rows: Tensor, columns: Tensor, metric: str) -> tuple[Tensor, Tensor]:
     """Vectors whose products are the similarities of rows to columns."""
     if metric == "cos":
-        return _direction(rows), _direction(columns)
+        return direction(rows), direction(columns)
     negative_entropy = (rows * torch.log(rows + EPS)).sum(dim=-1, keepdim=True)
     log_columns = torch.log(columns + EPS)
     return torch.cat([rows, -negative_entropy], dim=1), torch.cat([log_columns, torch.ones_like(log_columns[:, :1])], dim=1)
