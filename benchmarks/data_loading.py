@@ -85,7 +85,7 @@ def main() -> None:
         run_variant(args)
         return
     from dada.config import cfg
-    from dada.domain_adaptation.packing import pack
+    from dada.domain_adaptation.tools.packing import pack
 
     if args.device == "cuda" and not torch.cuda.is_available():
         print("not measured: torch finds no CUDA device")

@@ -76,9 +76,9 @@ class Timed(Iterator):
 def run_variant(args: argparse.Namespace) -> None:
     from dada.config import cfg
     from dada.domain_adaptation.build import source_loader, target_loader
-    from dada.domain_adaptation.prefetch import Prefetcher, paired
-    from dada.domain_adaptation.rng import seed_all
     from dada.domain_adaptation.trainer import build_trainer
+    from dada.domain_adaptation.training.prefetch import Prefetcher, paired
+    from dada.domain_adaptation.training.rng import seed_all
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -162,7 +162,7 @@ def main() -> None:
         run_variant(args)
         return
     from dada.config import cfg
-    from dada.domain_adaptation.packing import pack
+    from dada.domain_adaptation.tools.packing import pack
 
     if args.device == "cuda" and not torch.cuda.is_available():
         print("not measured: torch finds no CUDA device")

@@ -25,10 +25,10 @@ from torch.nn import functional as F
 from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, separate_cfg
 from dada.dataset.label_sets import LabelSet, cityscapes_id_of_class, colorize
 from dada.domain_adaptation.build import choose_device, test_transform
+from dada.domain_adaptation.evaluation.tester import load_predictor
 from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.release import classes_of, read_metadata
-from dada.domain_adaptation.runs import file_hash
-from dada.domain_adaptation.tester import load_predictor
+from dada.domain_adaptation.tools.release import classes_of, read_metadata
+from dada.domain_adaptation.training.runs import file_hash
 from dada.model.weights import read_weights
 from dada.pictures import as_picture
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import _root  # noqa: F401
 
 from dada.command_line import run_script
-from dada.domain_adaptation.bench import BENCHMARKS, METHODS, Plan, compare, insert_tables, tables
+from dada.domain_adaptation.tools.bench import BENCHMARKS, METHODS, Plan, compare, insert_tables, tables
 
 
 def main() -> None:

@@ -24,8 +24,8 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.check_data import as_dict, check_data, report
     from dada.domain_adaptation.evaluator import to_json
+    from dada.domain_adaptation.tools.check_data import as_dict, check_data, report
     from dada.files import write_whole
 
     check = check_data(cfg, args.workers, args.limit)

@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py")
     args = parser.parse_args()
 
-    from dada.domain_adaptation.demo import demo
+    from dada.domain_adaptation.tools.demo import demo
 
     demo(args.out, args.seeds, args.set)
 

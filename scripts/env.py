@@ -23,8 +23,8 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.environment import environment, report
     from dada.domain_adaptation.evaluator import to_json
+    from dada.domain_adaptation.tools.environment import environment, report
     from dada.files import write_whole
 
     found = environment(cfg, args.images if measured else 0)

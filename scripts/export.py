@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--measure", action="store_true", help="state the mIoU on the target before and after --int8")
     args = parser.parse_args()
 
-    from dada.domain_adaptation.export import export, require_onnx
-    from dada.domain_adaptation.runs import file_hash
+    from dada.domain_adaptation.tools.export import export, require_onnx
+    from dada.domain_adaptation.training.runs import file_hash
     from dada.segmenter import Segmenter
 
     if args.out.endswith(".onnx"):

@@ -22,8 +22,8 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.release import write_release
-    from dada.domain_adaptation.runs import file_hash
+    from dada.domain_adaptation.tools.release import write_release
+    from dada.domain_adaptation.training.runs import file_hash
 
     for key, value in write_release(cfg, args.checkpoint, args.out, args.licence).items():
         if key != "model_card":

@@ -22,8 +22,8 @@ def main() -> None:
     args = parser.parse_args()
 
     from dada.config import cfg, cfg_from_dict, cfg_from_list
-    from dada.domain_adaptation.post_mortem import read_post_mortem
-    from dada.domain_adaptation.replay import replay, report
+    from dada.domain_adaptation.training.post_mortem import read_post_mortem
+    from dada.domain_adaptation.training.replay import replay, report
 
     content = read_post_mortem(args.file)
     cfg_from_dict(content["cfg"], str(args.file))

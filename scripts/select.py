@@ -27,8 +27,15 @@ from dada.command_line import run_script
 
 
 def main() -> None:
+    from dada.domain_adaptation.evaluation.selection import (
+        CHOICES,
+        as_record,
+        candidates_of,
+        judge,
+        ranking,
+        report,
+    )
     from dada.domain_adaptation.evaluator import to_json
-    from dada.domain_adaptation.selection import CHOICES, as_record, candidates_of, judge, ranking, report
     from dada.files import write_whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

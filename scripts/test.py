@@ -17,9 +17,9 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.distributed import processes
-    from dada.domain_adaptation.runs import run_of
-    from dada.domain_adaptation.tester import test
+    from dada.domain_adaptation.evaluation.tester import test
+    from dada.domain_adaptation.parallel.distributed import processes
+    from dada.domain_adaptation.training.runs import run_of
 
     with processes(cfg.GPU_ID):
         test(cfg, run_of(cfg, args.exp_suffix))

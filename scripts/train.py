@@ -30,7 +30,7 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.distributed import processes
+    from dada.domain_adaptation.parallel.distributed import processes
 
     with processes(cfg.GPU_ID):
         run_training(args)
@@ -38,10 +38,10 @@ def main() -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     from dada.config import cfg, cfg_from_list, read_cfg
-    from dada.domain_adaptation.checkpoint import fixed_options
-    from dada.domain_adaptation.ranks import from_main, is_main
-    from dada.domain_adaptation.runs import run_of
-    from dada.domain_adaptation.training import is_finished, train
+    from dada.domain_adaptation.parallel.ranks import from_main, is_main
+    from dada.domain_adaptation.training.checkpoint import fixed_options
+    from dada.domain_adaptation.training.loop import is_finished, train
+    from dada.domain_adaptation.training.runs import run_of
 
     run = run_of(cfg, args.exp_suffix)
     if args.random_train:

@@ -25,9 +25,9 @@ from dada.config import (
 )
 from dada.dataset.label_sets import cityscapes_id_map, label_set
 from dada.dataset.mapillary import NAMES_OF_V1_2
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
 from dada.model import DeepLabV2
 from dada.model import build as build_module
 

@@ -14,10 +14,7 @@ from dada.config import cfg, cfg_from_list
 from dada.dataset.class_pairs import ClassPairs, class_overlap_scores
 from dada.dataset.sampler import StepSampler
 from dada.domain_adaptation.association import tiles
-from dada.domain_adaptation.association_terms import AssociationTerm, ClassContrastTerm, Variant
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.class_contrast import ClassStatistics, class_contrast, directions
-from dada.domain_adaptation.closure import cycle_closure
 from dada.domain_adaptation.contrastive_learning import (
     Cycles,
     association_loss,
@@ -27,14 +24,17 @@ from dada.domain_adaptation.contrastive_learning import (
     similarity,
     spatial_aggregation,
 )
-from dada.domain_adaptation.cycle_weights import class_balanced, cycle_weights, turning_confidence
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.pixel_memory import PixelMemory, balanced_sample
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.soft_cycles import attend, soft_association_loss
 from dada.domain_adaptation.step import Step
 from dada.domain_adaptation.trainer import Trainer, build_optimizer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
+from dada.domain_adaptation.variants.class_contrast import ClassStatistics, class_contrast, directions
+from dada.domain_adaptation.variants.closure import cycle_closure
+from dada.domain_adaptation.variants.cycle_weights import class_balanced, cycle_weights, turning_confidence
+from dada.domain_adaptation.variants.pixel_memory import PixelMemory, balanced_sample
+from dada.domain_adaptation.variants.soft_cycles import attend, soft_association_loss
+from dada.domain_adaptation.variants.terms import AssociationTerm, ClassContrastTerm, Variant
 
 METRICS = pytest.mark.parametrize("metric", ["cos", "kl"])
 IMPLS = pytest.mark.parametrize("impl", ["dense", "streaming"])

@@ -4,8 +4,9 @@ import pytest
 from tiny import tiny_options
 
 from dada.config import cfg, plain_cfg
-from dada.domain_adaptation import bench, jobs
-from dada.domain_adaptation.jobs import Job
+from dada.domain_adaptation.tools import bench
+from dada.domain_adaptation.training import jobs
+from dada.domain_adaptation.training.jobs import Job
 
 
 def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iterations=300, **iou):

@@ -11,9 +11,9 @@ from tiny import tiny_options
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset.synthia_release import guess_release
-from dada.domain_adaptation import check_data as module
-from dada.domain_adaptation.check_data import as_dict, check_data, report
 from dada.domain_adaptation.evaluator import to_json
+from dada.domain_adaptation.tools import check_data as module
+from dada.domain_adaptation.tools.check_data import as_dict, check_data, report
 
 
 @pytest.fixture

@@ -23,19 +23,20 @@ from torch import nn
 
 from dada import config
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation import adversarial, ranks
+from dada.domain_adaptation import adversarial
 from dada.domain_adaptation import trainer as trainer_module
 from dada.domain_adaptation.build import source_loader
-from dada.domain_adaptation.checkpoint import read_checkpoint
-from dada.domain_adaptation.distributed import place
-from dada.domain_adaptation.joint_batch_norm import JointBatchNorm, join_batch_norms
+from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.objectives import Term, build_objective
-from dada.domain_adaptation.ranks import joint_max, joint_mean, joint_sum
-from dada.domain_adaptation.runs import run_of
+from dada.domain_adaptation.parallel import ranks
+from dada.domain_adaptation.parallel.distributed import place
+from dada.domain_adaptation.parallel.joint_batch_norm import JointBatchNorm, join_batch_norms
+from dada.domain_adaptation.parallel.ranks import joint_max, joint_mean, joint_sum
 from dada.domain_adaptation.self_training.teacher import Teacher
-from dada.domain_adaptation.tester import test as run_test
 from dada.domain_adaptation.trainer import Trainer, build_optimizer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
 from dada.model.batch_norm import convert_domain_batch_norm
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
@@ -359,7 +360,7 @@ def test_a_test_of_two_processes_gives_the_report_of_one(pair, pairs, tmp_path):
 
 
 def _tested(pairs: list[str]) -> None:
-    from dada.domain_adaptation import tester
+    from dada.domain_adaptation.evaluation import tester
 
     config.reset()
     cfg_from_list(pairs)
@@ -428,8 +429,8 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from dada.command_line import run_script
 def main():
-    from dada.domain_adaptation.distributed import processes
-    from dada.domain_adaptation.ranks import every_rank, rank
+    from dada.domain_adaptation.parallel.distributed import processes
+    from dada.domain_adaptation.parallel.ranks import every_rank, rank
     with processes(-1):
 {code}
 run_script(main)

@@ -14,14 +14,14 @@ from torch import nn
 import dada.torchvision_compat  # noqa: F401
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.checkpoint import read_checkpoint
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.evaluation.windows import slide
 from dada.domain_adaptation.losses import upsample
-from dada.domain_adaptation.release import write_release
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.tester import test as run_test
+from dada.domain_adaptation.tools.release import write_release
 from dada.domain_adaptation.trainer import build_optimizer
-from dada.domain_adaptation.training import train
-from dada.domain_adaptation.windows import slide
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
 from dada.model import build_model, load_weights
 from dada.model.layer_rates import blocks_above, is_decayed
 from dada.model.licences import check_licence, licence_of

@@ -15,8 +15,8 @@ from tiny import tiny_options
 
 from dada import __version__
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation import environment as module
-from dada.domain_adaptation.environment import environment, report
+from dada.domain_adaptation.tools import environment as module
+from dada.domain_adaptation.tools.environment import environment, report
 
 ROOT = Path(__file__).parent.parent
 

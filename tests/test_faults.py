@@ -17,17 +17,18 @@ from dada import config
 from dada.command_line import run_script
 from dada.config import cfg, cfg_from_dict, cfg_from_list
 from dada.dataset import SYNTHIA, Draw, TestTransform, step_loader
-from dada.domain_adaptation import bad_files, memory, objectives
+from dada.domain_adaptation import objectives
 from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation import training as training_module
-from dada.domain_adaptation.bad_files import BadFiles, TooManyBadFiles
-from dada.domain_adaptation.checkpoint import read_checkpoint
-from dada.domain_adaptation.memory import OutOfMemory, explain_out_of_memory
-from dada.domain_adaptation.post_mortem import read_post_mortem
-from dada.domain_adaptation.replay import replay, report
-from dada.domain_adaptation.runs import run_of
 from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training import bad_files, memory
+from dada.domain_adaptation.training import loop as training_module
+from dada.domain_adaptation.training.bad_files import BadFiles, TooManyBadFiles
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.memory import OutOfMemory, explain_out_of_memory
+from dada.domain_adaptation.training.post_mortem import read_post_mortem
+from dada.domain_adaptation.training.replay import replay, report
+from dada.domain_adaptation.training.runs import run_of
 from dada.normalization import TORCHVISION_RGB
 
 ROOT = Path(__file__).parent.parent

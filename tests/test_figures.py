@@ -8,9 +8,9 @@ from tiny import TinyNetwork
 
 from dada.dataset import Sample
 from dada.dataset.label_sets import label_set
+from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 from dada.domain_adaptation.evaluator import Predictor
 from dada.domain_adaptation.figures import predict_labels, save_panel
-from dada.domain_adaptation.metrics import OTHER_LABEL
 from dada.normalization import TORCHVISION_RGB
 
 

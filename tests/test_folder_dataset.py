@@ -19,9 +19,9 @@ from dada.dataset.masks import parse_color
 from dada.dataset.own_classes import distinct_colors, own_classes
 from dada.dataset.pairing import Pattern
 from dada.domain_adaptation.build import build_network, source_loader
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
 
 CLASSES = own_classes(("grass", "trunk", "apple"), ((0, 160, 0), (120, 80, 40), (200, 0, 30)))
 UNLABELLED = (9, 9, 9)

@@ -38,15 +38,15 @@ from dada.dataset import files, storage
 from dada.dataset.label_sets import label_set_from_info
 from dada.dataset.mapillary import _names_in
 from dada.dataset.masks import read_color_numbers
-from dada.domain_adaptation.checkpoint import (
+from dada.domain_adaptation.training.checkpoint import (
     check_unchanged,
     find_checkpoint,
     fixed_options,
     must_fit,
     read_checkpoint,
 )
-from dada.domain_adaptation.post_mortem import read_post_mortem
-from dada.domain_adaptation.rng import rng_state, set_rng_state
+from dada.domain_adaptation.training.post_mortem import read_post_mortem
+from dada.domain_adaptation.training.rng import rng_state, set_rng_state
 from dada.model.weights import read_weights
 
 ROOT = Path(__file__).parent.parent

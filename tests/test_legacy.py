@@ -16,12 +16,12 @@ from dada.dataset import IGNORE_LABEL, LabelSet, TrainTransform
 from dada.dataset.label_sets import cityscapes_id_map, label_set, synthia_id_map
 from dada.domain_adaptation import build
 from dada.domain_adaptation.build import build_network, source_loader, target_loader
+from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.legacy import RepeatingSGD, number_as_plca, plca_order, times_listed
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.runs import run_of, save_snapshot
-from dada.domain_adaptation.tester import test as run_test
 from dada.domain_adaptation.trainer import build_optimizer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of, save_snapshot
 from dada.model import build_model
 from dada.normalization import CAFFE_BGR
 

@@ -10,7 +10,7 @@ from dada.dataset import LABEL_SETS, Mapillary, TestTransform, TrainTransform
 from dada.dataset.mapillary import NAMES_OF_V1_2, mapillary_id_map
 from dada.domain_adaptation.build import target_loader
 from dada.domain_adaptation.build import test_loader as build_test_loader
-from dada.domain_adaptation.metrics import OTHER_LABEL
+from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 
 PLAIN = TestTransform(lambda image: image.float())
 IDS = np.arange(5 * 4).reshape(4, 5) % 5  # one id for each of MAPILLARY_NAMES

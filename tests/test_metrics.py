@@ -7,8 +7,7 @@ import pytest
 import torch
 from golden_cases import assert_close_relative, golden_cases
 
-from dada.domain_adaptation.losses import upsample
-from dada.domain_adaptation.metrics import (
+from dada.domain_adaptation.evaluation.metrics import (
     OTHER_LABEL,
     confusion_matrix,
     iou,
@@ -16,6 +15,7 @@ from dada.domain_adaptation.metrics import (
     pixel_accuracy,
     recall,
 )
+from dada.domain_adaptation.losses import upsample
 
 
 def iou_by_sets(labels, predictions, c, exists):

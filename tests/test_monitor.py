@@ -9,11 +9,11 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset.label_sets import label_set
-from dada.domain_adaptation import log_figures
-from dada.domain_adaptation.association_terms import AssociationTerm, Variant
 from dada.domain_adaptation.contrastive_learning import Cycles
-from dada.domain_adaptation.monitor import Monitor
 from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.training import drawing as log_figures
+from dada.domain_adaptation.training.monitor import Monitor
+from dada.domain_adaptation.variants.terms import AssociationTerm, Variant
 from dada.normalization import TORCHVISION_RGB
 
 

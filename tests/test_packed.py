@@ -19,9 +19,9 @@ from dada.dataset import Draw, packed, storage
 from dada.dataset.rare_classes import class_counts
 from dada.domain_adaptation import build
 from dada.domain_adaptation.build import source_loader, target_loader
-from dada.domain_adaptation.packing import check, pack
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.tools.packing import check, pack
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import run_of
 from dada.files import write_whole
 from dada.normalization import TORCHVISION_RGB
 
@@ -266,7 +266,7 @@ def test_a_full_disk_leaves_the_older_copy_whole(copy, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dada.domain_adaptation.packing._append", full)
+    monkeypatch.setattr("dada.domain_adaptation.tools.packing._append", full)
     with pytest.raises(OSError, match=r"no space left to write .*packed\.bin"):
         pack(cfg, "source", copy, overwrite=True)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

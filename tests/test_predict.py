@@ -12,8 +12,8 @@ from PIL import Image
 from tiny import untrained_snapshot
 
 import dada
-from dada.domain_adaptation import predict
-from dada.domain_adaptation.predict import find_inputs, predict_files
+from dada.domain_adaptation.tools import predict
+from dada.domain_adaptation.tools.predict import find_inputs, predict_files
 
 ROOT = Path(__file__).parent.parent
 

@@ -8,13 +8,13 @@ from tiny import TinyNetwork, random_batch, same
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation import training as training_module
-from dada.domain_adaptation.bad_files import BadFiles
-from dada.domain_adaptation.checkpoint import read_checkpoint
-from dada.domain_adaptation.prefetch import Prefetcher, paired
-from dada.domain_adaptation.runs import run_of
 from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training import loop as training_module
+from dada.domain_adaptation.training.bad_files import BadFiles
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.prefetch import Prefetcher, paired
+from dada.domain_adaptation.training.runs import run_of
 from dada.normalization import TORCHVISION_RGB
 
 CPU = torch.device("cpu")

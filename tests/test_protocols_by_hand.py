@@ -10,8 +10,8 @@ from tiny import TINY_NETWORK
 
 from dada.config import cfg_from_list, plain_cfg
 from dada.dataset.label_sets import cityscapes_id_map
-from dada.domain_adaptation.runs import run_of, save_snapshot
-from dada.domain_adaptation.tester import test as run_test
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.training.runs import run_of, save_snapshot
 from dada.model import build_model
 
 

@@ -13,10 +13,10 @@ from dada import config
 from dada.command_line import add_cfg_flags, load_cfg
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.release import write_release
-from dada.domain_adaptation.runs import file_hash, find_snapshots, run_of
-from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.tools.release import write_release
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import file_hash, find_snapshots, run_of
 from dada.model import build_model
 from dada.model.weights import read_weights
 

@@ -16,6 +16,8 @@ from browser import Browser, find_chromium
 from dada.config import cfg, cfg_from_list, plain_cfg, reset
 from dada.dataset.label_sets import label_set
 from dada.domain_adaptation.build import build_network
+from dada.domain_adaptation.evaluation.reports import read_report
+from dada.domain_adaptation.evaluation.tester import protocol
 from dada.domain_adaptation.evaluator import Evaluation, to_json
 from dada.domain_adaptation.report.groups import (
     Value,
@@ -30,9 +32,7 @@ from dada.domain_adaptation.report.page import page, write_page
 from dada.domain_adaptation.report.pictures import columns
 from dada.domain_adaptation.report.plots import plot, tags_of
 from dada.domain_adaptation.report.runs import find_runs
-from dada.domain_adaptation.reports import read_report
-from dada.domain_adaptation.runs import run_of, save_snapshot
-from dada.domain_adaptation.tester import protocol
+from dada.domain_adaptation.training.runs import run_of, save_snapshot
 
 ROOT = Path(__file__).parent.parent
 

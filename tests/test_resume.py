@@ -27,19 +27,19 @@ from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation import trainer as trainer_module
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.checkpoint import (
+from dada.domain_adaptation.objectives import METHODS
+from dada.domain_adaptation.trainer import Trainer
+from dada.domain_adaptation.training.checkpoint import (
     DamagedCheckpoint,
     checkpoints,
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from dada.domain_adaptation.lock import RunInUse, lock
-from dada.domain_adaptation.objectives import METHODS
-from dada.domain_adaptation.rng import rng_state, seed_all, set_rng_state
-from dada.domain_adaptation.runs import run_of
-from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training.lock import RunInUse, lock
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.rng import rng_state, seed_all, set_rng_state
+from dada.domain_adaptation.training.runs import run_of
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 from tiny import tiny_options
 
-from dada.domain_adaptation import demo as demo_module
+from dada.domain_adaptation.tools import demo as demo_module
 
 ROOT = Path(__file__).parent.parent
 

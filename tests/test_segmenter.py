@@ -16,9 +16,9 @@ from dada import config
 from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.dataset.label_sets import label_set
 from dada.domain_adaptation import build
-from dada.domain_adaptation.release import write_release
-from dada.domain_adaptation.runs import file_hash
-from dada.domain_adaptation.tester import load_predictor
+from dada.domain_adaptation.evaluation.tester import load_predictor
+from dada.domain_adaptation.tools.release import write_release
+from dada.domain_adaptation.training.runs import file_hash
 from dada.model import build_model
 from dada.model.batch_norm import DomainBatchNorm2d
 from dada.segmenter import Prediction

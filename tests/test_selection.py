@@ -11,9 +11,12 @@ import pytest
 import torch
 
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.criteria import information, label_free_criteria, soft_neighbourhood_density
-from dada.domain_adaptation.runs import find_snapshots, run_of
-from dada.domain_adaptation.selection import (
+from dada.domain_adaptation.evaluation.criteria import (
+    information,
+    label_free_criteria,
+    soft_neighbourhood_density,
+)
+from dada.domain_adaptation.evaluation.selection import (
     CHOICES,
     Candidate,
     candidates_of,
@@ -22,8 +25,9 @@ from dada.domain_adaptation.selection import (
     ranking,
     report,
 )
-from dada.domain_adaptation.tester import test as run_test
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.evaluation.tester import test as run_test
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import find_snapshots, run_of
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -24,18 +24,18 @@ from dada.dataset.transforms import TrainTransform
 from dada.domain_adaptation import objectives
 from dada.domain_adaptation import trainer as trainer_module
 from dada.domain_adaptation.build import source_loader, target_loader
-from dada.domain_adaptation.checkpoint import read_checkpoint
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.post_mortem import read_post_mortem
-from dada.domain_adaptation.replay import replay
-from dada.domain_adaptation.rng import seed_all
-from dada.domain_adaptation.runs import find_snapshots, run_of
 from dada.domain_adaptation.self_training import mixing, style, terms
 from dada.domain_adaptation.self_training.adabn import adapt_batch_norm, adapt_snapshot, statistics_loader
 from dada.domain_adaptation.self_training.teacher import Teacher
 from dada.domain_adaptation.step import Step
 from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.post_mortem import read_post_mortem
+from dada.domain_adaptation.training.replay import replay
+from dada.domain_adaptation.training.rng import seed_all
+from dada.domain_adaptation.training.runs import find_snapshots, run_of
 from dada.model.batch_norm import convert_domain_batch_norm, select_domain
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 

@@ -13,13 +13,13 @@ from torch import nn
 from dada import config
 from dada.config import cfg, cfg_from_dict, cfg_from_list
 from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation import training as training_module
-from dada.domain_adaptation import validation as module
-from dada.domain_adaptation.checkpoint import read_checkpoint
-from dada.domain_adaptation.runs import find_snapshots, run_of
-from dada.domain_adaptation.tester import test as run_test
+from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training import train
+from dada.domain_adaptation.training import loop as training_module
+from dada.domain_adaptation.training import validation as module
+from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.domain_adaptation.training.loop import train
+from dada.domain_adaptation.training.runs import find_snapshots, run_of
 from dada.model.outputs import Outputs
 from dada.normalization import TORCHVISION_RGB
 

@@ -34,8 +34,8 @@ from dada.domain_adaptation.figures.embedding import (
 )
 from dada.domain_adaptation.figures.panels import ERRORS, error_map
 from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion, shares_of_labels
-from dada.domain_adaptation.runs import save_snapshot
-from dada.domain_adaptation.training_logs import Curve, read_scalars, thinned
+from dada.domain_adaptation.training.logs import Curve, read_scalars, thinned
+from dada.domain_adaptation.training.runs import save_snapshot
 
 ROOT = Path(__file__).parent.parent
 THREE = LabelSet(("road", "car", "sky"), np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]]))

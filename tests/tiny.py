@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dada.config import cfg, cfg_from_list, plain_cfg, reset
 from dada.dataset import Batch
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.runs import save_snapshot
+from dada.domain_adaptation.training.runs import save_snapshot
 from dada.model.outputs import Outputs
 
 # The smallest encoder that builds without a download: 0.4 M parameters.

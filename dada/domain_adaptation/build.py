@@ -25,10 +25,10 @@ from dada.dataset.class_pairs import ClassPairs
 from dada.dataset.own_classes import own_classes
 from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
-from dada.domain_adaptation.distributed import local_rank, share_of
+from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 from dada.domain_adaptation.legacy import number_as_plca
-from dada.domain_adaptation.metrics import OTHER_LABEL
-from dada.domain_adaptation.ranks import rank, world_size
+from dada.domain_adaptation.parallel.distributed import local_rank, share_of
+from dada.domain_adaptation.parallel.ranks import rank, world_size
 from dada.model import SegmentationModel, build_model, load_weights
 from dada.model.weights import shortened
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization

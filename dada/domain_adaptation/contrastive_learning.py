@@ -31,7 +31,7 @@ from torch import Tensor
 
 from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
 from dada.domain_adaptation.association.contrast import EPS, contrast_scale
-from dada.domain_adaptation.ranks import joint_mean, joint_sum
+from dada.domain_adaptation.parallel.ranks import joint_mean, joint_sum
 
 METRICS = ("cos", "kl")
 IMPLS = ("auto", "dense", "streaming", "fused")

@@ -17,10 +17,10 @@ from tqdm import tqdm
 from dada.dataset.label_sets import LabelSet, category_of_class, subsets
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+from dada.domain_adaptation.evaluation.metrics import confusion_matrix, iou, mean_iou
+from dada.domain_adaptation.evaluation.windows import slide
 from dada.domain_adaptation.losses import upsample
-from dada.domain_adaptation.metrics import confusion_matrix, iou, mean_iou
-from dada.domain_adaptation.ranks import is_main, joint_sum
-from dada.domain_adaptation.windows import slide
+from dada.domain_adaptation.parallel.ranks import is_main, joint_sum
 from dada.model import SegmentationModel
 from dada.model.batch_norm import TARGET, select_domain
 
@@ -137,7 +137,7 @@ class Evaluation:
 
     confusion: Tensor
     classes: LabelSet
-    rule: str = "ignore"  # what pixels of classes outside the label set count for, see dada.domain_adaptation.metrics
+    rule: str = "ignore"  # what pixels of classes outside the label set count for, see dada.domain_adaptation.evaluation.metrics
 
     @property
     def iou(self) -> np.ndarray:

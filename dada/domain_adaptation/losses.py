@@ -2,7 +2,7 @@
 
 Shapes: B images, K classes, (H, W) pixels. Every loss is a scalar, takes any B, H and W, runs on the device
 of its arguments and computes in float32 (float64 if given float64) whatever autocast is set to. Where several
-processes train together, "the batch" is that of all of them; see `ranks.py`. Association between two domains is
+processes train together, "the batch" is that of all of them; see `parallel/ranks.py`. Association between two domains is
 in `contrastive_learning.py`.
 """
 
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.ranks import joint_concat, joint_max, joint_mean
+from dada.domain_adaptation.parallel.ranks import joint_concat, joint_max, joint_mean
 
 __all__ = [
     "berhu",

@@ -25,12 +25,12 @@ from dada.domain_adaptation.adversarial import (
     entropy_map_of,
     probability_map,
 )
-from dada.domain_adaptation.association_terms import AssociationTerm, ClassContrastTerm, Variant
-from dada.domain_adaptation.cycle_weights import BALANCES
 from dada.domain_adaptation.self_training.mixing import strong_colors
 from dada.domain_adaptation.self_training.style import source_style
 from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
 from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.variants.cycle_weights import BALANCES
+from dada.domain_adaptation.variants.terms import AssociationTerm, ClassContrastTerm, Variant
 from dada.normalization import TORCHVISION_RGB, Normalization
 
 log = logging.getLogger(__name__)

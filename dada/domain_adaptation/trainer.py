@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.distributed import accumulating, sum_gradients, with_joint_gradients
-from dada.domain_adaptation.joint_batch_norm import join_batch_norms
 from dada.domain_adaptation.legacy import RepeatingSGD, times_listed
 from dada.domain_adaptation.objectives import Objective, build_objective
-from dada.domain_adaptation.post_mortem import FailedStep, not_finite
-from dada.domain_adaptation.ranks import alone, world_size
-from dada.domain_adaptation.rng import torch_rng_state
-from dada.domain_adaptation.schedule import PolySchedule
+from dada.domain_adaptation.parallel.distributed import accumulating, sum_gradients, with_joint_gradients
+from dada.domain_adaptation.parallel.joint_batch_norm import join_batch_norms
+from dada.domain_adaptation.parallel.ranks import alone, world_size
 from dada.domain_adaptation.self_training.teacher import Teacher
 from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.training.post_mortem import FailedStep, not_finite
+from dada.domain_adaptation.training.rng import torch_rng_state
+from dada.domain_adaptation.training.schedule import PolySchedule
 from dada.model.compiling import compile_network
 from dada.model.layer_rates import layered_groups
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association_terms import METRICS
 from dada.domain_adaptation.contrastive_learning import (
     EPS,
     Cycles,
@@ -19,6 +18,7 @@ from dada.domain_adaptation.contrastive_learning import (
 )
 from dada.domain_adaptation.explorer.pairs import Pair
 from dada.domain_adaptation.explorer.reduce import Planes, reduce, restore
+from dada.domain_adaptation.variants.terms import METRICS
 
 LEVELS = {"features": "fass", "classes": "cass"}  # as the page calls them
 TILE = 256  # rows of a similarity matrix at a time

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING
 
 from dada.domain_adaptation.figures.style import PAGE, line, styled
-from dada.domain_adaptation.training_logs import Curve, thinned
+from dada.domain_adaptation.training.logs import Curve, thinned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -13,7 +13,7 @@ import numpy as np
 from dada.config import flat_options
 from dada.dataset.label_sets import LabelSet
 from dada.domain_adaptation.report.runs import RunRecord
-from dada.domain_adaptation.training_logs import Curve, thinned
+from dada.domain_adaptation.training.logs import Curve, thinned
 
 # What says where and on which machine a run took place, and nothing about its result.
 _LOCAL = ("EXP_", "DATA_DIRECTORY", "DATA_LIST", "SNAPSHOT_DIR", "TENSORBOARD", "NUM_WORKERS", "GPU_ID", "KEEP_CHECKPOINTS")

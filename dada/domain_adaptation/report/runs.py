@@ -13,9 +13,9 @@ import numpy as np
 import yaml
 
 from dada.config import flat_options
-from dada.domain_adaptation.reports import TestReport, read_report
-from dada.domain_adaptation.runs import iteration_of
-from dada.domain_adaptation.training_logs import Curve, has_logs, read_scalars
+from dada.domain_adaptation.evaluation.reports import TestReport, read_report
+from dada.domain_adaptation.training.logs import Curve, has_logs, read_scalars
+from dada.domain_adaptation.training.runs import iteration_of
 from dada.model.weights import read_weights
 from dada.yaml_files import read_yaml
 

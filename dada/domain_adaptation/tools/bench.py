@@ -1,0 +1,309 @@
+"""Methods side by side: one source-only start for all, the same time from there, over seeds; resumable."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from dada.config import cfg, plain_cfg
+from dada.dataset.toycity import write_city
+from dada.domain_adaptation.evaluation.tester import test
+from dada.domain_adaptation.evaluator import to_json
+from dada.domain_adaptation.tools.demo import CITY
+from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
+from dada.domain_adaptation.training.loop import Training
+from dada.domain_adaptation.training.runs import file_hash, find_snapshots, versions
+from dada.files import write_whole
+
+PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
+LOVASZ = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75")
+ASSOCIATION = (
+    "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75", "TRAIN.CONTRASTIVE_START=0",
+    "TRAIN.LAMBDA_CONTRASTIVE_MAIN=0.1", "TRAIN.LAMBDA_CONSISTENCY=0", "TRAIN.LAMBDA_ENTROPY=0",
+)  # fmt: skip
+PLCA = (*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=True")
+DEPTH = ("USE_DEPTH=True",)
+START, LONGER, ORACLE = "source-only", "source-only, longer", "oracle"
+TIMED = 6  # iterations by which a method's pace is measured, after two that are not timed
+
+
+class Method(NamedTuple):
+    """What a method changes in the configuration of a benchmark, from the source-only start on."""
+
+    options: tuple[str, ...]
+    start: tuple[str, ...] = ()  # what its start is trained with besides; a start of its own for every different tuple
+
+
+METHODS = {
+    LONGER: Method(PLAIN),
+    "+ Lovász": Method(LOVASZ),
+    "MinEnt": Method((*LOVASZ, "TRAIN.DA_METHOD=MinEnt")),
+    "AdvEnt": Method((*LOVASZ, "TRAIN.DA_METHOD=AdvEnt")),
+    "DADA": Method((*LOVASZ, *DEPTH, "TRAIN.DA_METHOD=DADA"), start=DEPTH),
+    "feature association": Method((*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False")),
+    "PLCA": Method(PLCA),
+    "colours": Method((*LOVASZ, "TRAIN.COLOR_TRANSFER=True")),
+    "PLCA + colours": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True")),
+    "PLCA + colours + rare classes": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "TRAIN.RARE_CLASS_TEMPERATURE=0.1")),
+    "PLCA + colours + ClassMix": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "SELF_TRAINING.LAMBDA_MIX=1")),
+    "ClassMix": Method((*LOVASZ, "SELF_TRAINING.LAMBDA_MIX=1")),
+    "ours": Method(("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")),
+    ORACLE: Method(LOVASZ),
+}
+
+
+class Benchmark(NamedTuple):
+    """A pair of domains on which all methods run."""
+
+    config: str
+    has_depth: bool
+    oracle: tuple[str, ...]  # what makes the labelled target the source
+
+
+BENCHMARKS = {
+    "ToyCity": Benchmark("toycity.yml", True, ("SOURCE=Cityscapes", "TRAIN.SET_SOURCE=train")),
+    "CamVid day to dusk": Benchmark("camvid_day2dusk.yml", False, ("TRAIN.SET_SOURCE=dusk",)),
+}
+
+
+class Entry(NamedTuple):
+    """One run of the comparison."""
+
+    benchmark: str
+    method: str
+    seed: int
+    job: Job
+
+
+class Plan(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        out: folder of everything that is written.
+        camvid: folder of the CamVid dataset.
+        start: iterations of the source-only start.
+        further: iterations of the source alone that take the time every method gets from there.
+        overrides: `KEY=value` pairs for all runs, for example NUM_WORKERS=0.
+    """
+
+    out: Path
+    camvid: Path
+    benchmarks: Sequence[str] = tuple(BENCHMARKS)
+    methods: Sequence[str] = tuple(METHODS)
+    seeds: Sequence[int] = (1, 2, 3)
+    start: int = 300
+    further: int = 300
+    overrides: Sequence[str] = ()
+
+    def methods_on(self, benchmark: str) -> list[str]:
+        """Those that find what they read there."""
+        has_depth = BENCHMARKS[benchmark].has_depth
+        return [m for m in self.methods if has_depth or "USE_DEPTH=True" not in METHODS[m].options]
+
+    def entry(self, benchmark: str, method: str, seed: int, name: str, options: Sequence[str], iterations: int) -> Entry:
+        """A run of `iterations` on that benchmark, the options of which come after those of the benchmark."""
+        city = self.out / "city"
+        roots = {"ToyCity": (city / "SYNTHIA", city / "Cityscapes"), "CamVid day to dusk": (self.camvid, self.camvid)}
+        source, target = roots[benchmark]
+        if method == ORACLE:
+            source, options = target, (*options, *BENCHMARKS[benchmark].oracle)
+        fixed = [
+            f"DATA_DIRECTORY_SOURCE={source}", f"DATA_DIRECTORY_TARGET={target}", *options, f"EXP_ROOT={self.out}",
+            f"EXP_NAME={_slug(benchmark)}_{_slug(name)}_seed{seed}", f"TRAIN.RANDOM_SEED={seed}",
+            f"TRAIN.MAX_ITERS={iterations}", f"TRAIN.SAVE_PRED_EVERY={iterations}", *self.overrides,
+        ]  # fmt: skip
+        return Entry(benchmark, method, seed, Job(BENCHMARKS[benchmark].config, tuple(fixed)))
+
+    def starts(self) -> dict[tuple[str, int, tuple[str, ...]], Entry]:
+        """The source-only runs that all others begin with, by benchmark, seed and `Method.start`."""
+        found = {}
+        for benchmark in self.benchmarks:
+            for seed in self.seeds:
+                for extra in dict.fromkeys(((), *(METHODS[m].start for m in self.methods_on(benchmark)))):
+                    name = "_".join((START, *(o.partition("=")[0] for o in extra)))
+                    label = START if not extra else f"{START} ({', '.join(extra)})"
+                    options = (*PLAIN, *extra)
+                    found[benchmark, seed, extra] = self.entry(benchmark, label, seed, name, options, self.start)
+        return found
+
+    def entries(self, paces: Mapping[str, Mapping[str, float]]) -> list[Entry]:
+        """All runs from the starts on, those of one seed together, so that a comparison that is stopped has whole seeds."""
+        return [
+            self._from_start(benchmark, method, seed, self.iterations(paces[benchmark], method))
+            for seed in self.seeds
+            for benchmark in self.benchmarks
+            for method in self.methods_on(benchmark)
+        ]
+
+    def iterations(self, paces: Mapping[str, float], method: str) -> int:
+        """As many as take the time of `further` iterations of the source alone; `paces` are seconds an iteration."""
+        return max(1, round(self.further * paces[LONGER] / paces[method]))
+
+    def to_time(self, benchmark: str) -> list[Entry]:
+        """Runs by which the pace of every method is measured; they write nothing."""
+        methods = dict.fromkeys((LONGER, *self.methods_on(benchmark)))
+        return [self._from_start(benchmark, method, self.seeds[0], self.further) for method in methods]
+
+    def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
+        start = self.starts()[benchmark, seed, METHODS[method].start].job.configure()
+        weights = f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}"
+        return self.entry(benchmark, method, seed, method, (*METHODS[method].options, weights), iterations)
+
+
+def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
+    """Train and test all runs of the plan; write `paces.json`, `results.json` and `tables.md` to its folder.
+
+    What an earlier call has finished is used again; a run that it left half done goes on from its last checkpoint.
+
+    Args:
+        processes: at a time on a CPU; 0: one a core.
+
+    Returns:
+        One record a run: benchmark, method, seed, iterations, mIoU and IoU in percent.
+
+    Raises:
+        FileNotFoundError, ValueError: a dataset is not there.
+        RuntimeError: runs that failed, after all others have ended.
+    """
+    if "ToyCity" in plan.benchmarks:
+        write_city(plan.out / "city", **CITY, workers=2)
+    starts = list(plan.starts().values())
+    results = run_all([entry.job for entry in starts], train_and_test, processes)
+    paces = {benchmark: measured_paces(plan, benchmark, processes) for benchmark in plan.benchmarks}
+    entries = plan.entries(paces)
+    results += run_all([entry.job for entry in entries], train_and_test, processes)
+    records = [
+        {
+            "benchmark": e.benchmark, "method": e.method, "seed": e.seed, "iterations": r["cfg"]["TRAIN"]["MAX_ITERS"],
+            **{k: r[k] for k in ("mIoU", "IoU", "protocol")},
+        }
+        for e, r in zip([*starts, *entries], results)
+    ]  # fmt: skip
+    about = {"versions": versions(), "overrides": list(plan.overrides), "start": plan.start, "further": plan.further}
+    write_whole(plan.out / "results.json", to_json({**about, "seconds an iteration": paces, "runs": records}))
+    write_whole(plan.out / "tables.md", tables(records).encode())
+    return records
+
+
+def measured_paces(plan: Plan, benchmark: str, processes: int = 0) -> dict[str, float]:
+    """Seconds that an iteration of each method takes, from `paces.json`, or measured now and put there.
+
+    They are measured as many side by side as the runs will be.
+    """
+    path = plan.out / "paces.json"
+    known = json.loads(path.read_text()) if path.is_file() else {}
+    entries = plan.to_time(benchmark)
+    missing = [e for e in entries if e.method not in known.get(benchmark, {})]
+    if missing:
+        seconds = run_all([e.job for e in missing], seconds_per_iteration, processes)
+        known.setdefault(benchmark, {}).update({e.method: s for e, s in zip(missing, seconds)})
+        write_whole(path, to_json(known))
+    return {e.method: known[benchmark][e.method] for e in entries}
+
+
+def seconds_per_iteration(job: Job) -> float:
+    """Median over the first iterations of a run, its data included; nothing is written."""
+    training = Training(cfg, job.configure())
+    times = [time.perf_counter() for _ in islice(training.iterations(), 2 + TIMED + 1)]
+    return float(np.median(np.diff(times[2:])))
+
+
+def _slug(text: str) -> str:
+    return "_".join(text.lower().replace("á", "a").replace("+", "plus").replace(",", "").split())
+
+
+def train_and_test(job: Job) -> dict[str, Any]:
+    """The report of the last snapshot, as `test` writes it; an earlier one if weights and cfg are the same."""
+    run = train_unless_finished(job)
+    snapshot = find_snapshots(run.snapshots)[-1]
+    report = run.snapshots / f"test_{snapshot.stem}.json"
+    if report.is_file():
+        earlier = json.loads(report.read_text())
+        if earlier["cfg"] == plain_cfg() and earlier["checkpoints"][0]["sha256"] == file_hash(snapshot):
+            return earlier
+    test(cfg, run)
+    return json.loads(report.read_text())
+
+
+# ---- tables --------------------------------------------------------------------------------------------------------
+
+
+def tables(records: Sequence[dict[str, Any]]) -> str:
+    """Markdown: for each benchmark the means over seeds, the gains over source-only seed by seed, and all classes."""
+    parts = []
+    for benchmark in dict.fromkeys(r["benchmark"] for r in records):
+        own = [r for r in records if r["benchmark"] == benchmark]
+        parts += [f"### {benchmark}", _means(own), _classes(own)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _by_method(records: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
+    """Records by method and seed."""
+    methods: dict[str, dict[int, dict[str, Any]]] = {}
+    for record in records:
+        methods.setdefault(record["method"], {})[record["seed"]] = record
+    return methods
+
+
+def _headline(record: dict[str, Any]) -> float:
+    """mIoU over the classes of the label set, which come first."""
+    return next(iter(record["mIoU"].values()))
+
+
+def _means(records: Sequence[dict[str, Any]]) -> str:
+    """Mean and deviation over seeds, gains over the source alone in the same time, and how much of the gap is closed.
+
+    The gap is from the source alone, with or without the further time, whichever is better, to the oracle.
+    """
+    methods = _by_method(records)
+    scores = {name: np.array([_headline(r) for r in runs.values()]) for name, runs in methods.items()}
+    without = [name for name in (START, LONGER) if name in scores]
+    base, top = methods.get(without[-1]) if without else None, scores.get(ORACLE)
+    floor = max((scores[name].mean() for name in without), default=None)
+    lines = [
+        f"| method | iterations | mIoU | over {without[-1] if without else LONGER}, by seed | share of the gap closed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in methods.items():
+        spread = f" ± {scores[name].std(ddof=1):.1f}" if len(runs) > 1 else ""
+        gains = share = ""
+        if base and name not in without:
+            gains = ", ".join(f"{_headline(r) - _headline(base[seed]):+.1f}" for seed, r in runs.items() if seed in base)
+            if top is not None and name != ORACLE:
+                share = f"{100 * (scores[name].mean() - floor) / (top.mean() - floor):.0f} %"
+        iterations = "/".join(map(str, dict.fromkeys(r["iterations"] for r in runs.values())))
+        lines.append(f"| {name} | {iterations} | {scores[name].mean():.1f}{spread} | {gains} | {share} |")
+    return "\n".join(lines)
+
+
+def _classes(records: Sequence[dict[str, Any]]) -> str:
+    """IoU of every class, mean over seeds; a class that a test never saw is left out of its mean."""
+    methods = _by_method(records)
+    names = list(records[0]["IoU"])
+    lines = ["| IoU | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for name in names:
+        cells = []
+        for runs in methods.values():
+            seen = [r["IoU"][name] for r in runs.values() if r["IoU"][name] is not None]
+            cells.append(f"{np.mean(seen):.1f}" if seen else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def insert_tables(page: Path, text: str, name: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->` in a page.
+
+    Raises:
+        ValueError: the page lacks one of the two marks.
+    """
+    content, start, end = page.read_text(encoding="utf-8"), f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in content or end not in content:
+        raise ValueError(f"{page} lacks the lines {start} and {end}, between which the tables go")
+    before, _, rest = content.partition(start)
+    write_whole(page, f"{before}{start}\n{text}{end}{rest.partition(end)[2]}".encode())

@@ -1,0 +1,60 @@
+"""How many cycles close between source and target images: what a network can be chosen by without target labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dada.dataset.sample import Batch
+from dada.domain_adaptation.contrastive_learning import cycle_association, labels_at
+from dada.domain_adaptation.variants.cycle_weights import per_class
+from dada.domain_adaptation.variants.terms import METRICS, probabilities_at_features
+from dada.model.batch_norm import SOURCE, TARGET, select_domain
+
+
+class Closure(NamedTuple):
+    """Of all labelled source pixels of all pairs, shares in 0 .. 1."""
+
+    closed: float  # pixels whose cycle returns to their class
+    balanced: float  # mean of that over the classes. 1 / (number of classes) if all target pixels look alike
+    covered: float  # target pixels that lie on closed cycles
+    by_class: Tensor  # (K,) float64, closed pixels of each class; NaN for a class without pixels
+
+
+@torch.no_grad()
+def cycle_closure(
+    network: nn.Module, pairs: Iterable[tuple[Batch, Batch]], num_classes: int, *, level: str = "fass", aggregate: bool = True
+) -> Closure:
+    """Follow the cycles of pairs of labelled source and unlabelled target images through a network, which is left as it is.
+
+    Args:
+        network: gives Outputs; evaluated with running statistics.
+        pairs: batches of as many images of both domains, on its device.
+        level: what is compared: "fass", features, or "cass", class probabilities.
+        aggregate: aggregate the target first.
+    """
+    mode = network.training
+    network.eval()
+    labelled, closed, hit, targets = 0.0, 0.0, 0, 0
+    for source, target in pairs:
+        select_domain(network, SOURCE)
+        outputs_source = network(source.image)
+        select_domain(network, TARGET)
+        outputs_target = network(target.image)
+        x, y = (o.features if level == "fass" else probabilities_at_features(o) for o in (outputs_source, outputs_target))
+        labels = labels_at(source.label, x.shape[-2:])
+        cycles = cycle_association(x, y, labels, metric=METRICS[level], aggregate=aggregate)
+        labels = labels.flatten(1)
+        labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=torch.float64))[:num_classes]
+        closed = closed + per_class(labels, cycles.closed.double())[:num_classes]
+        on_cycle = torch.zeros(len(y), y.shape[2:].numel(), dtype=torch.bool, device=y.device)
+        hit += on_cycle.scatter_reduce(1, cycles.target_index, cycles.closed, "amax").sum().item()
+        targets += on_cycle.numel()
+    network.train(mode)
+    if not targets:
+        raise ValueError("cycle closure needs at least one pair of a source and a target image, got none")
+    by_class = (closed / labelled).cpu()
+    return Closure((closed.sum() / labelled.sum()).item(), by_class.nanmean().item(), hit / targets, by_class)
