@@ -12,7 +12,8 @@ from pathlib import Path
 import _root  # noqa: F401
 
 from dada.command_line import run_script
-from dada.domain_adaptation.tools.bench import BENCHMARKS, METHODS, Plan, compare, insert_tables, tables
+from dada.domain_adaptation.tools.bench import BENCHMARKS, METHODS, STEPS, Plan, compare
+from dada.domain_adaptation.tools.bench_tables import insert_tables, tables
 
 
 def main() -> None:
@@ -35,10 +36,10 @@ def main() -> None:
         args.out, args.camvid, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.options
     )
     records = compare(plan, args.processes)
-    print(tables(records))
+    print(tables(records, STEPS))
     print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")
     if args.write:
-        insert_tables(args.write, tables(records), "bench")
+        insert_tables(args.write, tables(records, STEPS), "bench")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Variants of the association: each against its formula written out, and against the form without the variant."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -687,7 +688,23 @@ def test_closure_counts_cycles_over_all_pairs_and_leaves_the_network_as_it_is():
     torch.testing.assert_close(closure.by_class[:K].float(), (closed / labelled)[:K])
     assert closure.by_class[K:].isnan().all()
     assert closure.balanced == pytest.approx((closed / labelled)[:K].mean().item())
-    assert 0 < closure.covered <= 1
+    assert 0 < closure.covered <= 1 and math.isnan(closure.correct)
+
+
+def test_closed_cycles_are_correct_where_the_target_has_the_class_of_their_start():
+    network = TinyNetwork(K).eval()
+    pairs = [(random_batch(2, num_classes=K, seed=n), random_batch(2, num_classes=K, seed=n + 9)) for n in range(2)]
+    right = closed = 0
+    for source, target in pairs:
+        x, y = (network(b.image).features for b in (source, target))
+        labels, truth = (labels_at(b.label, x.shape[-2:]).flatten(1) for b in (source, target))
+        cycles = cycle_association(x, y, labels_at(source.label, x.shape[-2:]))
+        for b, s in cycles.closed.nonzero().tolist():
+            there = truth[b, cycles.target_index[b, s]]
+            closed += bool(there != 255)
+            right += bool(there == labels[b, s])
+    assert 0 < right < closed
+    assert cycle_closure(network, pairs, K, with_truth=True).correct == pytest.approx(right / closed)
 
 
 def test_a_target_that_has_collapsed_closes_the_cycles_of_one_class_alone():

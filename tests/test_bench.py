@@ -4,7 +4,7 @@ import pytest
 from tiny import tiny_options
 
 from dada.config import cfg, plain_cfg
-from dada.domain_adaptation.tools import bench
+from dada.domain_adaptation.tools import bench, bench_tables
 from dada.domain_adaptation.training import jobs
 from dada.domain_adaptation.training.jobs import Job
 
@@ -141,7 +141,7 @@ def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have
 
 
 def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():
-    text = bench.tables([
+    text = bench_tables.tables([
         record(seed=1, miou=30), record(seed=2, miou=32),
         record(method=bench.LONGER, seed=1, miou=33), record(method=bench.LONGER, seed=2, miou=35),
         record(method="ours", seed=1, miou=38, iterations=90, road=60.0), record(method="ours", seed=2, miou=39, iterations=90, road=70.0),
@@ -156,13 +156,46 @@ def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():
 
 def test_the_gap_begins_at_the_better_of_the_two_networks_that_saw_the_source_alone():
     records = [record(miou=40), record(method=bench.LONGER, miou=35), record(method="PLCA", miou=45)]
-    assert "| PLCA | 300 | 45.0 | +10.0 | 50 % |" in bench.tables([*records, record(method=bench.ORACLE, miou=50)])
+    assert "| PLCA | 300 | 45.0 | +10.0 | 50 % |" in bench_tables.tables([*records, record(method=bench.ORACLE, miou=50)])
 
 
 def test_tables_replace_what_stands_between_the_marks_of_a_page(tmp_path):
     page = tmp_path / "results.md"
     page.write_text("before\n<!-- bench -->\nold\n<!-- /bench -->\nafter\n")
-    bench.insert_tables(page, "new\n", "bench")
+    bench_tables.insert_tables(page, "new\n", "bench")
     assert page.read_text() == "before\n<!-- bench -->\nnew\n<!-- /bench -->\nafter\n"
     with pytest.raises(ValueError, match="lacks the lines <!-- other -->"):
-        bench.insert_tables(page, "new\n", "other")
+        bench_tables.insert_tables(page, "new\n", "other")
+
+
+def judged(method, seed, miou, by):
+    """A record with criteria and cycles, as `look_at` finds them."""
+    criteria = {"information": by, "certainty": -by, "density": 0.5, "agreement": by, "cycle closure": by}
+    cycles = {"closed": 0.5, "balanced": 0.4, "correct": 0.8, "covered": by}
+    return {**record(method=method, seed=seed, miou=miou), "criteria": criteria, "cycles": cycles}
+
+
+def test_the_ablation_compares_each_step_with_the_one_before():
+    records = [record(method=m, seed=s, miou=v + s) for m, v in (("a", 30), ("c", 34), ("d", 33)) for s in (1, 2)]
+    records[3]["mIoU"]["16"] += 1
+    text = bench_tables.tables(records, ("a", "b", "c"))
+    assert "| a | 31.5 ± 0.7 |  |  |\n| c | 36.0 ± 1.4 | +4.5 ± 0.7 | +4.0, +5.0 |" in text
+    assert "one part at a time" not in bench_tables.tables(records, ("a", "b"))
+
+
+def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
+    runs = [judged(m, s, v + s, v / 100) for m, v in (("a", 30), ("b", 34), ("c", 32), (bench.ORACLE, 20)) for s in (1, 2)]
+    text = bench_tables.tables(runs)
+    assert "| information | +1.00 | +1.00, +1.00 | b | 0.0 |" in text
+    assert "| certainty | -1.00 | -1.00, -1.00 | a | 4.0 |" in text
+    assert "| density | +nan |" in text  # says nothing, and is said to
+    assert "| covered | 30.0 | 34.0 | 32.0 | 20.0 |" in text and "| correct | 80.0 |" in text
+
+
+def test_a_finished_run_is_looked_at_once(city, tmp_path, monkeypatch):
+    job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=1"))
+    bench.train_and_test(job)
+    found = bench.look_at(job)
+    assert set(found["cycles"]) == set(bench_tables.DIAGNOSTICS) and 0 <= found["cycles"]["closed"] <= 1
+    monkeypatch.setattr(bench, "judge", None)
+    assert bench.look_at(job) == found

@@ -1,5 +1,6 @@
 """Exported networks: what ONNX Runtime and torch.export compute is what PyTorch does, and the file says what it is."""
 
+import copy
 import importlib.util
 import json
 import runpy
@@ -108,7 +109,9 @@ def test_a_vision_transformer_is_exported_for_one_size(city, tmp_path):
     made = dada.Segmenter.from_checkpoint(path, device="cpu")
     with pytest.raises(ValueError, match="resizes its positional embeddings .* give --size WIDTH HEIGHT, or write a .pt2"):
         export(made, tmp_path / "model.onnx")
+    before = copy.deepcopy(made.cfg)
     said = export(made, tmp_path / "model.onnx", size=(80, 50))
+    assert made.cfg == before
     images = pictures(2, 3, 50, 80)
     found = session_of(tmp_path / "model.onnx").run(None, {"image": images})[1]
     for k in range(2):

@@ -13,12 +13,16 @@ import numpy as np
 
 from dada.config import cfg, plain_cfg
 from dada.dataset.toycity import write_city
-from dada.domain_adaptation.evaluation.tester import test
+from dada.domain_adaptation.build import choose_device, source_loader, test_loader
+from dada.domain_adaptation.evaluation.selection import judge
+from dada.domain_adaptation.evaluation.tester import load_predictor, test
 from dada.domain_adaptation.evaluator import to_json
+from dada.domain_adaptation.tools.bench_tables import DIAGNOSTICS, LONGER, ORACLE, START, tables
 from dada.domain_adaptation.tools.demo import CITY
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
 from dada.domain_adaptation.training.loop import Training
 from dada.domain_adaptation.training.runs import file_hash, find_snapshots, versions
+from dada.domain_adaptation.variants.closure import cycle_closure
 from dada.files import write_whole
 
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
@@ -29,7 +33,7 @@ ASSOCIATION = (
 )  # fmt: skip
 PLCA = (*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=True")
 DEPTH = ("USE_DEPTH=True",)
-START, LONGER, ORACLE = "source-only", "source-only, longer", "oracle"
+PAIRS = 8  # batches of source and test images whose cycles are followed
 TIMED = 6  # iterations by which a method's pace is measured, after two that are not timed
 
 
@@ -56,6 +60,9 @@ METHODS = {
     "ours": Method(("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")),
     ORACLE: Method(LOVASZ),
 }
+
+# Each adds one part to the one before; the first three are the ablation of the fork.
+STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "PLCA + colours", "ours")
 
 
 class Benchmark(NamedTuple):
@@ -165,7 +172,7 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
         processes: at a time on a CPU; 0: one a core.
 
     Returns:
-        One record a run: benchmark, method, seed, iterations, mIoU and IoU in percent.
+        One record a run: benchmark, method, seed, iterations, mIoU and IoU in percent, criteria and cycles as of `look_at`.
 
     Raises:
         FileNotFoundError, ValueError: a dataset is not there.
@@ -178,16 +185,18 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
     paces = {benchmark: measured_paces(plan, benchmark, processes) for benchmark in plan.benchmarks}
     entries = plan.entries(paces)
     results += run_all([entry.job for entry in entries], train_and_test, processes)
+    everything = [*starts, *entries]
+    looked_at = run_all([entry.job for entry in everything], look_at, processes)
     records = [
         {
             "benchmark": e.benchmark, "method": e.method, "seed": e.seed, "iterations": r["cfg"]["TRAIN"]["MAX_ITERS"],
-            **{k: r[k] for k in ("mIoU", "IoU", "protocol")},
+            **{k: r[k] for k in ("mIoU", "IoU", "protocol")}, **{k: more[k] for k in ("criteria", "cycles")},
         }
-        for e, r in zip([*starts, *entries], results)
+        for e, r, more in zip(everything, results, looked_at)
     ]  # fmt: skip
     about = {"versions": versions(), "overrides": list(plan.overrides), "start": plan.start, "further": plan.further}
     write_whole(plan.out / "results.json", to_json({**about, "seconds an iteration": paces, "runs": records}))
-    write_whole(plan.out / "tables.md", tables(records).encode())
+    write_whole(plan.out / "tables.md", tables(records, STEPS).encode())
     return records
 
 
@@ -231,79 +240,23 @@ def train_and_test(job: Job) -> dict[str, Any]:
     return json.loads(report.read_text())
 
 
-# ---- tables --------------------------------------------------------------------------------------------------------
+def look_at(job: Job) -> dict[str, Any]:
+    """Criteria without target labels, and the cycles to labelled test images, of the last snapshot; kept beside it.
 
-
-def tables(records: Sequence[dict[str, Any]]) -> str:
-    """Markdown: for each benchmark the means over seeds, the gains over source-only seed by seed, and all classes."""
-    parts = []
-    for benchmark in dict.fromkeys(r["benchmark"] for r in records):
-        own = [r for r in records if r["benchmark"] == benchmark]
-        parts += [f"### {benchmark}", _means(own), _classes(own)]
-    return "\n\n".join(parts) + "\n"
-
-
-def _by_method(records: Sequence[dict[str, Any]]) -> dict[str, dict[int, dict[str, Any]]]:
-    """Records by method and seed."""
-    methods: dict[str, dict[int, dict[str, Any]]] = {}
-    for record in records:
-        methods.setdefault(record["method"], {})[record["seed"]] = record
-    return methods
-
-
-def _headline(record: dict[str, Any]) -> float:
-    """mIoU over the classes of the label set, which come first."""
-    return next(iter(record["mIoU"].values()))
-
-
-def _means(records: Sequence[dict[str, Any]]) -> str:
-    """Mean and deviation over seeds, gains over the source alone in the same time, and how much of the gap is closed.
-
-    The gap is from the source alone, with or without the further time, whichever is better, to the oracle.
+    Returns:
+        "criteria" of `judge`, and "cycles", the figures of a `Closure`.
     """
-    methods = _by_method(records)
-    scores = {name: np.array([_headline(r) for r in runs.values()]) for name, runs in methods.items()}
-    without = [name for name in (START, LONGER) if name in scores]
-    base, top = methods.get(without[-1]) if without else None, scores.get(ORACLE)
-    floor = max((scores[name].mean() for name in without), default=None)
-    lines = [
-        f"| method | iterations | mIoU | over {without[-1] if without else LONGER}, by seed | share of the gap closed |",
-        "|---|---|---|---|---|",
-    ]
-    for name, runs in methods.items():
-        spread = f" ± {scores[name].std(ddof=1):.1f}" if len(runs) > 1 else ""
-        gains = share = ""
-        if base and name not in without:
-            gains = ", ".join(f"{_headline(r) - _headline(base[seed]):+.1f}" for seed, r in runs.items() if seed in base)
-            if top is not None and name != ORACLE:
-                share = f"{100 * (scores[name].mean() - floor) / (top.mean() - floor):.0f} %"
-        iterations = "/".join(map(str, dict.fromkeys(r["iterations"] for r in runs.values())))
-        lines.append(f"| {name} | {iterations} | {scores[name].mean():.1f}{spread} | {gains} | {share} |")
-    return "\n".join(lines)
-
-
-def _classes(records: Sequence[dict[str, Any]]) -> str:
-    """IoU of every class, mean over seeds; a class that a test never saw is left out of its mean."""
-    methods = _by_method(records)
-    names = list(records[0]["IoU"])
-    lines = ["| IoU | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
-    for name in names:
-        cells = []
-        for runs in methods.values():
-            seen = [r["IoU"][name] for r in runs.values() if r["IoU"][name] is not None]
-            cells.append(f"{np.mean(seen):.1f}" if seen else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
-def insert_tables(page: Path, text: str, name: str) -> None:
-    """Replace what stands between `<!-- name -->` and `<!-- /name -->` in a page.
-
-    Raises:
-        ValueError: the page lacks one of the two marks.
-    """
-    content, start, end = page.read_text(encoding="utf-8"), f"<!-- {name} -->", f"<!-- /{name} -->"
-    if start not in content or end not in content:
-        raise ValueError(f"{page} lacks the lines {start} and {end}, between which the tables go")
-    before, _, rest = content.partition(start)
-    write_whole(page, f"{before}{start}\n{text}{end}{rest.partition(end)[2]}".encode())
+    snapshot = find_snapshots(job.configure().snapshots)[-1]
+    kept, checksum = snapshot.with_name(f"look_{snapshot.stem}.json"), file_hash(snapshot)
+    if kept.is_file() and (earlier := json.loads(kept.read_text()))["sha256"] == checksum:
+        return earlier
+    criteria = judge(snapshot).criteria
+    job.configure()
+    cfg.TEST.BATCH_SIZE_TARGET = cfg.TRAIN.BATCH_SIZE_SOURCE
+    device = choose_device(cfg)
+    network = load_predictor(cfg, [snapshot], device).networks[0]
+    both = zip(source_loader(cfg, network.normalization, PAIRS), test_loader(cfg, network.normalization))
+    closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES, with_truth=True)
+    found = {"sha256": checksum, "criteria": criteria, "cycles": {name: getattr(closure, name) for name in DIAGNOSTICS}}
+    write_whole(kept, to_json(found))
+    return found

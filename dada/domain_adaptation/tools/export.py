@@ -122,7 +122,9 @@ def export(
         network.set_recompute(False)
     module = Exportable(network, segmenter.predictor.align_corners, layout).eval()
     metadata = _metadata(segmenter, layout)
-    if size is not None:
+    if size is not None:  # int8 is calibrated and measured at that size; the caller's segmenter keeps its own
+        segmenter = copy.copy(segmenter)
+        segmenter.cfg = copy.deepcopy(segmenter.cfg)
         segmenter.cfg.TEST.INPUT_SIZE_TARGET, segmenter.cfg.TEST.KEEP_RATIO = tuple(size), False
     if out.suffix == ".pt2":
         _to_torch_export(module, out, size, metadata)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from dada.dataset.label_sets import IGNORE_LABEL
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import cycle_association, labels_at
 from dada.domain_adaptation.variants.cycle_weights import per_class
@@ -21,24 +23,32 @@ class Closure(NamedTuple):
     closed: float  # pixels whose cycle returns to their class
     balanced: float  # mean of that over the classes. 1 / (number of classes) if all target pixels look alike
     covered: float  # target pixels that lie on closed cycles
+    correct: float  # of the closed cycles that turn around at a labelled target pixel, those whose class it has; NaN without
     by_class: Tensor  # (K,) float64, closed pixels of each class; NaN for a class without pixels
 
 
 @torch.no_grad()
 def cycle_closure(
-    network: nn.Module, pairs: Iterable[tuple[Batch, Batch]], num_classes: int, *, level: str = "fass", aggregate: bool = True
+    network: nn.Module,
+    pairs: Iterable[tuple[Batch, Batch]],
+    num_classes: int,
+    *,
+    level: str = "fass",
+    aggregate: bool = True,
+    with_truth: bool = False,
 ) -> Closure:
-    """Follow the cycles of pairs of labelled source and unlabelled target images through a network, which is left as it is.
+    """Follow the cycles of pairs of labelled source and target images through a network, which is left as it is.
 
     Args:
         network: gives Outputs; evaluated with running statistics.
         pairs: batches of as many images of both domains, on its device.
         level: what is compared: "fass", features, or "cass", class probabilities.
         aggregate: aggregate the target first.
+        with_truth: compare the ends of closed cycles with the target's labels, for `Closure.correct`; nothing else reads them.
     """
     mode = network.training
     network.eval()
-    labelled, closed, hit, targets = 0.0, 0.0, 0, 0
+    labelled, closed, hit, targets, judged, right = 0.0, 0.0, 0, 0, 0, 0
     for source, target in pairs:
         select_domain(network, SOURCE)
         outputs_source = network(source.image)
@@ -53,8 +63,14 @@ def cycle_closure(
         on_cycle = torch.zeros(len(y), y.shape[2:].numel(), dtype=torch.bool, device=y.device)
         hit += on_cycle.scatter_reduce(1, cycles.target_index, cycles.closed, "amax").sum().item()
         targets += on_cycle.numel()
+        if with_truth:
+            truth = labels_at(target.label, y.shape[-2:]).flatten(1).gather(1, cycles.target_index)
+            known = cycles.closed & (truth != IGNORE_LABEL)
+            judged += known.sum().item()
+            right += (known & (truth == labels)).sum().item()
     network.train(mode)
     if not targets:
         raise ValueError("cycle closure needs at least one pair of a source and a target image, got none")
     by_class = (closed / labelled).cpu()
-    return Closure((closed.sum() / labelled.sum()).item(), by_class.nanmean().item(), hit / targets, by_class)
+    correct = right / judged if judged else math.nan
+    return Closure((closed.sum() / labelled.sum()).item(), by_class.nanmean().item(), hit / targets, correct, by_class)
