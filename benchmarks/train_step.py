@@ -16,7 +16,8 @@ The variants all train the network of the cfg on the same files:
     channels_last, bf16, compile, recompute    plain with the switch of TRAIN that has this name
     both           plain with channels_last and bf16
 
-Terms of weight 0 are left out of the objective. The ancestors' step has no consistency term: set its weight to 0 to compare.
+Terms of weight 0 are left out of the objective. The ancestors' step associates features alone and leaves the source as it is; to compare:
+--set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False TRAIN.RARE_CLASS_TEMPERATURE=0
 """
 
 from __future__ import annotations

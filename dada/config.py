@@ -91,7 +91,8 @@ OPTIONS: dict[str, Any] = {
     ),
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
-        False, "Add the association, consistency and entropy terms to the chosen method, with their weights."
+        False, "Add cycle association to the chosen method, with the source drawn and coloured towards the target, and the "
+        "consistency and entropy terms that have a weight."
     ),
     "ALIGN_CORNERS": Option(
         True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
@@ -210,9 +211,9 @@ OPTIONS: dict[str, Any] = {
         "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
         "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
         "LAMBDA_CONSISTENCY": Option(
-            1.0, "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING.", minimum=0
+            0.0, "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING.", minimum=0
         ),
-        "LAMBDA_ENTROPY": Option(0.001, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
+        "LAMBDA_ENTROPY": Option(0.0, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
             0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0
         ),
@@ -220,15 +221,16 @@ OPTIONS: dict[str, Any] = {
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
         ),
         "RARE_CLASS_TEMPERATURE": Option(
-            0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
-            "images equally often.", minimum=0,
+            0.1, "With CONTRASTIVE_LEARNING: draw source images by class, rare classes more often, at this temperature "
+            "(DAFormer's is 0.01); 0: all images equally often.", minimum=0,
         ),
         "FDA_BETA": Option(
             0.0, "Give source images the low-frequency amplitudes of target images, up to this share of the shorter side, 0 "
             "to 0.5 (FDA's are 0.01 to 0.09); 0: off.", minimum=0,
         ),
         "COLOR_TRANSFER": Option(
-            False, "Give source images the mean and standard deviation of target images, channel by channel in CIELAB."
+            True, "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
+            "channel in CIELAB."
         ),
         "ADABN_IMAGES": Option(
             0, "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "

@@ -12,7 +12,7 @@ from pathlib import Path
 import _root  # noqa: F401
 
 from dada.command_line import run_script
-from dada.domain_adaptation.tools.bench import BENCHMARKS, METHODS, STEPS, Plan, compare
+from dada.domain_adaptation.tools.bench import BENCHMARKS, CANDIDATES, METHODS, STEPS, Plan, compare
 from dada.domain_adaptation.tools.bench_tables import insert_tables, tables
 
 
@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("experiments/bench"), help="folder to work in (%(default)s)")
     parser.add_argument("--benchmarks", nargs="+", default=list(BENCHMARKS), choices=list(BENCHMARKS), metavar="NAME",
                         help=f"of {', '.join(BENCHMARKS)} (all)")  # fmt: skip
-    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS), metavar="NAME",
-                        help=f"of {', '.join(METHODS)} (all)")  # fmt: skip
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=[*METHODS, *CANDIDATES], metavar="NAME",
+                        help=f"of {', '.join(METHODS)} (all of these); and of {', '.join(CANDIDATES)}")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
     parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=value", help="options for all runs", dest="options")

@@ -1,5 +1,8 @@
 """The comparison of methods: which runs there are, what is used again, and the tables."""
 
+import sys
+from pathlib import Path
+
 import pytest
 from tiny import tiny_options
 
@@ -82,13 +85,11 @@ def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
 def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchmark):
     free = {
         "CONTRASTIVE_LEARNING", "EXP_NAME", "USE_DEPTH", "SOURCE", "DATA_DIRECTORY_SOURCE", "DA_METHOD", "LAMBDA_LOVASZ",
-        "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START",
-        "RESTORE_FROM", "COLOR_TRANSFER", "RARE_CLASS_TEMPERATURE", "SELF_TRAINING",
+        "LAMBDA_CONTRASTIVE_MAIN", "LSR_W", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START", "RESTORE_FROM",
+        "COLOR_TRANSFER", "RARE_CLASS_TEMPERATURE",
     }  # fmt: skip
     seen = []
     for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
-        if entry.method == "ours":  # its own settings are what is compared
-            continue
         entry.job.configure()
         values = plain_cfg()
         seen.append({k: v for k, v in {**values, **values["TRAIN"]}.items() if k not in free and k != "TRAIN"})
@@ -103,7 +104,7 @@ def test_the_oracle_learns_from_the_labelled_target(tmp_path):
 
 
 def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city, tmp_path):
-    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20")
+    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20", "TRAIN.RARE_CLASS_TEMPERATURE=0")
     assert 0 < bench.seconds_per_iteration(Job("toycity.yml", options)) < 60
     assert not (tmp_path / "out").exists()
 
@@ -138,6 +139,19 @@ def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have
     assert jobs.run_all([job(8), job(2)], halve, processes=1) == [4.0, 1.0]
     with pytest.raises(RuntimeError, match="1 of 2 runs failed:\n  run3: ValueError: three is odd"):
         jobs.run_all([job(3), job(2)], halve, processes=1)
+
+
+def stop_and_tell(job: Job) -> None:
+    job.configure()
+    Path(cfg.EXP_ROOT, cfg.EXP_NAME).touch()
+    sys.exit(143)
+
+
+def test_a_signal_that_stops_one_run_begins_no_other(tmp_path):
+    waiting = [Job("toycity.yml", (f"EXP_ROOT={tmp_path}", f"EXP_NAME=run{k}", "GPU_ID=-1")) for k in range(3)]
+    with pytest.raises(RuntimeError, match="a run was stopped from outside"):
+        jobs.run_all(waiting, stop_and_tell, processes=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["run0"]
 
 
 def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():

@@ -10,7 +10,7 @@ from dada.domain_adaptation.objectives import METHODS, Objective, Term, build_ob
 from dada.domain_adaptation.step import Step
 
 CPU = torch.device("cpu")
-ASSOCIATION = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg", "loss_consistency", "loss_entropy"}
+ASSOCIATION = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg"}
 
 
 class Counting(torch.nn.Module):
@@ -146,12 +146,25 @@ def test_multi_level_adds_the_auxiliary_term_of_each_method():
 
 def test_without_multilayer_association_only_features_are_associated():
     names = set(terms("CONTRASTIVE_LEARNING=True", "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False"))
-    assert names == {"loss_seg_src_main", "loss_fass", "loss_consistency", "loss_entropy"}
+    assert names == {"loss_seg_src_main", "loss_fass"}
+
+
+def test_consistency_and_entropy_are_terms_of_contrastive_learning_once_they_have_a_weight():
+    weights = ("TRAIN.LAMBDA_CONSISTENCY=0.5", "TRAIN.LAMBDA_ENTROPY=0.1")
+    assert set(terms("CONTRASTIVE_LEARNING=True", *weights)) == {
+        "loss_seg_src_main", *ASSOCIATION, "loss_consistency", "loss_entropy",
+    }  # fmt: skip
+    assert set(terms("CONTRASTIVE_LEARNING=False", *weights)) == {"loss_seg_src_main"}
+
+
+def test_source_images_are_coloured_by_the_flag_and_by_the_switch():
+    assert build("CONTRASTIVE_LEARNING=True").style is not None
+    assert build("CONTRASTIVE_LEARNING=False").style is None
+    assert build("CONTRASTIVE_LEARNING=True", "TRAIN.COLOR_TRANSFER=False").style is None
 
 
 def test_a_term_of_weight_zero_is_left_out_and_not_computed():
-    zero = ("TRAIN.LSR_W=0", "TRAIN.LAMBDA_CONSISTENCY=0", "TRAIN.LAMBDA_ENTROPY=0")
-    names = set(terms("CONTRASTIVE_LEARNING=True", *zero))
+    names = set(terms("CONTRASTIVE_LEARNING=True", "TRAIN.LSR_W=0"))
     assert names == {"loss_seg_src_main", "loss_fass", "loss_cass"}  # Lovasz is 0 by default
 
 

@@ -27,11 +27,10 @@ from dada.files import write_whole
 
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
 LOVASZ = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75")
-ASSOCIATION = (
-    "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75", "TRAIN.CONTRASTIVE_START=0",
-    "TRAIN.LAMBDA_CONTRASTIVE_MAIN=0.1", "TRAIN.LAMBDA_CONSISTENCY=0", "TRAIN.LAMBDA_ENTROPY=0",
-)  # fmt: skip
-PLCA = (*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=True")
+OURS = ("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")  # as the file of the benchmark has it
+ON_SOURCE = ("TRAIN.COLOR_TRANSFER=False", "TRAIN.RARE_CLASS_TEMPERATURE=0")
+NO_ASSOCIATION = ("TRAIN.LAMBDA_CONTRASTIVE_MAIN=0", "TRAIN.LSR_W=0")
+PLCA = (*OURS, *ON_SOURCE)
 DEPTH = ("USE_DEPTH=True",)
 PAIRS = 8  # batches of source and test images whose cycles are followed
 TIMED = 6  # iterations by which a method's pace is measured, after two that are not timed
@@ -50,17 +49,34 @@ METHODS = {
     "MinEnt": Method((*LOVASZ, "TRAIN.DA_METHOD=MinEnt")),
     "AdvEnt": Method((*LOVASZ, "TRAIN.DA_METHOD=AdvEnt")),
     "DADA": Method((*LOVASZ, *DEPTH, "TRAIN.DA_METHOD=DADA"), start=DEPTH),
-    "feature association": Method((*ASSOCIATION, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False")),
+    "feature association": Method((*PLCA, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False")),
     "PLCA": Method(PLCA),
-    "colours": Method((*LOVASZ, "TRAIN.COLOR_TRANSFER=True")),
-    "PLCA + colours": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True")),
-    "PLCA + colours + rare classes": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "TRAIN.RARE_CLASS_TEMPERATURE=0.1")),
-    "PLCA + colours + ClassMix": Method((*PLCA, "TRAIN.COLOR_TRANSFER=True", "SELF_TRAINING.LAMBDA_MIX=1")),
-    "ClassMix": Method((*LOVASZ, "SELF_TRAINING.LAMBDA_MIX=1")),
-    "ours": Method(("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")),
+    "PLCA + colours": Method((*OURS, "TRAIN.RARE_CLASS_TEMPERATURE=0")),
+    "colours + rare classes": Method((*OURS, *NO_ASSOCIATION)),
+    "ours": Method(OURS),
     ORACLE: Method(LOVASZ),
 }
-
+# What did not become a part of ours, each added to it; by name only: `--methods`.
+CANDIDATES = {
+    f"ours + {name}": Method((*OURS, *options))
+    for name, options in {
+        "consistency": ("TRAIN.LAMBDA_CONSISTENCY=1",),
+        "entropy": ("TRAIN.LAMBDA_ENTROPY=0.001",),
+        "ClassMix": ("SELF_TRAINING.LAMBDA_MIX=1",),
+        "MIC": ("SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_PATCH=32"),
+        "FDA": ("TRAIN.FDA_BETA=0.01",),
+        "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
+        "strong jitter": ("DATA_TRANSFORM.COLOR_JITTER=0.5",),
+        "class balance": ("ASSOCIATION.CLASS_BALANCE=sqrt",),
+        "confident cycles": ("ASSOCIATION.MIN_CONFIDENCE=0.5",),
+        "both directions": ("ASSOCIATION.BOTH_DIRECTIONS=True",),
+        "whole batch": ("ASSOCIATION.WHOLE_BATCH=True",),
+        "memory": ("ASSOCIATION.MEMORY=2048",),
+        "pairs by class": ("ASSOCIATION.PAIR_TOP=0.3", "TRAIN.RARE_CLASS_TEMPERATURE=0"),
+        "soft cycles": ("ASSOCIATION.SOFT=True",),
+        "class contrast": ("CLASS_CONTRAST.LAMBDA=0.1",),
+    }.items()
+}
 # Each adds one part to the one before; the first three are the ablation of the fork.
 STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "PLCA + colours", "ours")
 
@@ -111,7 +127,7 @@ class Plan(NamedTuple):
     def methods_on(self, benchmark: str) -> list[str]:
         """Those that find what they read there."""
         has_depth = BENCHMARKS[benchmark].has_depth
-        return [m for m in self.methods if has_depth or "USE_DEPTH=True" not in METHODS[m].options]
+        return [m for m in self.methods if has_depth or "USE_DEPTH=True" not in _method(m).options]
 
     def entry(self, benchmark: str, method: str, seed: int, name: str, options: Sequence[str], iterations: int) -> Entry:
         """A run of `iterations` on that benchmark, the options of which come after those of the benchmark."""
@@ -132,7 +148,7 @@ class Plan(NamedTuple):
         found = {}
         for benchmark in self.benchmarks:
             for seed in self.seeds:
-                for extra in dict.fromkeys(((), *(METHODS[m].start for m in self.methods_on(benchmark)))):
+                for extra in dict.fromkeys(((), *(_method(m).start for m in self.methods_on(benchmark)))):
                     name = "_".join((START, *(o.partition("=")[0] for o in extra)))
                     label = START if not extra else f"{START} ({', '.join(extra)})"
                     options = (*PLAIN, *extra)
@@ -158,9 +174,9 @@ class Plan(NamedTuple):
         return [self._from_start(benchmark, method, self.seeds[0], self.further) for method in methods]
 
     def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
-        start = self.starts()[benchmark, seed, METHODS[method].start].job.configure()
+        start = self.starts()[benchmark, seed, _method(method).start].job.configure()
         weights = f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}"
-        return self.entry(benchmark, method, seed, method, (*METHODS[method].options, weights), iterations)
+        return self.entry(benchmark, method, seed, method, (*_method(method).options, weights), iterations)
 
 
 def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
@@ -221,6 +237,10 @@ def seconds_per_iteration(job: Job) -> float:
     training = Training(cfg, job.configure())
     times = [time.perf_counter() for _ in islice(training.iterations(), 2 + TIMED + 1)]
     return float(np.median(np.diff(times[2:])))
+
+
+def _method(name: str) -> Method:
+    return METHODS[name] if name in METHODS else CANDIDATES[name]
 
 
 def _slug(text: str) -> str:

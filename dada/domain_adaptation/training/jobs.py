@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -65,7 +66,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
         processes: at a time; 0: one a core.
 
     Raises:
-        RuntimeError: jobs that failed, by name, after all others have ended.
+        RuntimeError: jobs that failed, by name, after all others have ended; or a signal has stopped one, and so all.
     """
     jobs[0].configure()
     if choose_device(cfg).type == "cuda":
@@ -73,7 +74,10 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
     else:
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=_one_thread) as pool:
-            outcomes = list(pool.map(partial(_outcome, work), jobs))
+            try:
+                outcomes = list(pool.map(partial(_outcome, work), jobs))
+            except BrokenProcessPool:
+                raise RuntimeError("a run was stopped from outside, and no other was begun; the same command goes on") from None
     failed = [f"{job.configure().name}: {error}" for job, (_, error) in zip(jobs, outcomes) if error]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(jobs)} runs failed:\n  " + "\n  ".join(failed))
@@ -86,6 +90,10 @@ def _outcome(work: Callable[[Job], Result], job: Job) -> tuple[Any, str]:
         return work(job), ""
     except Exception as error:
         return None, f"{type(error).__name__}: {error}"
+    except SystemExit as stopped:  # by a signal, which asks for no more runs
+        if multiprocessing.parent_process() is None:
+            raise
+        os._exit(stopped.code)
 
 
 def _one_thread() -> None:
