@@ -39,7 +39,7 @@ def load_cfg(args: argparse.Namespace) -> None:
 
 
 def _cfg_from_weights(path: str) -> None:
-    from dada.model.weights import read_weights  # torch takes a second to import
+    from dada.model.weight_files import read_weights  # torch takes a second to import
 
     stored = read_weights(path).cfg
     if not stored:

@@ -29,7 +29,7 @@ from dada.domain_adaptation.evaluation.tester import load_predictor
 from dada.domain_adaptation.evaluator import Predictor
 from dada.domain_adaptation.tools.release import classes_of, read_metadata
 from dada.domain_adaptation.training.runs import file_hash
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 from dada.pictures import as_picture
 
 # Scores of larger pictures are computed at this many pixels and brought to their size by the nearest: 16 classes take 1 GB.

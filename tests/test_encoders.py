@@ -27,7 +27,7 @@ from dada.model.layer_rates import blocks_above, is_decayed
 from dada.model.licences import check_licence, licence_of
 from dada.model.timm_encoder import TimmSegmenter, resized_to_multiple
 from dada.model.vit_encoder import VitSegmenter
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 
 import timm  # isort: skip
 

@@ -47,7 +47,7 @@ from dada.domain_adaptation.training.checkpoint import (
 )
 from dada.domain_adaptation.training.post_mortem import read_post_mortem
 from dada.domain_adaptation.training.rng import rng_state, set_rng_state
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 20  # for one file; the slowest takes one

@@ -22,7 +22,7 @@ from dada.model import (
 )
 from dada.model.batch_norm import batch_norms
 from dada.model.timm_encoder import TimmSegmenter
-from dada.model.weights import PLCA_CLASSES, convert_plca_discriminator
+from dada.model.weight_formats import PLCA_CLASSES, convert_plca_discriminator
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
 LITE = "timm:tf_efficientnet_lite0"

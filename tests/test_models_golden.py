@@ -21,7 +21,12 @@ from dada.model import (
     select_domain,
     undilated_resnet18,
 )
-from dada.model.weights import PLCA_CLASSES, convert_fork_resnet18, convert_plca, convert_plca_discriminator
+from dada.model.weight_formats import (
+    PLCA_CLASSES,
+    convert_fork_resnet18,
+    convert_plca,
+    convert_plca_discriminator,
+)
 
 CASES = golden_cases("models.npz")
 INDEX = json.loads((GOLDEN / "models_index.json").read_text())

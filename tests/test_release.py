@@ -18,7 +18,7 @@ from dada.domain_adaptation.tools.release import write_release
 from dada.domain_adaptation.training.loop import train
 from dada.domain_adaptation.training.runs import file_hash, find_snapshots, run_of
 from dada.model import build_model
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 
 ROOT = Path(__file__).parent.parent
 

@@ -30,7 +30,7 @@ from dada.domain_adaptation.legacy import number_as_plca
 from dada.domain_adaptation.parallel.distributed import local_rank, share_of
 from dada.domain_adaptation.parallel.ranks import rank, world_size
 from dada.model import SegmentationModel, build_model, load_weights
-from dada.model.weights import shortened
+from dada.model.weight_formats import shortened
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
 
 

@@ -17,7 +17,7 @@ from dada.domain_adaptation.evaluation.criteria import MEANINGS, Criteria, label
 from dada.domain_adaptation.evaluation.tester import load_predictor
 from dada.domain_adaptation.training.runs import find_snapshots
 from dada.domain_adaptation.variants.closure import cycle_closure
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 
 log = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from dada.config import flat_options
 from dada.domain_adaptation.evaluation.reports import TestReport, read_report
 from dada.domain_adaptation.training.logs import Curve, has_logs, read_scalars
 from dada.domain_adaptation.training.runs import iteration_of
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 from dada.yaml_files import read_yaml
 
 WEIGHTS = (".pth", ".safetensors")

