@@ -356,6 +356,15 @@ def test_source_images_are_changed_once_before_the_network_sees_them(normalizati
     assert style.source_style(normalization, colors=False, beta=0.0) is None
 
 
+def test_each_source_image_takes_after_its_own_target_image():
+    change = style.source_style(TORCHVISION_RGB, colors=True, beta=0.1)
+    source, target = (TORCHVISION_RGB(torch.randint(256, (count, 3, 32, 40))).double() for count in (3, 2))
+    changed = change(source, target)
+    assert changed.dtype == source.dtype
+    for k, partner in enumerate((0, 1, 0)):  # begins again where there are fewer
+        assert torch.equal(changed[k : k + 1], change(source[k : k + 1], target[partner : partner + 1]))
+
+
 # --- AdaBN ---------------------------------------------------------------------------------------------------
 
 

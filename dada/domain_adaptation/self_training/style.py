@@ -84,8 +84,8 @@ def fourier_transfer(source: Tensor, target: Tensor, beta: float) -> Tensor:
 def source_style(normalization: Normalization, *, colors: bool, beta: float) -> Callable[[Tensor, Tensor], Tensor] | None:
     """What changes normalised source images, given normalised target images; None if nothing does.
 
-    Every source image takes after a target image of the batch that is drawn from torch's global CPU generator: first its
-    colours, then its low frequencies; then values are clamped to 0..255.
+    Source image k takes after target image k of the batch, with which it is associated, and begins again with the first one
+    where there are fewer: first its colours, then its low frequencies; then values are clamped to 0..255.
 
     Args:
         colors: apply `color_transfer`.
@@ -101,10 +101,10 @@ def source_style(normalization: Normalization, *, colors: bool, beta: float) -> 
         return None
 
     def style(source: Tensor, target: Tensor) -> Tensor:
-        drawn = torch.randint(len(target), (len(source),)).to(target.device)
-        source, target = ((normalization.to_rgb(x) / 255).clamp(0, 1) for x in (source, target[drawn]))
+        partner = torch.arange(len(source), device=target.device) % len(target)
+        changed, like = ((normalization.to_rgb(x) / 255).clamp(0, 1) for x in (source, target[partner]))
         for transfer in transfers:
-            source = transfer(source, target)
-        return normalization(255 * source.clamp(0, 1))
+            changed = transfer(changed, like)
+        return normalization(255 * changed.clamp(0, 1)).to(source.dtype)
 
     return style
