@@ -17,7 +17,7 @@ The variants all train the network of the cfg on the same files:
     both           plain with channels_last and bf16
 
 Terms of weight 0 are left out of the objective. The ancestors' step associates features alone and leaves the source as it is; to compare:
---set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False TRAIN.RARE_CLASS_TEMPERATURE=0
+--set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
 """
 
 from __future__ import annotations

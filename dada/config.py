@@ -91,8 +91,8 @@ OPTIONS: dict[str, Any] = {
     ),
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
-        False, "Add cycle association to the chosen method, with the source drawn and coloured towards the target, and the "
-        "consistency and entropy terms that have a weight."
+        False, "Add cycle association to the chosen method, on source images in the colours of the target, and the consistency "
+        "and entropy terms that have a weight."
     ),
     "ALIGN_CORNERS": Option(
         True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
@@ -221,8 +221,8 @@ OPTIONS: dict[str, Any] = {
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
         ),
         "RARE_CLASS_TEMPERATURE": Option(
-            0.1, "With CONTRASTIVE_LEARNING: draw source images by class, rare classes more often, at this temperature "
-            "(DAFormer's is 0.01); 0: all images equally often.", minimum=0,
+            0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
+            "images equally often.", minimum=0,
         ),
         "FDA_BETA": Option(
             0.0, "Give source images the low-frequency amplitudes of target images, up to this share of the shorter side, 0 "

@@ -86,7 +86,7 @@ def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchm
     free = {
         "CONTRASTIVE_LEARNING", "EXP_NAME", "USE_DEPTH", "SOURCE", "DATA_DIRECTORY_SOURCE", "DA_METHOD", "LAMBDA_LOVASZ",
         "LAMBDA_CONTRASTIVE_MAIN", "LSR_W", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START", "RESTORE_FROM",
-        "COLOR_TRANSFER", "RARE_CLASS_TEMPERATURE",
+        "COLOR_TRANSFER",
     }  # fmt: skip
     seen = []
     for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
@@ -104,7 +104,7 @@ def test_the_oracle_learns_from_the_labelled_target(tmp_path):
 
 
 def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city, tmp_path):
-    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20", "TRAIN.RARE_CLASS_TEMPERATURE=0")
+    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20")
     assert 0 < bench.seconds_per_iteration(Job("toycity.yml", options)) < 60
     assert not (tmp_path / "out").exists()
 

@@ -207,7 +207,7 @@ def test_a_copy_at_original_size_serves_every_transform(city_source, tmp_path):
 def test_draws_by_class_count_whole_labels(copy, city_source, tmp_path):
     with pytest.raises(ValueError, match="was resized when it was packed.*--original-size"):
         class_counts(source_dataset(copy), tmp_path / "counts")
-    cfg_from_list([f"DATA_DIRECTORY_SOURCE={city_source}", "TRAIN.RARE_CLASS_TEMPERATURE=0.1", "CONTRASTIVE_LEARNING=True"])
+    cfg_from_list([f"DATA_DIRECTORY_SOURCE={city_source}", "TRAIN.RARE_CLASS_TEMPERATURE=0.1"])
     pack(cfg, "source", tmp_path / "whole")
     whole = class_counts(source_dataset(tmp_path / "whole"), tmp_path / "counts")
     assert (whole == class_counts(source_dataset(city_source), tmp_path / "counts")).all() and whole.any()

@@ -446,7 +446,7 @@ def test_a_crop_shows_the_class_that_it_was_drawn_for():
 
 
 def test_classes_are_counted_once_and_the_file_is_used_again(tiny_cfg, tmp_path, monkeypatch):
-    cfg_from_list(["TRAIN.RARE_CLASS_TEMPERATURE=0.1", "CONTRASTIVE_LEARNING=True"])
+    cfg_from_list(["TRAIN.RARE_CLASS_TEMPERATURE=0.1"])
     loader = source_loader(cfg, TORCHVISION_RGB, steps=3)
     counts = class_counts(loader.dataset, tmp_path / "counts")
     by_hand = [[(np.asarray(loader.dataset.read_label(i)) == c).sum() for c in range(16)] for i in range(4)]
@@ -455,11 +455,6 @@ def test_classes_are_counted_once_and_the_file_is_used_again(tiny_cfg, tmp_path,
     assert len(batches) == 3 and len(list((tmp_path / "runs/class_counts").glob("*.npy"))) == 1
     monkeypatch.setattr(type(loader.dataset), "read_label", None)
     assert class_counts(loader.dataset, tmp_path / "counts").tolist() == by_hand
-
-
-def test_rare_classes_are_drawn_with_contrastive_learning_alone(tiny_cfg, tmp_path):
-    cfg_from_list(["TRAIN.RARE_CLASS_TEMPERATURE=0.1", "CONTRASTIVE_LEARNING=False"])
-    assert len(list(source_loader(cfg, TORCHVISION_RGB, steps=3))) == 3 and not (tmp_path / "runs/class_counts").exists()
 
 
 def test_a_sample_is_drawn_with_its_class(tiny_cfg):

@@ -127,7 +127,7 @@ def source_loader(
     _number_classes(cfg, dataset)
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
     by_class = None
-    if cfg.CONTRASTIVE_LEARNING and train.RARE_CLASS_TEMPERATURE:
+    if train.RARE_CLASS_TEMPERATURE:
 
         @cache
         def classes() -> RareClasses:  # at the first draw: counting reads every label

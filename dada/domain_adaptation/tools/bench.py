@@ -28,9 +28,8 @@ from dada.files import write_whole
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
 LOVASZ = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75")
 OURS = ("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")  # as the file of the benchmark has it
-ON_SOURCE = ("TRAIN.COLOR_TRANSFER=False", "TRAIN.RARE_CLASS_TEMPERATURE=0")
 NO_ASSOCIATION = ("TRAIN.LAMBDA_CONTRASTIVE_MAIN=0", "TRAIN.LSR_W=0")
-PLCA = (*OURS, *ON_SOURCE)
+PLCA = (*OURS, "TRAIN.COLOR_TRANSFER=False")
 DEPTH = ("USE_DEPTH=True",)
 PAIRS = 8  # batches of source and test images whose cycles are followed
 TIMED = 6  # iterations by which a method's pace is measured, after two that are not timed
@@ -51,8 +50,7 @@ METHODS = {
     "DADA": Method((*LOVASZ, *DEPTH, "TRAIN.DA_METHOD=DADA"), start=DEPTH),
     "feature association": Method((*PLCA, "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False")),
     "PLCA": Method(PLCA),
-    "PLCA + colours": Method((*OURS, "TRAIN.RARE_CLASS_TEMPERATURE=0")),
-    "colours + rare classes": Method((*OURS, *NO_ASSOCIATION)),
+    "colours": Method((*OURS, *NO_ASSOCIATION)),
     "ours": Method(OURS),
     ORACLE: Method(LOVASZ),
 }
@@ -60,6 +58,7 @@ METHODS = {
 CANDIDATES = {
     f"ours + {name}": Method((*OURS, *options))
     for name, options in {
+        "rare classes": ("TRAIN.RARE_CLASS_TEMPERATURE=0.1",),
         "consistency": ("TRAIN.LAMBDA_CONSISTENCY=1",),
         "entropy": ("TRAIN.LAMBDA_ENTROPY=0.001",),
         "ClassMix": ("SELF_TRAINING.LAMBDA_MIX=1",),
@@ -72,13 +71,13 @@ CANDIDATES = {
         "both directions": ("ASSOCIATION.BOTH_DIRECTIONS=True",),
         "whole batch": ("ASSOCIATION.WHOLE_BATCH=True",),
         "memory": ("ASSOCIATION.MEMORY=2048",),
-        "pairs by class": ("ASSOCIATION.PAIR_TOP=0.3", "TRAIN.RARE_CLASS_TEMPERATURE=0"),
+        "pairs by class": ("ASSOCIATION.PAIR_TOP=0.3",),
         "soft cycles": ("ASSOCIATION.SOFT=True",),
         "class contrast": ("CLASS_CONTRAST.LAMBDA=0.1",),
     }.items()
 }
 # Each adds one part to the one before; the first three are the ablation of the fork.
-STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "PLCA + colours", "ours")
+STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "ours")
 
 
 class Benchmark(NamedTuple):
