@@ -28,8 +28,8 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=value", help="options for all runs", dest="options")
     parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
-    parser.add_argument("--start", type=int, default=300, help="iterations of the source-only start (%(default)s)")
-    parser.add_argument("--further", type=int, default=300, help="each method gets the time in which the source alone makes "
+    parser.add_argument("--start", type=int, default=Plan._field_defaults["start"], help="iterations of the source-only start (%(default)s)")
+    parser.add_argument("--further", type=int, default=Plan._field_defaults["further"], help="each method gets the time in which the source alone makes "
                         "so many iterations more (%(default)s)")  # fmt: skip
     args = parser.parse_args()
     plan = Plan(

@@ -119,8 +119,8 @@ class Plan(NamedTuple):
     benchmarks: Sequence[str] = tuple(BENCHMARKS)
     methods: Sequence[str] = tuple(METHODS)
     seeds: Sequence[int] = (1, 2, 3)
-    start: int = 300
-    further: int = 300
+    start: int = 800
+    further: int = 220
     overrides: Sequence[str] = ()
 
     def methods_on(self, benchmark: str) -> list[str]:
