@@ -204,6 +204,7 @@ def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
     assert "| certainty | -1.00 | -1.00, -1.00 | a | 4.0 |" in text
     assert "| density | +nan |" in text  # says nothing, and is said to
     assert "| covered | 30.0 | 34.0 | 32.0 | 20.0 |" in text and "| correct | 80.0 |" in text
+    assert "correct: share of the closed cycles" in text
 
 
 def test_a_finished_run_is_looked_at_once(city, tmp_path, monkeypatch):

@@ -119,7 +119,10 @@ def _classes(methods: Methods) -> str:
 def _cycles(methods: Methods) -> str:
     """Cycles between source images and labelled test images, in percent."""
     judged = {name: runs for name, runs in methods.items() if all(r.get("cycles") for r in runs.values())}
-    return _grid("cycles, %", judged, DIAGNOSTICS, lambda record, name: 100 * record["cycles"][name]) if judged else ""
+    if not judged:
+        return ""
+    legend = "; ".join(f"{name}: {meaning}" for name, meaning in DIAGNOSTICS.items())
+    return f"{_grid('cycles, %', judged, DIAGNOSTICS, lambda record, name: 100 * record['cycles'][name])}\n\n({legend}.)"
 
 
 def _grid(title: str, methods: Methods, names: Sequence[str], value: Callable[[Mapping[str, Any], str], float | None]) -> str:
