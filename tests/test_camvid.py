@@ -42,6 +42,15 @@ def test_no_image_of_the_test_has_a_neighbour_in_training(camvid):
     assert apart.min() == 4 * 30  # frames of a 30 Hz video
 
 
+def test_the_drive_goes_on_in_test(camvid):
+    for frame in range(8550, 8761, 30):  # SegNet's test/ begins where train/ ends, and holds daylight besides
+        for name in (f"0001TP_{frame:06d}", "Seq05VD_f00000"):
+            save_image(camvid / "test" / f"{name}.png", frame)
+            save_ids(camvid / "testannot" / f"{name}.png", np.zeros((12, 20)))
+    assert names(camvid, "dusk_test") == [f"0001TP_{frame:06d}" for frame in range(8640, 8761, 30)]
+    assert int(names(camvid, "dusk_test")[0].split("_")[1]) - int(names(camvid, "dusk")[-1].split("_")[1]) == 4 * 30
+
+
 def test_an_image_finds_its_label_whatever_its_format(camvid):
     dataset = CamVid(camvid, "train", transform=PLAIN)
     assert {Path(item.image).suffix for item in dataset.items} == {".jpg", ".png"}
@@ -64,7 +73,7 @@ def test_a_list_with_an_image_that_is_not_there_is_refused(camvid, tmp_path):
 
 
 def test_an_unknown_split_is_answered_with_those_there_are(camvid):
-    with pytest.raises(ValueError, match="no split 'night', only 'train', 'val', 'test', 'day', 'dusk', 'dusk_val'"):
+    with pytest.raises(ValueError, match="no split 'night', only 'train', 'val', 'test', 'day', 'dusk', 'dusk_val', 'dusk_test'"):
         names(camvid, "night")
     with pytest.raises(FileNotFoundError, match="CamVid images for split 'test' not found"):
         names(camvid, "test")

@@ -19,22 +19,24 @@ _SPLITS: dict[str, tuple[str, tuple[tuple[str, int, int], ...]]] = {
     "day": ("train", (("0006R0", _FIRST, _LAST), ("0016E5", _FIRST, _LAST))),
     "dusk": ("train", ((_DUSK, _FIRST, 7290), (_DUSK, 8010, _LAST))),
     "dusk_val": ("train", ((_DUSK, 7410, 7890),)),
+    "dusk_test": ("test", ((_DUSK, 8640, _LAST),)),
 }
 
 
 class CamVid(PublishedDataset):
     """<split>/<name>.png (or .jpg) with labels <split>annot/<name>.png, ids 0 to 10, and 11 for void.
 
-    Splits: "train", "val" and "test", the folders of SegNet, and a benchmark from day to dusk within train/:
+    Splits: "train", "val" and "test", the folders of SegNet, and a benchmark from day to dusk:
 
         day       0006R0 and 0016E5 (305 images)
         dusk      0001TP without frames 7320 to 7980 (39 images, to adapt to)
         dusk_val  0001TP, frames 7410 to 7890 (17 images, to test on)
+        dusk_test 0001TP in test/, from frame 8640 (for who has that folder: the drive goes on there)
 
-    SegNet's val/ holds daylight only, so dusk is tested on a part of its own sequence. It is a stretch from the middle:
-    the last third shows no fence at all, and most of it stands in traffic. The three images before it and the
-    three after it, a second apart each, are in neither part, so that no test image has a near copy among those adapted
-    to.
+    The first three are within train/. SegNet's val/ holds daylight only, so dusk is tested on a part of its own sequence. It is
+    a stretch from the middle: the last third shows no fence at all, and most of it stands in traffic. The three images before it
+    and the three after it, a second apart each, are in neither part, so that no test image has a near copy among those adapted
+    to; nor has one of dusk_test.
 
     A list file has one image a line; its folders, and whether it says .png or .jpg, do not matter, so that SegNet's own
     lists serve.
