@@ -261,43 +261,13 @@ OPTIONS: dict[str, Any] = {
         "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
         "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
     },
-    # Variants of the association terms of CONTRASTIVE_LEARNING, each a switch of its own. See docs/methods.md.
-    "ASSOCIATION": {
-        "CLASS_BALANCE": Option(
-            "none", "Weights of the classes among closed cycles: 'equal', each counts the same; 'sqrt', by the square root of "
-            "its cycles; 'none', by its cycles.",
-            choices=("none", "sqrt", "equal"),
-        ),
-        "MIN_CONFIDENCE": Option(
-            0.0, "Reject cycles whose class has less than this probability at the pixel where they turn around; 0: none.",
-            minimum=0, maximum=1,
-        ),
-        "BY_CONFIDENCE": Option(False, "Weigh cycles by that probability."),
-        "TEACHER": Option(False, "Probabilities and pseudo-labels of the target are those of the EMA teacher."),
-        "BOTH_DIRECTIONS": Option(False, "Associate target -> source -> target as well, with pseudo-labels."),
-        "PSEUDO_THRESHOLD": Option(
-            0.9, "Least probability of a target pixel's class to be its pseudo-label, also for CLASS_CONTRAST.",
-            minimum=0, maximum=1,
-        ),
-        "WHOLE_BATCH": Option(
-            False, "Associate the pixels of all source and all target images of a batch (that of a process), not pair by pair."
-        ),
-        "MEMORY": Option(
-            0, "Pixels of earlier images, of each domain, that are associated too; 0: none.", unit="pixels", minimum=0
-        ),
-        "MEMORY_PER_IMAGE": Option(256, "Pixels of each image that MEMORY keeps, all classes alike.", unit="pixels", minimum=1),
-        "PAIR_TOP": Option(
-            0.0, "Share of the source images, those whose classes overlap most with a target image, from which its partner is "
-            "drawn; TRAIN.RESTORE_FROM predicts the target's classes. 0: partners by chance.",
-            minimum=0, maximum=1,
-        ),
-        "SOFT": Option(False, "Walks to all pixels, by their probability, in place of cycles through the most similar one."),
-    },
     # Contrast with the distributions of the classes, a term of CONTRASTIVE_LEARNING that needs no pairs (SePiCo).
     "CLASS_CONTRAST": {
         "LAMBDA": Option(0.0, "Weight of the contrast of features with class distributions; 0: off.", minimum=0),
         "FORM": Option("dist", "'dist', means and variances (DistCL), or 'proto', means alone.", choices=("dist", "proto")),
         "TEMPERATURE": Option(0.1, "Temperature of the contrast, above 0.", minimum=0),
+        "THRESHOLD": Option(0.9, "Least probability of a target pixel's class to be its pseudo-label.", minimum=0, maximum=1),
+        "TEACHER": Option(False, "Pseudo-labels are those of the EMA teacher."),
         "MOMENTUM": Option(0.99, "Of the moving averages of means and variances, 0 to less than 1.", minimum=0),
     },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.

@@ -33,7 +33,6 @@ SECTIONS = {
     "FOLDER_TARGET": "The same where `TARGET` is `Folder`.",
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
-    "ASSOCIATION": "[Variants of the association](methods.md#variants-of-the-association), with `CONTRASTIVE_LEARNING`.",
     "CLASS_CONTRAST": "[Contrast with class distributions](methods.md#class-distributions-in-place-of-pairs-class_contrast), "
     "with `CONTRASTIVE_LEARNING`.",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",

@@ -159,13 +159,10 @@ METHODS = {
         "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_ENTROPY=1", "TRAIN.CONSISTENCY_THRESHOLD=0.3", "TRAIN.LSR_W=1",
         "TRAIN.CONTRASTIVE_START=1", "TRAIN.LAMBDA_CONTRASTIVE_MAIN=1",
     ],
-    "association with weights, both ways, a memory and class distributions": [  # all pixels are remembered: none by chance
-        "CONTRASTIVE_LEARNING=True", "ASSOCIATION.CLASS_BALANCE=equal", "ASSOCIATION.BY_CONFIDENCE=True",
-        "ASSOCIATION.BOTH_DIRECTIONS=True", "ASSOCIATION.PSEUDO_THRESHOLD=0.22", "ASSOCIATION.MEMORY=2000",
-        "ASSOCIATION.MEMORY_PER_IMAGE=80", "CLASS_CONTRAST.LAMBDA=1", "CLASS_CONTRAST.MOMENTUM=0.5",
+    "association and class distributions": [
+        "CONTRASTIVE_LEARNING=True", "CLASS_CONTRAST.LAMBDA=1", "CLASS_CONTRAST.MOMENTUM=0.5", "CLASS_CONTRAST.THRESHOLD=0.22",
         "TRAIN.LAMBDA_CONTRASTIVE_MAIN=1",
     ],
-    "soft association": ["CONTRASTIVE_LEARNING=True", "ASSOCIATION.SOFT=True", "ASSOCIATION.CLASS_BALANCE=sqrt"],
     "a teacher": [  # with nothing hidden and no colours changed, as those are drawn by each rank for itself
         "SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_RATIO=0", "SELF_TRAINING.THRESHOLD=0.24", "SELF_TRAINING.COLOR_JITTER=0",
         "SELF_TRAINING.BLUR=0", "SELF_TRAINING.START=1",

@@ -9,11 +9,10 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.contrastive_learning import Cycles
+from dada.domain_adaptation.cycles.term import association_term
 from dada.domain_adaptation.step import Step
 from dada.domain_adaptation.training import drawing as log_figures
 from dada.domain_adaptation.training.monitor import Monitor
-from dada.domain_adaptation.variants.terms import AssociationTerm, Variant
 from dada.normalization import TORCHVISION_RGB
 
 
@@ -73,11 +72,9 @@ def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
     assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
 
 
-def test_followed_cycles_are_drawn_and_cycles_over_other_pixels_than_those_of_a_pair_are_not(tmp_path, step):
+def test_followed_cycles_are_drawn(tmp_path, step):
     step.target_outputs
-    AssociationTerm("fass", 16, Variant())(step)
-    joined = step.cycles["fass"]
-    step.cycles["cass"] = Cycles(*(x.flatten()[None] for x in joined))  # as over a whole batch
+    association_term("fass", 16, aggregate=True, alpha=0.5)(step)
     calls = step._network.calls
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:

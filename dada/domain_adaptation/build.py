@@ -21,7 +21,6 @@ from dada.dataset import (
     build_dataset,
     step_loader,
 )
-from dada.dataset.class_pairs import ClassPairs
 from dada.dataset.own_classes import own_classes
 from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
@@ -102,14 +101,8 @@ def source_loader(
     normalization: Normalization,
     steps: int,
     start_step: int = 0,
-    target_classes: torch.Tensor | None = None,
 ) -> DataLoader:
-    """Labelled batches of the source, one for each of the steps start_step .. steps - 1.
-
-    Args:
-        target_classes: (images, K) predicted pixels of each class in each target image, by which ASSOCIATION.PAIR_TOP draws;
-            None: images come in the order of epochs.
-    """
+    """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
     train = cfg.TRAIN
     dataset = build_dataset(
         cfg.SOURCE,
@@ -137,14 +130,6 @@ def source_loader(
         def by_class(*parts: int | str) -> tuple[int, int]:
             return classes().draw(*parts)
 
-    if target_classes is not None:
-        if by_class is not None:
-            raise ValueError(
-                "TRAIN.RARE_CLASS_TEMPERATURE and ASSOCIATION.PAIR_TOP both say which source images are drawn: set one to 0"
-            )
-        counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
-        pairs = ClassPairs(counts, target_classes.numpy(), cfg.ASSOCIATION.PAIR_TOP, train.BATCH_SIZE_TARGET)
-        by_class = pairs.draw
     return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step, by_class)
 
 

@@ -22,7 +22,6 @@ What is undefined in the paper and decided here:
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -49,14 +48,11 @@ class Cycles(NamedTuple):
 class Association(NamedTuple):
     """The loss and what to log beside it, 0-dim tensors; and the cycles themselves."""
 
-    loss: Tensor  # nats per closed cycle; 0, with zero gradient, when none closes or none has a weight
+    loss: Tensor  # nats per closed cycle; 0, with zero gradient, when none closes
     closed: Tensor  # int64: closed cycles in the batch
     labelled: Tensor  # int64: source pixels that could start one. closed / labelled near 0: the loss is idle
     covered: Tensor  # int64: distinct target pixels on closed cycles. covered / closed near 0: all meet at a few pixels
     cycles: Cycles
-
-
-Weights = Tensor | Callable[[Cycles], Tensor]  # see association_loss
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
@@ -174,7 +170,6 @@ def association_loss(
     target: Tensor,
     labels: Tensor,
     *,
-    weights: Weights | None = None,
     metric: str = "cos",
     aggregate: bool = True,
     alpha: float = 0.5,
@@ -186,17 +181,14 @@ def association_loss(
     From source pixel i go to its most similar target pixel j*, and from there to the most similar source pixel i*. The
     cycle closes when i and i* carry the same label. With p the softmax of contrast-normalised similarity,
 
-        L = -1/W * sum over closed i of w_i [ log p(j* | i) + log p(i* | j*) ],     W = sum over closed i of w_i
+        L = -1/n * sum over closed i of [ log p(j* | i) + log p(i* | j*) ]
 
-    over the closed cycles of the whole batch, with w_i = 1 as published; image b of the source is paired with image b of
-    the target.
+    over the n closed cycles of the whole batch; image b of the source is paired with image b of the target.
 
     Args:
         source: (B, C, Hs, Ws) features of labelled images, or probabilities over C for metric "kl"; any float dtype.
         target: (B, C, Ht, Wt) of unlabelled images; the size may differ. No target label is needed or accepted.
         labels: (B, Hs, Ws) int64 train ids at feature resolution: `labels_at` resizes them.
-        weights: w, (B, Hs, Ws), not negative; constants in the backward pass. Or a function that is called with the
-            Cycles, once they are found, and returns w as (B, S). None: 1.
         metric: "cos", cosine similarity, or "kl", minus the Kullback-Leibler divergence of row from column.
         aggregate: apply `spatial_aggregation` with `alpha` to the target first.
         ignore_index: pixels with this id start no cycle and close none.
@@ -205,7 +197,7 @@ def association_loss(
             form for small maps only, and "fused" on CUDA.
 
     Raises:
-        ValueError: batch, channels, label or weight sizes disagree; the message gives both shapes.
+        ValueError: batch, channels or label sizes disagree; the message gives both shapes.
 
     Numerics: computed in float32 at least, also under autocast. Over 92x92 = 8464 pixels the product of the two
     probabilities can be as small as 1.4e-8, which float16 rounds to 0, so log-probabilities are added, never multiplied.
@@ -219,44 +211,32 @@ def association_loss(
         impl = _form(impl, metric, source, target)
         if impl == "dense":
             cycles, sim_BST, sim_BTS = _dense_cycles(source, target, labels, metric, ignore_index)
-            weights_BS = _cycle_weights(weights, cycles, labels, source.dtype)
-            total = _dense_sum(cycles, sim_BST, sim_BTS, weights_BS)
+            total = _dense_sum(cycles, sim_BST, sim_BTS)
         else:
             fused = impl == "fused"
             cycles, back_index = _streamed_cycles(source, target, labels, metric, ignore_index, fused)
-            weights_BS = _cycle_weights(weights, cycles, labels, source.dtype)
-            total = stream_loss(source, target, cycles.target_index, back_index, weights_BS, metric, fused)
+            counted_BS = cycles.closed.to(source.dtype)
+            total = stream_loss(source, target, cycles.target_index, back_index, counted_BS, metric, fused)
 
-        weight, closed = weights_BS.sum(), cycles.closed
+        closed = cycles.closed
+        count = closed.sum()
         hit_BT = torch.zeros(len(closed), target.shape[2:].numel(), dtype=torch.bool, device=closed.device)
         return Association(
-            loss=joint_mean(total / torch.where(weight > 0, weight, 1.0), weight),
-            closed=joint_sum(closed.sum()),
+            loss=joint_mean(total / count.clamp(min=1), count),
+            closed=joint_sum(count),
             labelled=joint_sum(labelled),
             covered=joint_sum(hit_BT.scatter_reduce(1, cycles.target_index, closed, "amax").sum()),
             cycles=cycles,
         )
 
 
-def _cycle_weights(weights: Weights | None, cycles: Cycles, labels: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, S): the weight of every closed cycle, 0 elsewhere."""
-    closed = cycles.closed
-    if weights is None:
-        return closed.to(dtype)
-    given = weights(cycles) if callable(weights) else weights
-    wanted = (tuple(closed.shape),) if callable(weights) else (tuple(labels.shape),)
-    if tuple(given.shape) not in wanted:
-        raise ValueError(f"weights {tuple(given.shape)} do not fit the source pixels: expected {wanted[0]}")
-    return torch.where(closed, given.detach().flatten(1).to(dtype), 0.0)
-
-
-def _dense_sum(cycles: Cycles, sim_BST: Tensor, sim_BTS: Tensor, weights_BS: Tensor) -> Tensor:
-    """-sum of weight * (log p(j* | i) + log p(i* | j*))."""
+def _dense_sum(cycles: Cycles, sim_BST: Tensor, sim_BTS: Tensor) -> Tensor:
+    """-sum over closed cycles of log p(j* | i) + log p(i* | j*)."""
     log_p_BST = contrast_normalize(sim_BST).log_softmax(dim=-1)
     log_p_BTS = contrast_normalize(sim_BTS).log_softmax(dim=-1)
-    image, i = (weights_BS > 0).nonzero(as_tuple=True)
+    image, i = cycles.closed.nonzero(as_tuple=True)
     j, i_back = cycles.target_index[image, i], cycles.source_index[image, i]
-    return -(weights_BS[image, i] * (log_p_BST[image, i, j] + log_p_BTS[image, j, i_back])).sum()
+    return -(log_p_BST[image, i, j] + log_p_BTS[image, j, i_back]).sum()
 
 
 def _streamed_cycles(

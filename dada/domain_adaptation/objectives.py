@@ -25,12 +25,12 @@ from dada.domain_adaptation.adversarial import (
     entropy_map_of,
     probability_map,
 )
+from dada.domain_adaptation.cycles.class_contrast import ClassContrastTerm
+from dada.domain_adaptation.cycles.term import association_term
 from dada.domain_adaptation.self_training.mixing import strong_colors
 from dada.domain_adaptation.self_training.style import source_style
 from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.variants.cycle_weights import BALANCES
-from dada.domain_adaptation.variants.terms import AssociationTerm, ClassContrastTerm, Variant
 from dada.normalization import TORCHVISION_RGB, Normalization
 
 log = logging.getLogger(__name__)
@@ -139,25 +139,10 @@ def lsr(domain: str, threshold: float) -> Callable[[Step], Tensor]:
 
 
 def _association(cfg: Any, level: str) -> Term:
-    """The term of one level, "fass" or "cass", as the ASSOCIATION section says."""
-    train, options = cfg.TRAIN, cfg.ASSOCIATION
-    variant = Variant(
-        aggregate=train.APPLY_SPAGG,
-        alpha=train.SPAGG_ALPHA,
-        power=BALANCES[options.CLASS_BALANCE],
-        min_confidence=options.MIN_CONFIDENCE,
-        by_confidence=options.BY_CONFIDENCE,
-        teacher=options.TEACHER,
-        both_directions=options.BOTH_DIRECTIONS,
-        pseudo_threshold=options.PSEUDO_THRESHOLD,
-        whole_batch=options.WHOLE_BATCH,
-        memory=options.MEMORY,
-        memory_per_image=options.MEMORY_PER_IMAGE,
-        soft=options.SOFT,
-    )
-    compute = AssociationTerm(level, cfg.NUM_CLASSES, variant)
-    state = compute if variant.memory else None
-    return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute, teacher=variant.teacher, state=state)
+    """The term of one level, "fass" or "cass"."""
+    train = cfg.TRAIN
+    compute = association_term(level, cfg.NUM_CLASSES, aggregate=train.APPLY_SPAGG, alpha=train.SPAGG_ALPHA)
+    return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute)
 
 
 def _class_contrast(cfg: Any) -> Term:
@@ -167,10 +152,10 @@ def _class_contrast(cfg: Any) -> Term:
         form=options.FORM,
         temperature=options.TEMPERATURE,
         momentum=options.MOMENTUM,
-        threshold=cfg.ASSOCIATION.PSEUDO_THRESHOLD,
-        teacher=cfg.ASSOCIATION.TEACHER,
+        threshold=options.THRESHOLD,
+        teacher=options.TEACHER,
     )
-    return Term("loss_class_contrast", options.LAMBDA, compute, teacher=cfg.ASSOCIATION.TEACHER, state=compute)
+    return Term("loss_class_contrast", options.LAMBDA, compute, teacher=options.TEACHER, state=compute)
 
 
 def contrastive_terms(cfg: Any) -> list[Term]:
@@ -302,11 +287,10 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
     terms = [term._replace(reads="source") for term in terms]
     terms += METHODS[train.DA_METHOD](cfg, device)
     if cfg.CONTRASTIVE_LEARNING:
-        in_pairs = train.LAMBDA_CONTRASTIVE_MAIN != 0 and not cfg.ASSOCIATION.WHOLE_BATCH
-        if in_pairs and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
+        if train.LAMBDA_CONTRASTIVE_MAIN != 0 and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
             raise ValueError(
                 "CONTRASTIVE_LEARNING pairs every source image with a target image: TRAIN.BATCH_SIZE_SOURCE "
-                f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal, or ASSOCIATION.WHOLE_BATCH True"
+                f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal"
             )
         terms += contrastive_terms(cfg)
     terms += self_training_terms(cfg, normalization)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dada.dataset import SegmentationDataset
 from dada.domain_adaptation.build import test_loader, unlabelled_target
 from dada.domain_adaptation.contrastive_learning import labels_at
-from dada.domain_adaptation.variants.terms import probabilities_at_features
+from dada.domain_adaptation.cycles.term import probabilities_at_features
 from dada.model.batch_norm import SOURCE, TARGET, select_domain
 from dada.normalization import Normalization
 

@@ -16,9 +16,9 @@ from dada.domain_adaptation.contrastive_learning import (
     similarity,
     spatial_aggregation,
 )
+from dada.domain_adaptation.cycles.term import METRICS
 from dada.domain_adaptation.explorer.pairs import Pair
 from dada.domain_adaptation.explorer.reduce import Planes, reduce, restore
-from dada.domain_adaptation.variants.terms import METRICS
 
 LEVELS = {"features": "fass", "classes": "cass"}  # as the page calls them
 TILE = 256  # rows of a similarity matrix at a time

@@ -12,6 +12,7 @@ import torch
 from dada.dataset.label_sets import LabelSet
 from dada.domain_adaptation.build import test_loader
 from dada.domain_adaptation.contrastive_learning import cycle_association
+from dada.domain_adaptation.cycles.term import METRICS
 from dada.domain_adaptation.evaluation.reports import read_report
 from dada.domain_adaptation.explorer.pairs import Pair, datasets, read_pairs
 from dada.domain_adaptation.figures.curves import USUAL, chosen_tags, draw_curves
@@ -21,7 +22,6 @@ from dada.domain_adaptation.figures.panels import draw_panel, predict_labels
 from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion
 from dada.domain_adaptation.figures.style import check_formats, class_id, save_figure
 from dada.domain_adaptation.training.logs import read_scalars
-from dada.domain_adaptation.variants.terms import METRICS
 from dada.segmenter import Segmenter
 
 Paths = Sequence[str | Path]

@@ -14,6 +14,7 @@ import numpy as np
 from dada.config import cfg, plain_cfg
 from dada.dataset.toycity import write_city
 from dada.domain_adaptation.build import choose_device, source_loader, test_loader
+from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.evaluation.selection import judge
 from dada.domain_adaptation.evaluation.tester import load_predictor, test
 from dada.domain_adaptation.evaluator import to_json
@@ -22,7 +23,6 @@ from dada.domain_adaptation.tools.demo import CITY
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
 from dada.domain_adaptation.training.loop import Training
 from dada.domain_adaptation.training.runs import file_hash, find_snapshots, versions
-from dada.domain_adaptation.variants.closure import cycle_closure
 from dada.files import write_whole
 
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
@@ -66,13 +66,6 @@ CANDIDATES = {
         "FDA": ("TRAIN.FDA_BETA=0.01",),
         "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
         "strong jitter": ("DATA_TRANSFORM.COLOR_JITTER=0.5",),
-        "class balance": ("ASSOCIATION.CLASS_BALANCE=sqrt",),
-        "confident cycles": ("ASSOCIATION.MIN_CONFIDENCE=0.5",),
-        "both directions": ("ASSOCIATION.BOTH_DIRECTIONS=True",),
-        "whole batch": ("ASSOCIATION.WHOLE_BATCH=True",),
-        "memory": ("ASSOCIATION.MEMORY=2048",),
-        "pairs by class": ("ASSOCIATION.PAIR_TOP=0.3",),
-        "soft cycles": ("ASSOCIATION.SOFT=True",),
         "class contrast": ("CLASS_CONTRAST.LAMBDA=0.1",),
     }.items()
 }

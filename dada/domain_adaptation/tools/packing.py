@@ -80,7 +80,7 @@ def pack(
     datasets = {split: _dataset(cfg, role, split) for split in (splits if role == "target" else ("train",))}
     _check_free(out, overwrite)
     # What draws samples by their classes counts pixels of the whole labels.
-    original_size = original_size or bool(cfg.TRAIN.RARE_CLASS_TEMPERATURE or cfg.ASSOCIATION.PAIR_TOP)
+    original_size = original_size or bool(cfg.TRAIN.RARE_CLASS_TEMPERATURE)
     jobs = _jobs(datasets, root, original_size)
     with lock(out):
         remove_parts(out)

@@ -43,7 +43,6 @@ from dada.domain_adaptation.training.rng import own_seed, rng_state, seed_all, s
 from dada.domain_adaptation.training.runs import Run, save_snapshot, set_aside
 from dada.domain_adaptation.training.stopping import StopSignals
 from dada.domain_adaptation.training.validation import Validation
-from dada.domain_adaptation.variants.target_classes import predicted_counts
 from dada.files import remove_parts
 from dada.model.weight_files import read_weights
 
@@ -172,11 +171,7 @@ class Training:
     def _open_data(self, saved: Mapping[str, Any]) -> None:
         cfg, network, objective = self.cfg, self.trainer.network, self.trainer.objective
         steps = {"start_step": self.start * cfg.TRAIN.ITER_SIZE, "steps": self.stop * cfg.TRAIN.ITER_SIZE}
-        # Predicted once, by the network that the run begins with: then a resumed run draws the same images.
-        self._target_classes = saved.get("target_classes")
-        if cfg.ASSOCIATION.PAIR_TOP and self._target_classes is None:
-            self._target_classes = predicted_counts(cfg, network, self.device)
-        source = source_loader(cfg, network.normalization, target_classes=self._target_classes, **steps)
+        source = source_loader(cfg, network.normalization, **steps)
         target = None
         if objective.uses_target:
             target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
@@ -253,7 +248,6 @@ class Training:
         first, *others = every_rank(rng_state(self.device))
         state = {
             **self.trainer.state_dict(),
-            "target_classes": self._target_classes,
             "rng": first,
             "bad_files": self._bad_files.state(),
         }

@@ -126,7 +126,7 @@ class Monitor:
             counts = source_confusion(step.source_outputs.logits.detach(), step.source.label, self._classes.num_classes)
             self._drawing.draw("Confusion - S", iteration, draw_confusion, counts, self._classes)
         for name, cycles in step.cycles.items():
-            shown = scene_of(step, cycles, self._normalization) if not name.endswith("_back") else None
+            shown = scene_of(step, cycles, self._normalization)
             if shown is not None:
                 self._drawing.draw(f"Cycles - {name}", iteration, draw_cycles, shown, self._classes)
 

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from dada.dataset.label_sets import IGNORE_LABEL
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import cycle_association, labels_at
-from dada.domain_adaptation.variants.cycle_weights import per_class
-from dada.domain_adaptation.variants.terms import METRICS, probabilities_at_features
+from dada.domain_adaptation.cycles.rates import per_class
+from dada.domain_adaptation.cycles.term import METRICS, compared
 from dada.model.batch_norm import SOURCE, TARGET, select_domain
 
 
@@ -54,7 +54,7 @@ def cycle_closure(
         outputs_source = network(source.image)
         select_domain(network, TARGET)
         outputs_target = network(target.image)
-        x, y = (o.features if level == "fass" else probabilities_at_features(o) for o in (outputs_source, outputs_target))
+        x, y = (compared(o, level) for o in (outputs_source, outputs_target))
         labels = labels_at(source.label, x.shape[-2:])
         cycles = cycle_association(x, y, labels, metric=METRICS[level], aggregate=aggregate)
         labels = labels.flatten(1)

@@ -19,8 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.contrastive_learning import direction
+from dada.domain_adaptation.contrastive_learning import direction, labels_at
+from dada.domain_adaptation.cycles.term import probabilities_at_features
 from dada.domain_adaptation.parallel.ranks import joint_mean, joint_sum
+from dada.domain_adaptation.step import Step
 
 FORMS = ("proto", "dist")
 
@@ -120,3 +122,53 @@ def class_contrast(
     share = known.to(x.dtype) if weights is None else known * weights.detach().to(x.dtype)
     total = share.sum()
     return joint_mean((each * share).sum() / torch.where(total > 0, total, 1.0), total)
+
+
+class ClassContrastTerm:
+    """Features of both domains against the distributions of the classes, see above; the mean of both domains.
+
+    The distributions are those of the source's features, by its labels; the step's own are taken in first. Target pixels
+    count where their pseudo-label is sure.
+
+    Args:
+        num_classes: K.
+        form: "dist" or "proto".
+        temperature, momentum: see there.
+        threshold: least probability of a pseudo-label.
+        teacher: pseudo-labels are the teacher's, not the network's.
+
+    Raises:
+        ValueError: a temperature or a momentum out of its range.
+    """
+
+    def __init__(
+        self, num_classes: int, *, form: str, temperature: float, momentum: float, threshold: float, teacher: bool
+    ) -> None:
+        if temperature <= 0:
+            raise ValueError(f"CLASS_CONTRAST.TEMPERATURE is {temperature}; expected more than 0, for example 0.1")
+        self.statistics = ClassStatistics(num_classes, momentum)
+        self.form = form
+        self.temperature = temperature
+        self.threshold = threshold
+        self.teacher = teacher
+
+    def __call__(self, step: Step) -> Tensor:
+        labels = labels_at(step.source.label, step.source_outputs.features.shape[-2:]).flatten()
+        source, target = directions(step.source_outputs.features), directions(step.target_outputs.features)
+        with torch.no_grad():
+            probabilities = probabilities_at_features(step.teacher_outputs if self.teacher else step.target_outputs)
+            confidence, pseudo = (x.flatten() for x in probabilities.max(dim=1))
+            self.statistics.update(source, labels)
+        s = self.statistics
+        variance = s.variance if self.form == "dist" else None
+        of_domains = (
+            class_contrast(x, y, s.mean, variance, s.met, temperature=self.temperature, weights=w)
+            for x, y, w in ((source, labels, None), (target, pseudo, confidence >= self.threshold))
+        )
+        return sum(of_domains) / 2
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.statistics.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.statistics.load_state_dict(state)
