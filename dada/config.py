@@ -261,15 +261,6 @@ OPTIONS: dict[str, Any] = {
         "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
         "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
     },
-    # Contrast with the distributions of the classes, a term of CONTRASTIVE_LEARNING that needs no pairs (SePiCo).
-    "CLASS_CONTRAST": {
-        "LAMBDA": Option(0.0, "Weight of the contrast of features with class distributions; 0: off.", minimum=0),
-        "FORM": Option("dist", "'dist', means and variances (DistCL), or 'proto', means alone.", choices=("dist", "proto")),
-        "TEMPERATURE": Option(0.1, "Temperature of the contrast, above 0.", minimum=0),
-        "THRESHOLD": Option(0.9, "Least probability of a target pixel's class to be its pseudo-label.", minimum=0, maximum=1),
-        "TEACHER": Option(False, "Pseudo-labels are those of the EMA teacher."),
-        "MOMENTUM": Option(0.99, "Of the moving averages of means and variances, 0 to less than 1.", minimum=0),
-    },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
     "SELF_TRAINING": {
         "LAMBDA_MIX": Option(

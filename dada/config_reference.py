@@ -33,8 +33,6 @@ SECTIONS = {
     "FOLDER_TARGET": "The same where `TARGET` is `Folder`.",
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
-    "CLASS_CONTRAST": "[Contrast with class distributions](methods.md#class-distributions-in-place-of-pairs-class_contrast), "
-    "with `CONTRASTIVE_LEARNING`.",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",
     "TEST": "How a network is measured, see [protocols.md](protocols.md). `scripts/predict.py` reads sizes, windows, flips and scales "
     "here too.",

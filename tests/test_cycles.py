@@ -1,58 +1,33 @@
-"""Cycles in training: association and class contrast as terms of a step, closure."""
+"""Cycles in training: association as a term of a step; closure of a network."""
 
-import itertools
 import math
 
 import pytest
 import torch
-from tiny import TinyNetwork, random_batch, same
+from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.contrastive_learning import Cycles, association_loss, cycle_association, labels_at
-from dada.domain_adaptation.cycles.class_contrast import (
-    ClassContrastTerm,
-    ClassStatistics,
-    class_contrast,
-    directions,
-)
 from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.cycles.rates import turning_confidence
 from dada.domain_adaptation.cycles.term import association_term
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.trainer import Trainer, build_optimizer
 
 CPU = torch.device("cpu")
 K = 4
 
 
-def with_gradients(loss_of, *maps):
-    maps = [m.detach().clone().requires_grad_() for m in maps]
-    loss = loss_of(*maps)
-    return loss.detach(), *torch.autograd.grad(loss, maps, allow_unused=True, materialize_grads=True)
-
-
 # ---- association as a term -----------------------------------------------------------------------
 
 
-class Fixed(torch.nn.Module):
-    """TinyNetwork in float64."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.network = TinyNetwork(K).double()
-
-    def forward(self, image):
-        return self.network(image)
-
-
-def step_of(seed=1, network=None, batch=2, target_size=(24, 32), target_batch=2):
-    source = random_batch(batch, (20, 28), num_classes=K, seed=seed)
-    target = random_batch(target_batch, target_size, seed=seed + 50, labelled=False)
+def step_of():
+    """Two images of each domain, of unequal sizes, a part of the labels ignored; in float64."""
+    source, target = random_batch(2, (20, 28), num_classes=K, seed=1), random_batch(2, (24, 32), seed=51, labelled=False)
     source.label[:, :6] = 255
     source, target = (b._replace(image=b.image.double()) for b in (source, target))
-    return Step(network or Fixed(), source, target)
+    torch.manual_seed(0)
+    return Step(TinyNetwork(K).double(), source, target)
 
 
 def maps(step, level):
@@ -111,162 +86,6 @@ def test_unequal_batches_cannot_be_paired():
         build_objective(cfg, CPU)
     cfg_from_list(["TRAIN.LAMBDA_CONTRASTIVE_MAIN=0"])
     build_objective(cfg, CPU)
-
-
-# ---- class distributions -------------------------------------------------------------------------
-
-
-def test_distcl_is_its_formula_and_protocl_that_without_variance():
-    g = torch.Generator().manual_seed(0)
-    x, mean = torch.randn(7, 3, generator=g, dtype=torch.float64), torch.randn(4, 3, generator=g, dtype=torch.float64)
-    variance, labels = torch.rand(4, 3, generator=g, dtype=torch.float64), torch.tensor([0, 1, 3, 255, 2, 1, 0])
-    met, weights = torch.tensor([True, True, False, True]), torch.rand(7, generator=g, dtype=torch.float64)
-    for v, w in itertools.product((variance, None), (weights, None)):
-
-        def written_out(x):
-            total, count = 0.0, 0.0
-            for q, y, share in zip(x, labels.tolist(), torch.ones(7) if w is None else w):
-                if y in (0, 1, 3):
-                    spread = torch.zeros(4) if v is None else (q**2 * v).sum(1) / (2 * 0.5**2)
-                    s = torch.stack([(q * m).sum() / 0.5 + e for m, e in zip(mean, spread)])
-                    total = total + share * (torch.log(s[[0, 1, 3]].exp().sum()) - (q * mean[y]).sum() / 0.5)
-                    count = count + share
-            return total / count
-
-        def ours(x):
-            return class_contrast(x, labels, mean, v, met, temperature=0.5, weights=w)
-
-        torch.testing.assert_close(with_gradients(ours, x), with_gradients(written_out, x), rtol=1e-9, atol=1e-9)
-
-
-def test_distcl_is_the_contrast_with_many_draws_of_each_class():
-    """From above, and near it where the spread is small."""
-    g = torch.Generator().manual_seed(0)
-    x = torch.nn.functional.normalize(torch.randn(5, 6, generator=g, dtype=torch.float64), dim=1)
-    mean, variance = torch.randn(3, 6, generator=g, dtype=torch.float64), torch.full((3, 6), 0.05, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 0, 1])
-    draws = mean[:, None] + variance[:, None].sqrt() * torch.randn(3, 20000, 6, generator=g, dtype=torch.float64)
-    sims = torch.einsum("nc,kdc->nkd", x, draws) / 0.5
-    own = sims[torch.arange(5), labels].mean(1)  # the mean over positives
-    sampled = (sims.exp().mean(2).sum(1).log() - own).mean()
-    got = class_contrast(x, labels, mean, variance, torch.ones(3, dtype=torch.bool), temperature=0.5)
-    torch.testing.assert_close(got, sampled, rtol=5e-3, atol=0)
-
-
-def test_statistics_are_those_of_the_mixture_and_wait_for_a_class():
-    statistics = ClassStatistics(3, momentum=0.75)
-    g = torch.Generator().manual_seed(0)
-    first, second = (torch.randn(20, 4, generator=g, dtype=torch.float64) for _ in range(2))
-    statistics.update(first, torch.tensor([0, 1] * 9 + [255, 7]))
-    torch.testing.assert_close(statistics.mean[0], first[0:18:2].mean(0))
-    torch.testing.assert_close(statistics.variance[1], first[1:18:2].var(0, correction=0))
-    assert statistics.met.tolist() == [True, True, False]
-    statistics.update(second, torch.tensor([0] * 10 + [2] * 10))
-    # A quarter of the weight for the new pixels of class 0.
-    pixels, w = torch.cat([first[0:18:2], second[:10]]), torch.tensor([0.75 / 9] * 9 + [0.25 / 10] * 10).double()[:, None]
-    mean = (w * pixels).sum(0)
-    torch.testing.assert_close(statistics.mean[0], mean)
-    torch.testing.assert_close(statistics.variance[0], (w * (pixels - mean) ** 2).sum(0))
-    torch.testing.assert_close(statistics.mean[1], first[1:18:2].mean(0))  # not among the pixels
-    torch.testing.assert_close(statistics.mean[2], second[10:].mean(0))
-    assert statistics.met.all()
-
-
-def test_contrast_without_a_pixel_that_counts_is_zero_and_finite():
-    x = torch.randn(4, 3)
-    args = torch.zeros(2, 3), torch.zeros(2, 3)
-    for labels, met in ((torch.full((4,), 255), [True, True]), (torch.zeros(4, dtype=torch.long), [False, False])):
-        loss, grad = with_gradients(lambda x: class_contrast(x, labels, *args, torch.tensor(met), temperature=0.1), x)
-        assert loss == 0 and grad.isfinite().all() and not grad.any()
-
-
-@pytest.mark.parametrize("form", ["dist", "proto"])
-def test_the_contrast_term_reads_sure_target_pixels_alone(form):
-    def term(threshold):
-        return ClassContrastTerm(K, form=form, temperature=0.1, momentum=0.9, threshold=threshold, teacher=False)
-
-    step = step_of()
-    confidence, pseudo = step.target_outputs.logits.softmax(1).max(1)
-    threshold = confidence.median().item()
-    compute = term(threshold)
-    got = compute(step)
-    s = compute.statistics
-    labels = labels_at(step.source.label, step.source_outputs.features.shape[-2:]).flatten()
-    variance = s.variance if form == "dist" else None
-    options = {"temperature": 0.1}
-    of_source = class_contrast(directions(step.source_outputs.features), labels, s.mean, variance, s.met, **options)
-    sure = confidence.flatten() >= threshold
-    of_target = directions(step.target_outputs.features)[sure]
-    of_target = class_contrast(of_target, pseudo.flatten()[sure], s.mean, variance, s.met, **options)
-    torch.testing.assert_close(got, (of_source + of_target) / 2)
-    unsure = term(1.1)(step_of())
-    torch.testing.assert_close(unsure, of_source / 2)
-
-
-def test_impossible_numbers_of_the_contrast_are_refused():
-    with pytest.raises(ValueError, match="CLASS_CONTRAST.MOMENTUM is 1.0"):
-        ClassStatistics(3, 1.0)
-    with pytest.raises(ValueError, match="CLASS_CONTRAST.TEMPERATURE is 0.0"):
-        ClassContrastTerm(3, form="dist", temperature=0.0, momentum=0.9, threshold=0.9, teacher=False)
-
-
-OPTIONS = [
-    "NUM_CLASSES=4", "CONTRASTIVE_LEARNING=True", "TRAIN.BATCH_SIZE_SOURCE=2", "TRAIN.BATCH_SIZE_TARGET=2",
-    "CLASS_CONTRAST.LAMBDA=0.1", "CLASS_CONTRAST.THRESHOLD=0.2", "TRAIN.LEARNING_RATE=0.01",
-]  # fmt: skip
-
-
-def trainer() -> Trainer:
-    torch.manual_seed(0)
-    network = TinyNetwork(K)
-    return Trainer(network, build_objective(cfg, CPU), build_optimizer(network, cfg), max_iterations=10)
-
-
-def batches(numbers):
-    for n in numbers:
-        yield random_batch(2, num_classes=K, seed=n), random_batch(2, seed=100 + n, labelled=False)
-
-
-def test_a_run_with_class_statistics_goes_on_from_its_state_as_if_it_had_not_stopped():
-    cfg_from_list(OPTIONS)
-    whole = trainer()
-    torch.manual_seed(5)
-    source = batches(range(6))
-    for iteration in range(6):
-        values, _ = whole.iterate(iteration, source)
-        if iteration == 2:
-            rng = torch.get_rng_state()
-            state = torch_copy(whole.state_dict())
-    assert set(state["terms"]) == {"loss_class_contrast"} and state["terms"]["loss_class_contrast"]["met"].all()
-    resumed = trainer()
-    resumed.load_state_dict(state)
-    torch.set_rng_state(rng)
-    source = batches(range(3, 6))
-    for iteration in range(3, 6):
-        again, _ = resumed.iterate(iteration, source)
-    assert again.keys() == values.keys() and all(again[k] == values[k] for k in values)
-    assert same(torch_copy(resumed.state_dict()), torch_copy(whole.state_dict()))
-
-
-def torch_copy(state):
-    if isinstance(state, torch.Tensor):
-        return state.clone()
-    if isinstance(state, dict):
-        return {k: torch_copy(v) for k, v in state.items()}
-    return [torch_copy(v) for v in state] if isinstance(state, (list, tuple)) else state
-
-
-def test_what_terms_remembered_before_a_step_is_not_changed_by_it():
-    """It is what a step that fails is saved with."""
-    cfg_from_list(OPTIONS)
-    t = trainer()
-    source = batches(range(3))
-    for iteration in range(2):
-        t.iterate(iteration, source)
-    before = t.remembered()
-    kept = torch_copy(before)
-    t.iterate(2, source)
-    assert same(before, kept) and not same(t.remembered(), kept)
 
 
 # ---- closure -------------------------------------------------------------------------------------

@@ -25,7 +25,6 @@ from dada.domain_adaptation.adversarial import (
     entropy_map_of,
     probability_map,
 )
-from dada.domain_adaptation.cycles.class_contrast import ClassContrastTerm
 from dada.domain_adaptation.cycles.term import association_term
 from dada.domain_adaptation.self_training.mixing import strong_colors
 from dada.domain_adaptation.self_training.style import source_style
@@ -46,7 +45,6 @@ class Term(NamedTuple):
     reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
     adversary: Adversary | None = None  # the discriminator that learns beside this term
     teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
-    state: Any = None  # what it remembers between steps, with state_dict and load_state_dict
 
 
 class Objective(NamedTuple):
@@ -145,19 +143,6 @@ def _association(cfg: Any, level: str) -> Term:
     return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute)
 
 
-def _class_contrast(cfg: Any) -> Term:
-    options = cfg.CLASS_CONTRAST
-    compute = ClassContrastTerm(
-        cfg.NUM_CLASSES,
-        form=options.FORM,
-        temperature=options.TEMPERATURE,
-        momentum=options.MOMENTUM,
-        threshold=options.THRESHOLD,
-        teacher=options.TEACHER,
-    )
-    return Term("loss_class_contrast", options.LAMBDA, compute, teacher=options.TEACHER, state=compute)
-
-
 def contrastive_terms(cfg: Any) -> list[Term]:
     """The terms that CONTRASTIVE_LEARNING adds, at the weights of the cfg."""
     train = cfg.TRAIN
@@ -169,7 +154,6 @@ def contrastive_terms(cfg: Any) -> list[Term]:
             Term("loss_lsr_trg", train.LSR_W, lsr("target", train.LSR_THRES)),
         ]
     terms += [
-        _class_contrast(cfg),
         Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD), reads="view"),
         Term("loss_entropy", train.LAMBDA_ENTROPY, target_entropy),
     ]

@@ -91,7 +91,6 @@ class Trainer:
             "state_dict": self.network.state_dict(),
             "discriminators": [a.discriminator.state_dict() for a in self.objective.adversaries],
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "terms": self.remembered(),
             **({} if self.teacher is None else {"teacher": self.teacher.network.state_dict()}),
         }
 
@@ -102,19 +101,8 @@ class Trainer:
             adversary.discriminator.load_state_dict(saved)
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        self.load_remembered(state.get("terms", {}))
         if self.teacher is not None:
             self.teacher.network.load_state_dict(state["teacher"])
-
-    def remembered(self) -> dict[str, Any]:
-        """What terms remember from earlier steps, by the name of the term."""
-        return {term.name: term.state.state_dict() for term in self.objective.terms if term.state is not None}
-
-    def load_remembered(self, state: Mapping[str, Any]) -> None:
-        """Put back what `remembered` returned; a term that is not in it keeps what it has."""
-        for term in self.objective.terms:
-            if term.state is not None and term.name in state:
-                term.state.load_state_dict(state[term.name])
 
     def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> tuple[dict[str, float], Step]:
         """One iteration. Returns the values of all terms, unweighted and averaged over its steps, and the last step.
@@ -128,13 +116,13 @@ class Trainer:
         totals: dict[str, Tensor] = {}
         for k in range(self.iter_size):
             source, target = next(batches)
-            rng, remembered = torch_rng_state(source.image.device), self.remembered()
+            rng = torch_rng_state(source.image.device)
             step = self.step(source, target)
             try:
                 with accumulating(self._losses, more=k < self.iter_size - 1):
                     values = self.backward(step, iteration)
             except NonFiniteLoss as error:
-                error.failed = FailedStep(iteration, step.source, step.target, error.values, rng, remembered)
+                error.failed = FailedStep(iteration, step.source, step.target, error.values, rng)
                 error.here = world_size() == 1 or self._fails_alone(step, iteration)
                 raise
             self.meanwhile()

@@ -1,7 +1,6 @@
 """What a training step and a comparison of networks make of cycles; see docs/methods.md.
 
-    term.py             cycle association as a term of a step
-    rates.py            how often cycles close, and how surely, for each class
-    class_contrast.py   contrast with class distributions, a term that needs no pairs
-    closure.py          cycle closure of a network, a criterion without target labels
+    term.py      cycle association as a term of a step
+    rates.py     how often cycles close, and how surely, for each class
+    closure.py   cycle closure of a network, a criterion without target labels
 """

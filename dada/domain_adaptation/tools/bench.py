@@ -66,7 +66,6 @@ CANDIDATES = {
         "FDA": ("TRAIN.FDA_BETA=0.01",),
         "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
         "strong jitter": ("DATA_TRANSFORM.COLOR_JITTER=0.5",),
-        "class contrast": ("CLASS_CONTRAST.LAMBDA=0.1",),
     }.items()
 }
 # Each adds one part to the one before; the first three are the ablation of the fork.

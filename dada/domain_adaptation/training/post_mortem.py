@@ -32,7 +32,6 @@ class FailedStep(NamedTuple):
     target: Batch | None
     values: dict[str, float]  # of every term that was computed, unweighted
     rng: dict[str, Any]  # state of the random generators before the step
-    terms: dict[str, Any] = {}  # what terms remembered before the step
 
 
 def save_post_mortem(
@@ -66,7 +65,6 @@ def save_post_mortem(
         "target": None if failed.target is None else failed.target.to("cpu")._asdict(),
         "values": failed.values,
         "rng": failed.rng,
-        "terms": failed.terms,
     }
     save_whole(path, content)
     return path

@@ -70,8 +70,6 @@ def replay(cfg: Any, content: Mapping[str, Any]) -> Replay:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"the weights of the post-mortem do not fit the {name} of this configuration: {error}") from None
-    if "terms" in content:
-        trainer.load_remembered(content["terms"])
     source, target = (None if b is None else b.to(device) for b in (content["source"], content["target"]))
     step = trainer.step(source, target)
     weights = not_finite(_parameters(networks))
