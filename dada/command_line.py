@@ -9,10 +9,11 @@ import re
 import sys
 from collections.abc import Callable
 
-from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
+from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list, flat_options
 
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
+_DEVICE = flat_options()["DEVICE"]
 
 
 def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -26,6 +27,27 @@ def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> Non
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg"
     )
     parser.add_argument("--exp-suffix", default="", help="appended to EXP_NAME with an underscore")
+
+
+def add_device_flag(parser: argparse.ArgumentParser, dest: str = "set") -> None:
+    """--device: one more option among those that --set, whose values are in `dest`, gives."""
+    parser.add_argument(
+        "--device", action=_AddDevice, dest=dest, default=argparse.SUPPRESS, type=_device_name, metavar="|".join(_DEVICE.choices),
+        help="where networks run: the GPU if there is one (auto), the CPU, a GPU, that of number N, Apple's, untested (mps); "
+        "short for the option DEVICE (auto)",
+    )
+
+
+class _AddDevice(argparse.Action):
+    def __call__(self, parser, namespace, value, option_string=None):
+        setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), f"DEVICE={value}"])
+
+
+def _device_name(text: str) -> str:
+    try:
+        return _DEVICE.read(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def load_cfg(args: argparse.Namespace) -> None:

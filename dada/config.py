@@ -111,7 +111,15 @@ OPTIONS: dict[str, Any] = {
     "EXP_ROOT": Option("experiments", "Folder under which runs write."),
     "EXP_ROOT_SNAPSHOT": Option("", "Folder of snapshot folders; empty: EXP_ROOT/snapshots."),
     "EXP_ROOT_LOGS": Option("", "Folder of log folders; empty: EXP_ROOT/logs."),
-    "GPU_ID": Option(0, "CUDA device to use when there is one, the first of several processes' on a node; -1 forces the CPU.", minimum=-1),
+    "DEVICE": Option(
+        "auto", "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
+        "GPU, or an error; cuda:N: GPU number N; mps: Apple's, untested.",
+        choices=("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d+)?",
+    ),
+    "GPU_ID": Option(
+        0, "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the CPU.",
+        minimum=-1,
+    ),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
             False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "

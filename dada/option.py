@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class Option:
     meaning: str
     unit: str = ""
     choices: tuple = ()
+    pattern: str = ""  # what decides in place of `choices`, which then show what it means
     element: type | Option = int
     length: int | None = None
     minimum: float | None = None
@@ -80,7 +82,8 @@ class Option:
             raise ValueError(f"{where}{error}") from None
 
     def _checked(self, value: Any) -> Any:
-        if self.choices and value not in self.choices:
+        fits = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
+        if self.choices and not fits:
             raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {shown(value)}")
         if self.minimum is not None and value < self.minimum:
             raise ValueError(f"expected at least {self.minimum}, got {shown(value)}")

@@ -22,11 +22,13 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, separate_cfg
+from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, flat_options, separate_cfg
 from dada.dataset.label_sets import LabelSet, cityscapes_id_of_class, colorize
-from dada.domain_adaptation.build import choose_device, test_transform
+from dada.domain_adaptation.build import test_transform
 from dada.domain_adaptation.evaluation.tester import load_predictor
 from dada.domain_adaptation.evaluator import Predictor
+from dada.domain_adaptation.parallel.device import find_device, tell
+from dada.domain_adaptation.parallel.place import local_rank
 from dada.domain_adaptation.tools.release import classes_of, read_metadata
 from dada.domain_adaptation.training.runs import file_hash
 from dada.model.weight_files import read_weights
@@ -95,7 +97,7 @@ class Segmenter:
     def __init__(self, cfg: Any, checkpoints: Sequence[str | Path], device: torch.device | str | None = None) -> None:
         self.cfg = cfg
         self.checkpoints = [Path(path) for path in checkpoints]
-        self.device = choose_device(cfg) if device is None else torch.device(device)
+        self.device = _device(cfg, device)
         self.classes = _classes(cfg, self.checkpoints[0])
         self.predictor = load_predictor(cfg, self.checkpoints, self.device)
         self.card = read_metadata(self.checkpoints[0]).get("model_card", "")
@@ -114,12 +116,12 @@ class Segmenter:
             path: the file; several are an ensemble.
             cfg: what describes the network, for files that do not say it themselves: a YAML file or a name in configs/, several
                 of them, or a mapping; None takes what is in the file.
-            device: "cpu", "cuda:0" ...; None for what GPU_ID says.
+            device: "auto", "cpu", "cuda", "cuda:1" ..., as the option DEVICE; None for what that option, and GPU_ID, say.
             options: over that cfg, {"TEST.FLIP": True} or ["TEST.FLIP=True"].
 
         Raises:
             FileNotFoundError, ValueError: no such file; a damaged one; one without a cfg where none was given; weights that
-                do not fit the cfg, or of an encoder alone.
+                do not fit the cfg, or of an encoder alone; a device that is not there.
         """
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
@@ -250,6 +252,16 @@ def _fill_cfg(path: str | Path, cfg: Any, options: Mapping[str, Any] | Sequence[
         cfg_from_dict(options, "options")
     else:
         cfg_from_list(options)
+
+
+def _device(cfg: Any, asked: torch.device | str | None) -> torch.device:
+    """Found, but not made torch's current one: that is for the program around it to choose."""
+    if asked is None:
+        device, why = find_device(cfg.DEVICE, cfg.GPU_ID, local_rank())
+    else:
+        device, why = find_device(flat_options()["DEVICE"].read(str(asked)))
+    tell(device, why)
+    return device
 
 
 def _classes(cfg: Any, checkpoint: Path) -> LabelSet:

@@ -4,7 +4,7 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, ending in .pth")
     parser.add_argument("--images", type=int, default=200, help="how many target images to take the statistics of (200)")
     add_cfg_flags(parser, required=False)
+    add_device_flag(parser)
     args = parser.parse_args()
     args.cfg = args.cfg or [args.checkpoint]
     load_cfg(args)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 from dada.domain_adaptation.tools.bench import BENCHMARKS, CANDIDATES, METHODS, STEPS, Plan, compare
 from dada.domain_adaptation.tools.bench_tables import insert_tables, tables
 
@@ -25,7 +25,8 @@ def main() -> None:
                         help=f"of {', '.join(METHODS)} (all of these); and of {', '.join(CANDIDATES)}")  # fmt: skip
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
     parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=value", help="options for all runs", dest="options")
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=value", help="options for all runs", dest="options")
+    add_device_flag(parser, dest="options")
     parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
     parser.add_argument("--start", type=int, default=Plan._field_defaults["start"], help="iterations of the source-only start (%(default)s)")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
@@ -16,6 +16,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="train both networks once for each seed")
     parser.add_argument("--out", type=Path, default=Path("experiments/demo"), help="folder for everything written")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="as in train.py")
+    add_device_flag(parser)
     args = parser.parse_args()
 
     from dada.domain_adaptation.tools.demo import demo

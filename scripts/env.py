@@ -7,12 +7,13 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_cfg_flags(parser, required=False)
+    add_device_flag(parser)
     parser.add_argument("--images", type=int, default=20, metavar="N", help="images of each dataset to read (%(default)s)")
     parser.add_argument("--json", metavar="FILE", help="also write it as JSON")
     args = parser.parse_args()

@@ -4,7 +4,7 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
         help="take the test's target images and their labels, to see how often a cycle turns around in its class",
     )
     add_cfg_flags(parser, required=False)
+    add_device_flag(parser)
     args = parser.parse_args()
     args.cfg = args.cfg or [args.checkpoint]
     load_cfg(args)

@@ -12,7 +12,7 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     )
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in overlays (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images that are predicted together (%(default)s)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1 ...; else what GPU_ID says")
+    add_device_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     args = parser.parse_intermixed_args()
 
@@ -40,7 +40,7 @@ def main() -> None:
     from dada.segmenter import Segmenter
 
     find_inputs(args.inputs, args.out)  # a wrong path is told before the network is read
-    segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, args.device, args.set)
+    segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, options=args.set)
     done = predict_files(
         segmenter, args.inputs, args.out, kinds=args.write, alpha=args.alpha, batch=args.batch, overwrite=args.overwrite
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
@@ -19,6 +19,7 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the run"
     )
+    add_device_flag(parser)
     args = parser.parse_args()
 
     from dada.config import cfg, cfg_from_dict, cfg_from_list

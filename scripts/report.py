@@ -4,7 +4,7 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument(
         "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options, DATA_DIRECTORY_TARGET for example"
     )
+    add_device_flag(parser)
     args = parser.parse_args()
 
     from dada.domain_adaptation.report.page import write_page

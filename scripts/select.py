@@ -23,7 +23,7 @@ from pathlib import Path
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
@@ -44,7 +44,10 @@ def main() -> None:
     parser.add_argument("--by", default="information", choices=CHOICES, help="the criterion that decides (%(default)s)")
     parser.add_argument("--images", type=int, default=64, help="target images to judge on (%(default)s)")
     parser.add_argument("--pairs", type=int, default=8, help="pairs of batches whose cycles are followed (%(default)s)")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="options over those in the snapshots")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="options over those in the snapshots"
+    )
+    add_device_flag(parser)
     parser.add_argument("--with-labels", action="store_true", help="show the mIoU of earlier tests, and rank correlations")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
     args = parser.parse_args()

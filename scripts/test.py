@@ -7,12 +7,13 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Print and save the mIoU of a run on the target's labelled split.")
     add_cfg_flags(parser)
+    add_device_flag(parser)
     args = parser.parse_args()
     load_cfg(args)
 
@@ -21,7 +22,7 @@ def main() -> None:
     from dada.domain_adaptation.parallel.distributed import processes
     from dada.domain_adaptation.training.runs import run_of
 
-    with processes(cfg.GPU_ID):
+    with processes(cfg):
         test(cfg, run_of(cfg, args.exp_suffix))
 
 

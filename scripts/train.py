@@ -14,12 +14,13 @@ import signal
 
 import _root  # noqa: F401
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train as a configuration says; snapshots go to EXP_ROOT/snapshots.")
     add_cfg_flags(parser)
+    add_device_flag(parser)
     parser.add_argument(
         "--resume", default="", metavar="auto|FILE", help="go on from the run's newest readable checkpoint, or FILE"
     )
@@ -32,7 +33,7 @@ def main() -> None:
     from dada.config import cfg
     from dada.domain_adaptation.parallel.distributed import processes
 
-    with processes(cfg.GPU_ID):
+    with processes(cfg):
         run_training(args)
 
 

@@ -4,7 +4,7 @@ import argparse
 
 import _root  # noqa: F401
 
-from dada.command_line import run_script
+from dada.command_line import add_device_flag, run_script
 
 
 def parser_of() -> argparse.ArgumentParser:
@@ -27,6 +27,7 @@ def parser_of() -> argparse.ArgumentParser:
         kind.add_argument("checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what)
         kind.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration")
         kind.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
+        add_device_flag(kind)
 
     for name, meaning in (
         ("cycles", "Cycles between a source and a target image as arrows."),

@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tiny import tiny_options
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.domain_adaptation.trainer import NonFiniteLoss
 from dada.domain_adaptation.training.loop import train
@@ -41,6 +41,35 @@ def test_set_may_be_repeated_and_takes_several_pairs():
     )
     assert (cfg.TRAIN.MAX_ITERS, cfg.NUM_CLASSES, cfg.EXP_NAME) == (7, 13, "x")
     assert cfg.TRAIN.OPTIMIZER == "AdamW"  # of the file
+
+
+@pytest.mark.parametrize("flags", [
+    ["--set", "NUM_CLASSES=13", "--device", "cuda:1"], ["--device", "cuda:1", "--set", "NUM_CLASSES=13"],
+])  # fmt: skip
+def test_a_device_is_an_option_like_those_of_set_in_any_order(flags):
+    parser = argparse.ArgumentParser()
+    add_cfg_flags(parser)
+    add_device_flag(parser)
+    load_cfg(parser.parse_args(["--cfg", "toycity.yml", *flags]))
+    assert (cfg.DEVICE, cfg.NUM_CLASSES) == ("cuda:1", 13)
+    assert parser.parse_args(["--cfg", "toycity.yml"]).set == []
+
+
+def test_a_device_without_a_set_and_beside_inputs_that_are_mixed_with_flags():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("inputs", nargs="+")
+    parser.add_argument("--options", nargs="+", action="extend", default=[])
+    add_device_flag(parser, dest="options")
+    args = parser.parse_intermixed_args(["a.png", "--device", "cpu", "b.png"])
+    assert (args.options, args.inputs) == (["DEVICE=cpu"], ["a.png", "b.png"])
+
+
+def test_a_device_of_an_unknown_name_is_refused_by_the_parser(capsys):
+    parser = argparse.ArgumentParser()
+    add_device_flag(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--device", "gpu"])
+    assert "argument --device: expected one of 'auto', 'cpu', 'cuda', 'cuda:N', 'mps', got 'gpu'" in capsys.readouterr().err
 
 
 def test_cfg_is_required_and_the_suffix_is_not(capsys):

@@ -29,8 +29,8 @@ from dada.domain_adaptation.build import source_loader
 from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.objectives import Term, build_objective
 from dada.domain_adaptation.parallel import ranks
-from dada.domain_adaptation.parallel.distributed import place
 from dada.domain_adaptation.parallel.joint_batch_norm import JointBatchNorm, join_batch_norms
+from dada.domain_adaptation.parallel.place import place
 from dada.domain_adaptation.parallel.ranks import joint_max, joint_mean, joint_sum
 from dada.domain_adaptation.self_training.teacher import Teacher
 from dada.domain_adaptation.trainer import Trainer, build_optimizer
@@ -424,7 +424,9 @@ from dada.command_line import run_script
 def main():
     from dada.domain_adaptation.parallel.distributed import processes
     from dada.domain_adaptation.parallel.ranks import every_rank, rank
-    with processes(-1):
+    from dada.config import cfg
+    cfg.DEVICE = "cpu"
+    with processes(cfg):
 {code}
 run_script(main)
 """

@@ -108,6 +108,7 @@ def test_nothing_that_is_missing_is_an_error(monkeypatch):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpus_are_listed():
     found = environment(cfg)["gpu"]
     assert found["devices"] == torch.cuda.device_count() and torch.cuda.get_device_name(0) in found["device 0"]

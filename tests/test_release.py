@@ -62,6 +62,7 @@ def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_
     assert json.loads(said["versions"])["torch"] == torch.__version__
     test = json.loads(said["test"])
     assert test["mIoU"] == before["mIoU"] and test["protocol"] == before["protocol"]
+    assert not {"DEVICE", "GPU_ID"} & set(json.loads(said["dada_cfg"])), "nor is which of its devices computed"
     assert not any(local in value for value in said.values()), "folders of this machine are nobody else's business"
 
     state = torch.load(trained, weights_only=True)["state_dict"]

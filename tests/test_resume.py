@@ -497,7 +497,7 @@ def test_what_decides_no_weight_may_change(small, city, tmp_path):
     run(
         f"DATA_DIRECTORY_SOURCE={tmp_path}/copy/SYNTHIA", f"DATA_DIRECTORY_TARGET={tmp_path}/copy/Cityscapes",
         "TRAIN.EARLY_STOP=0", "NUM_WORKERS=1", f"EXP_ROOT_SNAPSHOT={tmp_path / 'moved'}", "TRAIN.SAVE_PRED_EVERY=3",
-        "TRAIN.KEEP_CHECKPOINTS=1", "TEST.FLIP=True", "TRAIN.RESTORE_FROM=gone.pth", resume="auto",
+        "TRAIN.KEEP_CHECKPOINTS=1", "TEST.FLIP=True", "TRAIN.RESTORE_FROM=gone.pth", "DEVICE=cpu", "GPU_ID=5", resume="auto",
     )  # fmt: skip
     assert same(state_of(tmp_path / "moved" / "tiny"), whole)
 

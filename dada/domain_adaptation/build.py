@@ -26,32 +26,12 @@ from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
 from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 from dada.domain_adaptation.legacy import number_as_plca
-from dada.domain_adaptation.parallel.distributed import local_rank, share_of
+from dada.domain_adaptation.parallel.device import choose_device
+from dada.domain_adaptation.parallel.distributed import share_of
 from dada.domain_adaptation.parallel.ranks import rank, world_size
 from dada.model import SegmentationModel, build_model, load_weights
 from dada.model.weight_formats import shortened
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
-
-
-def choose_device(cfg: Any) -> torch.device:
-    """CUDA device GPU_ID where there is one, else the CPU. Of several processes on a node each has the next GPU.
-
-    Raises:
-        ValueError: GPU_ID names a device that this machine lacks, or there are more processes than GPUs.
-    """
-    if cfg.GPU_ID < 0 or not torch.cuda.is_available():
-        return torch.device("cpu")
-    if cfg.GPU_ID >= torch.cuda.device_count():
-        raise ValueError(f"GPU_ID is {cfg.GPU_ID}, but this machine has {torch.cuda.device_count()} CUDA devices")
-    place, visible = local_rank(), torch.cuda.device_count()
-    if visible == 1 and "SLURM_STEP_GPUS" in os.environ:
-        return torch.device("cuda", 0)  # Slurm may show each task its own alone
-    if cfg.GPU_ID + place >= visible:
-        raise ValueError(
-            f"process {place} of this node needs CUDA device {cfg.GPU_ID + place} (each process takes one, from GPU_ID "
-            f"{cfg.GPU_ID} on), but this machine has {visible}. Start one process for each GPU, or set GPU_ID to -1 for the CPU."
-        )
-    return torch.device("cuda", cfg.GPU_ID + place)
 
 
 def build_network(

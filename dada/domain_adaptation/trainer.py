@@ -14,6 +14,7 @@ from dada.dataset.sample import Batch
 from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.legacy import RepeatingSGD, times_listed
 from dada.domain_adaptation.objectives import Objective, build_objective
+from dada.domain_adaptation.parallel.device import widest
 from dada.domain_adaptation.parallel.distributed import accumulating, sum_gradients, with_joint_gradients
 from dada.domain_adaptation.parallel.joint_batch_norm import join_batch_norms
 from dada.domain_adaptation.parallel.ranks import alone, world_size
@@ -134,7 +135,7 @@ class Trainer:
             optimizer.step()
         if self.teacher is not None:
             self.teacher.update(self.network, iteration)
-        names, stacked = list(totals), torch.stack([v.double() for v in totals.values()])
+        names, stacked = list(totals), torch.stack([v.to(widest(v.device)) for v in totals.values()])
         return dict(zip(names, stacked.tolist())), step
 
     def step(self, source: Batch, target: Batch | None) -> Step:
@@ -166,7 +167,7 @@ class Trainer:
 
 
 def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None:
-    if torch.stack([value.double() for value in values.values()]).isfinite().all():
+    if torch.stack([value.to(widest(value.device)) for value in values.values()]).isfinite().all():
         return  # one host synchronisation for all terms, before anything moves
     numbers = {name: value.item() for name, value in values.items()}
     bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]

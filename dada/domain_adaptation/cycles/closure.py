@@ -14,6 +14,7 @@ from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import cycle_association, labels_at
 from dada.domain_adaptation.cycles.rates import per_class
 from dada.domain_adaptation.cycles.term import METRICS, compared
+from dada.domain_adaptation.parallel.device import widest
 from dada.model.batch_norm import SOURCE, TARGET, select_domain
 
 
@@ -58,8 +59,9 @@ def cycle_closure(
         labels = labels_at(source.label, x.shape[-2:])
         cycles = cycle_association(x, y, labels, metric=METRICS[level], aggregate=aggregate)
         labels = labels.flatten(1)
-        labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=torch.float64))[:num_classes]
-        closed = closed + per_class(labels, cycles.closed.double())[:num_classes]
+        kind = widest(labels.device)
+        labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=kind))[:num_classes]
+        closed = closed + per_class(labels, cycles.closed.to(kind))[:num_classes]
         on_cycle = torch.zeros(len(y), y.shape[2:].numel(), dtype=torch.bool, device=y.device)
         hit += on_cycle.scatter_reduce(1, cycles.target_index, cycles.closed, "amax").sum().item()
         targets += on_cycle.numel()
@@ -71,6 +73,6 @@ def cycle_closure(
     network.train(mode)
     if not targets:
         raise ValueError("cycle closure needs at least one pair of a source and a target image, got none")
-    by_class = (closed / labelled).cpu()
+    by_class = (closed / labelled).cpu().double()
     correct = right / judged if judged else math.nan
     return Closure((closed.sum() / labelled.sum()).item(), by_class.nanmean().item(), hit / targets, correct, by_class)

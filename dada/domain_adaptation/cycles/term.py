@@ -11,6 +11,7 @@ from torch import Tensor
 from dada.dataset.label_sets import IGNORE_LABEL
 from dada.domain_adaptation.contrastive_learning import Association, association_loss, labels_at
 from dada.domain_adaptation.cycles.rates import per_class, turning_confidence
+from dada.domain_adaptation.parallel.device import widest
 from dada.domain_adaptation.parallel.ranks import joint_sum
 from dada.domain_adaptation.step import Step
 from dada.model.outputs import Outputs
@@ -62,5 +63,5 @@ def _note(step: Step, level: str, found: Association, labels: Tensor, num_classe
 
 def _by_class(labels: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """Weighted means of `values` over the pixels of each label; NaN without any."""
-    values, weights = values.double(), weights.double()
+    values, weights = (x.to(widest(x.device)) for x in (values, weights))
     return per_class(labels, values * weights) / per_class(labels, weights)

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation.evaluator import Predictor
+from dada.domain_adaptation.parallel.device import widest
 
 DENSITY_TEMPERATURE = 0.05  # of Saito et al.
 PIXELS_AN_IMAGE = 16  # whose neighbourhoods `density` looks at
@@ -68,7 +69,7 @@ def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], d
             continue
         image = image[None].to(device)
         size = tuple(max(1, side // SHRINK) for side in image.shape[-2:])
-        p = predictor(image, size).double()
+        p = predictor(image, size).to(widest(device))
         mirrored = predictor(image.flip(-1), size).flip(-1)
         total = total + p.sum(dim=(0, 2, 3))
         entropies += torch.special.entr(p).sum().item()

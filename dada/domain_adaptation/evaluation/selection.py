@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dada.config import cfg, cfg_from_dict, cfg_from_list, reset
-from dada.domain_adaptation.build import choose_device, source_loader, target_images, target_loader
+from dada.domain_adaptation.build import source_loader, target_images, target_loader
 from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.evaluation.criteria import MEANINGS, Criteria, label_free_criteria
 from dada.domain_adaptation.evaluation.tester import load_predictor
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.training.runs import find_snapshots
 from dada.model.weight_files import read_weights
 

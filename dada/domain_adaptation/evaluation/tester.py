@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from dada.config import plain_cfg
-from dada.domain_adaptation.build import build_network, choose_device, test_loader
+from dada.domain_adaptation.build import build_network, test_loader
 from dada.domain_adaptation.evaluator import Evaluation, Predictor, evaluate, table, to_json
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.parallel.ranks import is_main
 from dada.domain_adaptation.training.runs import BEST, Run, file_hash, find_snapshots, versions
 from dada.files import write_whole

@@ -16,9 +16,10 @@ import torch
 from PIL import Image
 
 from dada.dataset.label_sets import LabelSet
-from dada.domain_adaptation.build import build_network, choose_device
+from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.explorer.pairs import Pair, View, datasets, read_pairs
 from dada.domain_adaptation.explorer.prepare import Prepared, prepare
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.files import write_whole
 
 log = logging.getLogger(__name__)

@@ -94,8 +94,8 @@ def _compare(prepared: Prepared, level: str, alpha: float, exact: Cycles, source
     own = cycle_association(*reduced, labels, metric=metric, aggregate=False)
     tiles = zip(_tiles(source, target, metric), _tiles(*reduced, metric))
     return Exactness(
-        (own.target_index == exact.target_index).double().mean().item(),
-        (own.closed == exact.closed).double().mean().item(),
+        (own.target_index == exact.target_index).cpu().double().mean().item(),
+        (own.closed == exact.closed).cpu().double().mean().item(),
         max((a - b).abs().max().item() for a, b in tiles),
     )
 
@@ -108,7 +108,7 @@ def _tiles(source: Tensor, target: Tensor, metric: str) -> Iterator[Tensor]:
 
 def _pixels(x: Tensor) -> np.ndarray:
     """(1, C, h, w) -> (h*w, C) float64."""
-    return x[0].flatten(1).T.double().cpu().numpy()
+    return x[0].flatten(1).T.cpu().double().numpy()
 
 
 def _parted(x_NC: np.ndarray, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -13,16 +13,18 @@ import re
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from dada.domain_adaptation.parallel.device import choose_device
+from dada.domain_adaptation.parallel.place import Place, place
 from dada.domain_adaptation.parallel.ranks import every_rank, joint_max, world_size
 
 log = logging.getLogger(__name__)
@@ -32,77 +34,20 @@ PATIENCE = 5.0  # seconds in which the reason of a failure should be known every
 SILENCE = 300  # seconds without a sign of life after which a process is taken for dead; a debugger may need as long
 
 
-class Place(NamedTuple):
-    """Where a process stands among those of its run."""
-
-    rank: int
-    world_size: int
-    local_rank: int  # among those of its node: the number of its GPU
-    address: str  # of rank 0
-    port: int
-
-
 class Failed(OSError):
     """Another process of the run has failed, so this one cannot go on."""
 
 
-def place(environment: Mapping[str, str] = os.environ) -> Place | None:
-    """What the variables of torchrun, or else of srun, say; None for a process of its own.
-
-    A process that is no task of an `srun` stands alone, even in a job of several tasks. The first node in the job's list
-    is that of rank 0; MASTER_ADDR and MASTER_PORT, if they are set, come first.
-
-    Raises:
-        ValueError: some variables are missing, or are no numbers.
-    """
-    if "RANK" in environment or "WORLD_SIZE" in environment:
-        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"), "torchrun"
-        port, address = environment.get("MASTER_PORT"), environment.get("MASTER_ADDR", "localhost")
-    elif int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
-        names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID"), "srun"
-        # Jobs that share a node have numbers of their own, and so ports; those below 15000 and above 32767 are in use.
-        port = environment.get("MASTER_PORT") or 15000 + int(environment.get("SLURM_JOB_ID") or 0) % 17000
-        address = environment.get("MASTER_ADDR") or _first_node(environment)
-    else:
-        return None
-    values = [environment.get(name, "") for name in names]
-    if not all(value.isdigit() for value in values):
-        found = ", ".join(f"{name}={value!r}" for name, value in zip(names, values))
-        raise ValueError(f"{launcher} gives every process numbers in {', '.join(names)}, but here are {found}; start all with it")
-    where = Place(*map(int, values[:3]), address, int(port))
-    return where if where.world_size > 1 else None
-
-
-def _first_node(environment: Mapping[str, str]) -> str:
-    """The first name of Slurm's node list, in which `gpu[03-05,9],login` stands for gpu03, gpu04, gpu05, gpu9, login."""
-    if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
-        return "localhost"  # a node's name need not be known to itself
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
-    found = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    if not found:
-        raise ValueError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no node; set MASTER_ADDR to the node of the first task")
-    return "".join(part or "" for part in found.groups())
-
-
-def local_rank() -> int:
-    """Number of this process among those of its node; 0 if it is alone."""
-    where = place() if world_size() > 1 else None
-    return where.local_rank if where else 0
-
-
 @contextmanager
-def processes(gpu_id: int) -> Iterator[None]:
+def processes(cfg: Any) -> Iterator[None]:
     """While the block runs, the processes that were started together form one group; nothing if there is one only.
 
-    They talk through NCCL where they train on GPUs, else through gloo. When one of them fails, all end: the others raise
+    Each takes its device first, see `choose_device`. They talk through NCCL where that is a GPU, else through gloo. When one of them fails, all end: the others raise
     `Failed` with its message, and one that hangs in a call that cannot be broken off is ended. An error that all have
     is told once.
 
-    Args:
-        gpu_id: GPU_ID of the cfg.
-
     Raises:
-        ValueError: see `place`.
+        ValueError: see `place` and `choose_device`.
         OSError: the processes do not find each other.
         Failed: another process has failed.
     """
@@ -112,9 +57,10 @@ def processes(gpu_id: int) -> Iterator[None]:
         return
     if where.rank > 0:  # what all would say, the first one says
         logging.getLogger().setLevel(logging.ERROR)
-    store = _join(where, gpu_id >= 0 and torch.cuda.is_available())
+    store = _meet(where)
     watch = _Watch(store, where)
     try:
+        _join(where, store, choose_device(cfg, where.local_rank))
         yield
         _leave_together(watch)
     except SystemExit:  # a signal has stopped all of them
@@ -126,20 +72,34 @@ def processes(gpu_id: int) -> Iterator[None]:
     dist.destroy_process_group()  # not after an error: the connections end with the process, a farewell could hang
 
 
-def _join(where: Place, cuda: bool) -> dist.Store:
+def _meet(where: Place) -> dist.Store:
     os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = where.address, str(where.port)
-    try:
+    with _meeting(where):
         store, _, _ = next(dist.rendezvous("env://", where.rank, where.world_size, timeout=TIMEOUT))
-        backend = "cpu:gloo,cuda:nccl" if cuda else "gloo"
-        dist.init_process_group(backend, store=store, rank=where.rank, world_size=where.world_size, timeout=TIMEOUT)
+    return store
+
+
+def _join(where: Place, store: dist.Store, device: torch.device) -> None:
+    """Form the group. NCCL is told the device, or it would guess one from the rank in its first call."""
+    if device.type == "mps":
+        raise ValueError("device mps is for one process: a machine has one, and gloo cannot read its memory")
+    cuda = device.type == "cuda"
+    options = {"backend": "cpu:gloo,cuda:nccl", "device_id": device} if cuda else {"backend": "gloo"}
+    with _meeting(where):
+        dist.init_process_group(**options, store=store, rank=where.rank, world_size=where.world_size, timeout=TIMEOUT)
+    if where.rank == 0:
+        log.info("%d processes, through %s", where.world_size, "NCCL" if cuda else "gloo")
+
+
+@contextmanager
+def _meeting(where: Place) -> Iterator[None]:
+    try:
+        yield
     except (RuntimeError, ValueError) as error:
         raise OSError(
             f"process {where.rank} of {where.world_size} cannot join the others at {where.address}:{where.port}: {error}\n"
             "Is that the node of the first process, and the port free there? Set MASTER_ADDR and MASTER_PORT to others."
         ) from error
-    if where.rank == 0:
-        log.info("%d processes, through %s", where.world_size, "NCCL" if cuda else "gloo")
-    return store
 
 
 def _leave_together(watch: _Watch) -> None:

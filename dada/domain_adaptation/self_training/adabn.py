@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dada.config import plain_cfg
-from dada.domain_adaptation.build import build_network, choose_device, target_loader
+from dada.domain_adaptation.build import build_network, target_loader
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.training.runs import iteration_of, save_whole, versions
 from dada.model.batch_norm import TARGET, DomainBatchNorm2d, batch_norms, select_domain
 from dada.model.segmentation_model import SegmentationModel

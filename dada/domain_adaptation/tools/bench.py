@@ -13,11 +13,12 @@ import numpy as np
 
 from dada.config import cfg, plain_cfg
 from dada.dataset.toycity import write_city
-from dada.domain_adaptation.build import choose_device, source_loader, test_loader
+from dada.domain_adaptation.build import source_loader, test_loader
 from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.evaluation.selection import judge
 from dada.domain_adaptation.evaluation.tester import load_predictor, test
 from dada.domain_adaptation.evaluator import to_json
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.tools.bench_tables import DIAGNOSTICS, LONGER, ORACLE, START, tables
 from dada.domain_adaptation.tools.demo import CITY
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
@@ -261,7 +262,7 @@ def look_at(job: Job) -> dict[str, Any]:
     kept, checksum = snapshot.with_name(f"look_{snapshot.stem}.json"), file_hash(snapshot)
     if kept.is_file() and (earlier := json.loads(kept.read_text()))["sha256"] == checksum:
         return earlier
-    criteria = judge(snapshot).criteria
+    criteria = judge(snapshot, [f"DEVICE={cfg.DEVICE}", f"GPU_ID={cfg.GPU_ID}"]).criteria
     job.configure()
     cfg.TEST.BATCH_SIZE_TARGET = cfg.TRAIN.BATCH_SIZE_SOURCE
     device = choose_device(cfg)

@@ -10,10 +10,11 @@ import numpy as np
 
 from dada.config import cfg
 from dada.dataset.toycity import write_city
-from dada.domain_adaptation.build import choose_device, test_loader
+from dada.domain_adaptation.build import test_loader
 from dada.domain_adaptation.evaluation.tester import load_predictor, protocol, test
 from dada.domain_adaptation.evaluator import Evaluation, table, to_json
 from dada.domain_adaptation.figures import predict_labels, save_panel
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
 from dada.domain_adaptation.training.runs import find_snapshots, versions
 from dada.files import write_whole

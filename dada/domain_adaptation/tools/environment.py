@@ -24,6 +24,7 @@ import torch.multiprocessing
 from dada import __version__
 from dada.dataset import Draw, SegmentationDataset, storage
 from dada.domain_adaptation.build import source_loader, target_loader, test_loader
+from dada.domain_adaptation.parallel.device import find_device
 from dada.normalization import TORCHVISION_RGB
 
 PACKAGES = """torch torchvision timm numpy pillow opencv-python-headless opencv-python pyyaml easydict safetensors tensorboard
@@ -42,7 +43,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
     """Everything, by section.
 
     Args:
-        cfg: for EXP_ROOT, and for the datasets if `images`.
+        cfg: for EXP_ROOT, for DEVICE and GPU_ID, and for the datasets if `images`.
         images: how many of each dataset to read and decode; 0 opens none.
     """
     sections: dict[str, Callable[[], Section]] = {
@@ -51,7 +52,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         "packages": lambda: {name: version for name in PACKAGES if (version := _version(name))},
         "processors": _processors,
         "memory": _memory,
-        "gpu": _gpus,
+        "gpu": lambda: _gpus(cfg),
         "distributed": _distributed,
         "loader processes": _loaders,
         "torch.compile": _compiler,
@@ -162,13 +163,17 @@ def _memory() -> Section:
     }
 
 
-def _gpus() -> Section:
+def _gpus(cfg: Any) -> Section:
     section: Section = {
         "CUDA of torch": torch.version.cuda or "none: torch was built for the CPU",
         "cuDNN": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
         "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none: nvidia-smi finds none",
         "devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,
     }
+    try:
+        section["a run"] = find_device(cfg.DEVICE, cfg.GPU_ID)[1]
+    except ValueError as error:
+        section["a run"] = f"none: {error}"
     for k in range(section["devices"]):
         device = torch.cuda.get_device_properties(k)
         free, total = torch.cuda.mem_get_info(k)

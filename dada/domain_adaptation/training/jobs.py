@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import torch
 
 from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, read_cfg, reset
-from dada.domain_adaptation.build import choose_device
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.training.checkpoint import fixed_options
 from dada.domain_adaptation.training.loop import is_finished, train
 from dada.domain_adaptation.training.runs import Run, run_of

@@ -17,7 +17,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.build import choose_device, source_loader, target_loader
+from dada.domain_adaptation.build import source_loader, target_loader
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.parallel.distributed import greatest
 from dada.domain_adaptation.parallel.ranks import every_rank, from_main, is_main, rank, world_size
 from dada.domain_adaptation.self_training.adabn import adapt_batch_norm, statistics_loader

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dada.domain_adaptation.build import choose_device
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.parallel.ranks import world_size
 
 # As the libraries word it, besides the two classes of errors: the CPU's allocator, CUDA's libraries, loader processes.

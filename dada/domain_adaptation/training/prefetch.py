@@ -64,5 +64,6 @@ class Prefetcher(Iterator[Pair]):
         except Exception as error:  # noqa: BLE001  raised when its turn comes; StopIteration is one
             return error
         with torch.cuda.stream(self._stream):  # does nothing where there is none
-            source = source.to(self._device, non_blocking=True)
-            return source, None if target is None else target.to(self._device, non_blocking=True)
+            own_stream = self._stream is not None  # which is waited for; nobody waits for a copy to another kind of device
+            source = source.to(self._device, non_blocking=own_stream)
+            return source, None if target is None else target.to(self._device, non_blocking=own_stream)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from dada.domain_adaptation.build import choose_device
+from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.step import Step
 from dada.domain_adaptation.trainer import Trainer, build_trainer
 from dada.domain_adaptation.training.post_mortem import not_finite
