@@ -3,7 +3,7 @@
     python benchmarks/association.py                                 # the table, five runs each
     python benchmarks/association.py --cases curve --repeat 1        # map sides 32 to 192, and the plots
     python benchmarks/association.py --cases cos-512-92 kl-16-128 --json association.json
-    python benchmarks/association.py --device cuda --batch 4 --cases cos-2048-92 --tf32
+    python benchmarks/association.py --device cuda --batch 4 --cases cos-2048-92 --precision high
 
 A case is metric-channels-side. Every run is a process of its own, so that peaks of memory do not mix, and the
 implementations take turns, so that a busy minute hits all of them. `extra` is the peak of memory above the
@@ -257,8 +257,7 @@ def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
         "--batch",
         str(args.batch),
     ]
-    if args.tf32:
-        command.append("--tf32")
+    command += ["--precision", args.precision]
     if args.threads:
         command += ["--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -269,7 +268,7 @@ def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
 
 def measure(case: str, args: argparse.Namespace) -> list[dict]:
     """One object per implementation: medians over interleaved runs, and ratios to the published way."""
-    common = {"device": args.device, "dtype": "tf32" if args.tf32 else "float32", "batch": args.batch}
+    common = {"device": args.device, "precision": args.precision, "batch": args.batch}
     if args.device == "cuda" and not torch.cuda.is_available():
         return [{"case": case, "impl": impl} | common | dict.fromkeys(FIGURES) for impl in args.impls]
     impls = [impl for impl in args.impls if not too_big(case, impl, args.batch, args.device)]
@@ -370,7 +369,10 @@ def main() -> None:
         "--repeat", type=int, default=5, help="runs of which the median is taken (default: %(default)s)"
     )
     parser.add_argument(
-        "--tf32", action="store_true", help="products in TF32, but those that decide an argmax"
+        "--precision",
+        default="highest",
+        choices=("", "highest", "high", "medium"),
+        help="of products, but those that decide an argmax; as TRAIN.MATMUL_PRECISION has it (default: %(default)s)",
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
@@ -383,10 +385,11 @@ def main() -> None:
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.tf32:
-        torch.set_float32_matmul_precision("high")
     if args.one:
-        print(json.dumps(run_once(*args.one, args.device, args.batch)))
+        from dada.matmul_precision import matmul_precision
+
+        with matmul_precision(args.precision, args.device):
+            print(json.dumps(run_once(*args.one, args.device, args.batch)))
         return
     cases = [c for name in args.cases for c in {"table": TABLE, "curve": CURVE}.get(name, (name,))]
     for case in cases:

@@ -159,10 +159,15 @@ def _as_the_ancestors(cfg, trainer, source, target, device: torch.device):
 def main() -> None:
     args = parsed()
     load_cfg(args)
-    if args.variant:
-        run_variant(args)
-        return
     from dada.config import cfg
+
+    if args.variant:
+        from dada.domain_adaptation.build import cudnn_search
+        from dada.matmul_precision import matmul_precision
+
+        with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, args.device), cudnn_search(args.device == "cuda"):
+            run_variant(args)
+        return
     from dada.domain_adaptation.tools.packing import pack
 
     if args.device == "cuda" and not torch.cuda.is_available():

@@ -201,6 +201,11 @@ OPTIONS: dict[str, Any] = {
         "CHANNELS_LAST": Option(
             False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
         ),
+        "MATMUL_PRECISION": Option(
+            "", "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
+            "(bfloat16 where the device gains by it); empty: high on CUDA, exact on a CPU, by oneDNN on AMD's.",
+            choices=("", "highest", "high", "medium"),
+        ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
         "COMPILE": Option(
             False, "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "

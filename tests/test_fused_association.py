@@ -21,6 +21,7 @@ from dada.domain_adaptation.contrastive_learning import (
     association_loss,
     cycle_association,
 )
+from dada.matmul_precision import full_float32_products
 
 METRICS = pytest.mark.parametrize("metric", ["cos", "kl"])
 GOLDEN = golden_cases("plca_association.npz")
@@ -316,7 +317,7 @@ def test_a_second_derivative_is_refused(uncompiled):
 def test_products_that_decide_an_argmax_leave_tf32_out_and_put_the_setting_back(setting):
     torch.set_float32_matmul_precision(setting)
     try:
-        with pytest.raises(ZeroDivisionError), products.full_float32_products():
+        with pytest.raises(ZeroDivisionError), full_float32_products():
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cuda.matmul.allow_tf32
             1 / 0
@@ -333,7 +334,7 @@ def test_the_newer_name_of_the_setting_is_respected_as_well():
     matmul = torch.backends.cuda.matmul
     matmul.fp32_precision = "tf32"
     try:
-        with products.full_float32_products():
+        with full_float32_products():
             assert matmul.fp32_precision == "ieee"
         assert matmul.fp32_precision == "tf32"
     finally:

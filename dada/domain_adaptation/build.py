@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,38 @@ from dada.domain_adaptation.legacy import number_as_plca
 from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.parallel.distributed import share_of
 from dada.domain_adaptation.parallel.ranks import rank, world_size
+from dada.matmul_precision import matmul_precision
 from dada.model import SegmentationModel, build_model, load_weights
 from dada.model.weight_formats import shortened
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
+
+
+@contextmanager
+def on_device(cfg: Any, *, fixed_sizes: bool = False) -> Iterator[torch.device]:
+    """The device of `choose_device`; within the block, TRAIN.MATMUL_PRECISION holds for products of float32 matrices.
+
+    Args:
+        fixed_sizes: images come in few sizes, as those of training do, so that a search for the fastest convolutions pays.
+    """
+    device = choose_device(cfg)
+    with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, device), cudnn_search(fixed_sizes and device.type == "cuda"):
+        yield device
+
+
+@contextmanager
+def cudnn_search(wanted: bool) -> Iterator[None]:
+    """Whether cuDNN times its algorithms for every new size of a convolution and keeps the fastest, within the block.
+
+    The fastest may be another one in another process, with other last bits: who asked torch for deterministic
+    convolutions gets no search.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = wanted and not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
 
 
 def build_network(

@@ -31,6 +31,7 @@ from torch import Tensor
 from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
 from dada.domain_adaptation.association.contrast import EPS, contrast_scale
 from dada.domain_adaptation.parallel.ranks import joint_mean, joint_sum
+from dada.matmul_precision import full_float32_products
 
 METRICS = ("cos", "kl")
 IMPLS = ("auto", "dense", "streaming", "fused")
@@ -254,8 +255,9 @@ def _dense_cycles(
 ) -> tuple[Cycles, Tensor, Tensor]:
     """The cycles, and the two similarities (B, S, T) and (B, T, S) they follow."""
     source_BSC, target_BTC = as_pixels(source), as_pixels(target)
-    sim_BST = similarity(source_BSC, target_BTC, metric)
-    sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
+    with full_float32_products():
+        sim_BST = similarity(source_BSC, target_BTC, metric)
+        sim_BTS = sim_BST.mT if metric == "cos" else similarity(target_BTC, source_BSC, metric)
     cycles = cycle_associate(sim_BST, sim_BTS, labels.flatten(1), ignore_index=ignore_index)
     if metric == "cos":  # a vector without direction is similar to nothing
         source_BS, target_BT = (direction(x).any(dim=-1) for x in (source_BSC, target_BTC))

@@ -21,6 +21,7 @@ from dada.domain_adaptation.evaluation.metrics import confusion_matrix, iou, mea
 from dada.domain_adaptation.evaluation.windows import slide
 from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.parallel.ranks import is_main, joint_sum
+from dada.matmul_precision import matmul_precision
 from dada.model import SegmentationModel
 from dada.model.batch_norm import TARGET, select_domain
 
@@ -47,6 +48,7 @@ class Predictor:
         via_input: upsample scores to the input size first and from there to the wanted one, as mmsegmentation does;
             windows always do.
         autocast: run the networks in bfloat16.
+        precision: of products of float32 matrices, as TRAIN.MATMUL_PRECISION has it.
     """
 
     networks: Sequence[SegmentationModel]
@@ -60,6 +62,7 @@ class Predictor:
     stride: tuple[int, int] | None = None
     via_input: bool = False
     autocast: bool = False
+    precision: str = ""
     _shares: list[float] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -93,6 +96,11 @@ class Predictor:
     @torch.inference_mode()
     def __call__(self, image: Tensor, size: tuple[int, int]) -> Tensor:
         """Normalised (B, 3, H, W) -> probabilities (B, K, *size), float32."""
+        with matmul_precision(self.precision, image.device):
+            return self._average(image, size)
+
+    def _average(self, image: Tensor, size: tuple[int, int]) -> Tensor:
+        """Over networks, scales and flips."""
         total, logits = torch.zeros(()), self.average == "logits" and not self.aggregate
         for network, share in zip(self.networks, self._shares):
             prepared = self._prepared(image, network)

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.pixels import Directions, Pixels
-from dada.domain_adaptation.association.products import full_float32_products
 from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
+from dada.matmul_precision import full_float32_products
 
 
 def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor]:

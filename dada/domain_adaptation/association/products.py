@@ -1,18 +1,16 @@
-"""Matrix products of maps and tiles, in the precision that torch is told to use for float32.
+"""Matrix products of maps and tiles, in the precision that is set for float32 (dada/matmul_precision.py).
 
-`torch.set_float32_matmul_precision("medium")` permits operands rounded to bfloat16. On CUDA they are rounded here, a
-map once for all its tiles, and the results and sums stay float32. With "high" CUDA takes TF32 by itself, and a CPU does
-by itself what it can. float64 is never rounded.
+"medium" permits operands rounded to bfloat16. On CUDA they are rounded here, a map once for all its tiles, and the
+results and sums stay float32. With "high" CUDA takes TF32 by itself, and a CPU does by itself what it can. float64 is
+never rounded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-
 import torch
 from torch import Tensor
+
+from dada.matmul_precision import float32_precision
 
 # Products of bfloat16 that are handed out in float32 came with torch 2.8.
 _GIVES_FLOAT32 = "dtype_out" in torch.ops.aten.mm.overloads() and "dtype_out" in torch.ops.aten.addmm.overloads()
@@ -22,7 +20,7 @@ def rounded_to_half(x: Tensor) -> bool:
     """Whether products with `x` as it is take bfloat16 operands."""
     if x.dtype is torch.bfloat16:
         return True
-    return x.is_cuda and x.dtype is torch.float32 and _precision() == "medium"
+    return x.is_cuda and x.dtype is torch.float32 and float32_precision() == "medium"
 
 
 def operand(x: Tensor) -> Tensor:
@@ -49,23 +47,3 @@ def addmm_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if not (a.is_cuda and _GIVES_FLOAT32):
         return total.addmm_(a.float(), b.float())
     return torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)
-
-
-def _precision() -> str:
-    try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # set by its newer name, which knows no bfloat16 on CUDA and refuses to be mixed with the older
-        return torch.backends.cuda.matmul.fp32_precision
-
-
-@contextmanager
-def full_float32_products() -> Iterator[None]:
-    """Operands as they are: for products that decide an argmax. Others follow what the caller has set."""
-    before, full, put = _precision(), "highest", torch.set_float32_matmul_precision
-    if before not in ("highest", "high", "medium"):
-        full, put = "ieee", partial(setattr, torch.backends.cuda.matmul, "fp32_precision")
-    put(full)
-    try:
-        yield
-    finally:
-        put(before)

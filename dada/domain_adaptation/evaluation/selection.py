@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dada.config import cfg, cfg_from_dict, cfg_from_list, reset
-from dada.domain_adaptation.build import source_loader, target_images, target_loader
+from dada.domain_adaptation.build import on_device, source_loader, target_images, target_loader
 from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.evaluation.criteria import MEANINGS, Criteria, label_free_criteria
 from dada.domain_adaptation.evaluation.tester import load_predictor
-from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.training.runs import find_snapshots
 from dada.model.weight_files import read_weights
 
@@ -73,14 +72,14 @@ def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: in
     reset()
     cfg_from_dict(stored, str(path))
     cfg_from_list(overrides)
-    device = choose_device(cfg)
-    predictor = load_predictor(cfg, [path], device)
-    network = predictor.networks[0]
-    loader = target_images(cfg, network.normalization)
-    every = max(1, len(loader) // max(1, images))
-    criteria = label_free_criteria(predictor, islice(loader, 0, None, every), device)
-    both = zip(source_loader(cfg, network.normalization, pairs), target_loader(cfg, network.normalization, pairs))
-    closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES)
+    with on_device(cfg) as device:
+        predictor = load_predictor(cfg, [path], device)
+        network = predictor.networks[0]
+        loader = target_images(cfg, network.normalization)
+        every = max(1, len(loader) // max(1, images))
+        criteria = label_free_criteria(predictor, islice(loader, 0, None, every), device)
+        both = zip(source_loader(cfg, network.normalization, pairs), target_loader(cfg, network.normalization, pairs))
+        closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES)
     return Candidate(path, {**criteria._asdict(), CLOSURE: closure.balanced}, _tested(path))
 
 

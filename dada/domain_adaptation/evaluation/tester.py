@@ -62,6 +62,7 @@ def build_predictor(
         stride=_height_width(test.SLIDE_STRIDE, "TEST.SLIDE_STRIDE"),
         via_input=test.UPSAMPLE_VIA_INPUT,
         autocast=cfg.TRAIN.BF16 and device.type == "cuda",
+        precision=cfg.TRAIN.MATMUL_PRECISION,
     )
 
 

@@ -21,6 +21,7 @@ from dada.domain_adaptation.explorer.pairs import Pair, View, datasets, read_pai
 from dada.domain_adaptation.explorer.prepare import Prepared, prepare
 from dada.domain_adaptation.parallel.device import choose_device
 from dada.files import write_whole
+from dada.matmul_precision import matmul_precision
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +50,10 @@ def explore(
         "source": f"{source.title}, {cfg.TRAIN.SET_SOURCE}",
         "target": f"{target.title}, {cfg.TEST.SET_TARGET if with_target_labels else cfg.TRAIN.SET_TARGET}",
     }
-    read = read_pairs(network, source, target, pairs, device)
-    write_whole(Path(out), page(read, pairs, source.classes, alpha, about, megabytes).encode())
+    with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, device):
+        read = read_pairs(network, source, target, pairs, device)
+        text = page(read, pairs, source.classes, alpha, about, megabytes)
+    write_whole(Path(out), text.encode())
 
 
 def page(

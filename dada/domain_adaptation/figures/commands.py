@@ -22,6 +22,7 @@ from dada.domain_adaptation.figures.panels import draw_panel, predict_labels
 from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion
 from dada.domain_adaptation.figures.style import check_formats, class_id, save_figure
 from dada.domain_adaptation.training.logs import read_scalars
+from dada.matmul_precision import matmul_precision
 from dada.segmenter import Segmenter
 
 Paths = Sequence[str | Path]
@@ -147,8 +148,9 @@ def _pairs(segmenter: Segmenter, count: int | None, with_target_labels: bool = F
     if count is not None and count > most:
         raise ValueError(f"{count} pairs of images are asked for, but the data hold {len(source)} and {len(target)} images")
     spread_over = min(most, max(10, count or 0))
-    read = read_pairs(network, source, target, spread_over, segmenter.device)
-    return [pair for _, pair in zip(range(count or spread_over), read)]
+    with matmul_precision(segmenter.cfg.TRAIN.MATMUL_PRECISION, segmenter.device):
+        read = read_pairs(network, source, target, spread_over, segmenter.device)
+        return [pair for _, pair in zip(range(count or spread_over), read)]
 
 
 @torch.no_grad()

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from dada.config import plain_cfg
-from dada.domain_adaptation.build import build_network, target_loader
-from dada.domain_adaptation.parallel.device import choose_device
+from dada.domain_adaptation.build import build_network, on_device, target_loader
 from dada.domain_adaptation.training.runs import iteration_of, save_whole, versions
 from dada.model.batch_norm import TARGET, DomainBatchNorm2d, batch_norms, select_domain
 from dada.model.segmentation_model import SegmentationModel
@@ -90,9 +89,9 @@ def adapt_snapshot(cfg: Any, checkpoint: str | Path, out: str | Path, images: in
         raise ValueError(f"--images is {images}; expected at least 1")
     if Path(out).suffix != ".pth":
         raise ValueError(f"a snapshot is a .pth file, but --out is {str(out)!r}")
-    device = choose_device(cfg)
-    network = build_network(cfg, str(checkpoint)).to(device)
-    loader = statistics_loader(cfg, network, images)
-    adapt_batch_norm(network, (batch.image.to(device) for batch in loader))
+    with on_device(cfg) as device:
+        network = build_network(cfg, str(checkpoint)).to(device)
+        loader = statistics_loader(cfg, network, images)
+        adapt_batch_norm(network, (batch.image.to(device) for batch in loader))
     state = {"state_dict": network.state_dict(), "iter": iteration_of(Path(checkpoint)), "cfg": plain_cfg()}
     save_whole(Path(out), {**state, "versions": versions()})

@@ -13,12 +13,11 @@ import numpy as np
 
 from dada.config import cfg, plain_cfg
 from dada.dataset.toycity import write_city
-from dada.domain_adaptation.build import source_loader, test_loader
+from dada.domain_adaptation.build import on_device, source_loader, test_loader
 from dada.domain_adaptation.cycles.closure import cycle_closure
 from dada.domain_adaptation.evaluation.selection import judge
 from dada.domain_adaptation.evaluation.tester import load_predictor, test
 from dada.domain_adaptation.evaluator import to_json
-from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.tools.bench_tables import DIAGNOSTICS, LONGER, ORACLE, START, tables
 from dada.domain_adaptation.tools.demo import CITY
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
@@ -226,8 +225,10 @@ def measured_paces(plan: Plan, benchmark: str, processes: int = 0) -> dict[str, 
 
 def seconds_per_iteration(job: Job) -> float:
     """Median over the first iterations of a run, its data included; nothing is written."""
-    training = Training(cfg, job.configure())
-    times = [time.perf_counter() for _ in islice(training.iterations(), 2 + TIMED + 1)]
+    run = job.configure()
+    with on_device(cfg, fixed_sizes=True):
+        training = Training(cfg, run)
+        times = [time.perf_counter() for _ in islice(training.iterations(), 2 + TIMED + 1)]
     return float(np.median(np.diff(times[2:])))
 
 
@@ -265,10 +266,10 @@ def look_at(job: Job) -> dict[str, Any]:
     criteria = judge(snapshot, [f"DEVICE={cfg.DEVICE}", f"GPU_ID={cfg.GPU_ID}"]).criteria
     job.configure()
     cfg.TEST.BATCH_SIZE_TARGET = cfg.TRAIN.BATCH_SIZE_SOURCE
-    device = choose_device(cfg)
-    network = load_predictor(cfg, [snapshot], device).networks[0]
-    both = zip(source_loader(cfg, network.normalization, PAIRS), test_loader(cfg, network.normalization))
-    closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES, with_truth=True)
+    with on_device(cfg) as device:
+        network = load_predictor(cfg, [snapshot], device).networks[0]
+        both = zip(source_loader(cfg, network.normalization, PAIRS), test_loader(cfg, network.normalization))
+        closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES, with_truth=True)
     found = {"sha256": checksum, "criteria": criteria, "cycles": {name: getattr(closure, name) for name in DIAGNOSTICS}}
     write_whole(kept, to_json(found))
     return found

@@ -25,6 +25,7 @@ from dada import __version__
 from dada.dataset import Draw, SegmentationDataset, storage
 from dada.domain_adaptation.build import source_loader, target_loader, test_loader
 from dada.domain_adaptation.parallel.device import find_device
+from dada.matmul_precision import error_of, products_of
 from dada.normalization import TORCHVISION_RGB
 
 PACKAGES = """torch torchvision timm numpy pillow opencv-python-headless opencv-python pyyaml easydict safetensors tensorboard
@@ -50,7 +51,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         "project": _project,
         "system": _system,
         "packages": lambda: {name: version for name in PACKAGES if (version := _version(name))},
-        "processors": _processors,
+        "processors": lambda: _processors(cfg),
         "memory": _memory,
         "gpu": lambda: _gpus(cfg),
         "distributed": _distributed,
@@ -119,7 +120,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _processors() -> Section:
+def _processors(cfg: Any) -> Section:
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     quota = _cgroup_cores()
@@ -129,8 +130,15 @@ def _processors() -> Section:
         "cores this process may use": usable,
         "limit of the container": "none" if quota is None else f"{quota:g} cores",
         "threads of torch": torch.get_num_threads(),
+        "products of float32": _products(cfg.TRAIN.MATMUL_PRECISION),
         "load of the last minute": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
+
+
+def _products(choice: str) -> str:
+    """How a run on the CPU multiplies, and what torch's settings cost it in precision."""
+    errors = ", ".join(f"{error_of(setting):.0e} under '{setting}'" for setting in ("highest", "medium"))
+    return f"{products_of(choice, 'cpu').name} (relative error of a test: {errors})"
 
 
 def _cgroup_cores() -> float | None:
@@ -180,6 +188,8 @@ def _gpus(cfg: Any) -> Section:
         section[f"device {k}"] = (
             f"{device.name}, compute capability {device.major}.{device.minor}, {_size(total)}, {_size(free)} of it free"
         )
+    if section["devices"]:
+        section["products of float32"] = products_of(cfg.TRAIN.MATMUL_PRECISION, "cuda:0").name
     return section
 
 

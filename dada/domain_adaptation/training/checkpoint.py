@@ -5,8 +5,8 @@ use for: optimizers, discriminators, the random generators, and which images the
 and their augmentation are functions of the seed and the iteration, the learning rates of the iteration; so the
 iteration is all that is kept of them.
 
-On a CPU the resumed run gives the weights of the uninterrupted one bit for bit, with the same number of threads and
-the same versions.
+On a CPU the resumed run gives the weights of the uninterrupted one bit for bit, with the same number of threads, the
+same versions and the same way of products (dada/matmul_precision.py).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from dada.config import flat_options
 from dada.dataset.base import SegmentationDataset
 from dada.domain_adaptation.training.runs import iteration_of, save_whole, versions
+from dada.matmul_precision import PLAIN, products_in_use
 from dada.model.torch_files import UnreadableFile, read_torch_file
 from dada.option import shown
 
@@ -65,7 +66,7 @@ def save_checkpoint(
         data: what `fingerprint` says of every dataset that the run reads.
     """
     path = folder / f"checkpoint_{iteration}.pth"
-    head = {"format": FORMAT, "iter": iteration, "cfg": cfg, "versions": versions(), "data": data}
+    head = {"format": FORMAT, "iter": iteration, "cfg": cfg, "versions": _versions(), "data": data}
     save_whole(path, {**head, **state})
     for old in checkpoints(folder)[:-keep]:
         old.unlink()
@@ -197,13 +198,18 @@ def check_unchanged(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]
 
 
 def check_versions(path: Path, saved: Mapping[str, str]) -> None:
-    """Warn if the checkpoint was written by another version of anything."""
-    for name, version in versions().items():
+    """Warn if the checkpoint was written by another version of anything, or with other products of float32 matrices."""
+    saved = {"products": PLAIN.name, **saved}  # an older checkpoint names none, and there were no others
+    for name, version in _versions().items():
         if saved.get(name) != version:
             log.warning(
                 "%s was written with %s %s, this is %s: the last bits may differ from those of an uninterrupted run",
                 path, name, saved.get(name), version,
             )  # fmt: skip
+
+
+def _versions() -> dict[str, str]:
+    return {**versions(), "products": products_in_use()}
 
 
 def fingerprint(loader: DataLoader) -> str:

@@ -17,7 +17,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.build import source_loader, target_loader
+from dada.domain_adaptation.build import on_device, source_loader, target_loader
 from dada.domain_adaptation.parallel.device import choose_device
 from dada.domain_adaptation.parallel.distributed import greatest
 from dada.domain_adaptation.parallel.ranks import every_rank, from_main, is_main, rank, world_size
@@ -45,6 +45,7 @@ from dada.domain_adaptation.training.runs import Run, save_snapshot, set_aside
 from dada.domain_adaptation.training.stopping import StopSignals
 from dada.domain_adaptation.training.validation import Validation
 from dada.files import remove_parts
+from dada.matmul_precision import products_in_use
 from dada.model.weight_files import read_weights
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,8 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
         OutOfMemory: with what to lower.
         SystemExit: a signal ended the run; the code is 128 and the signal's number.
     """
-    with StopSignals() as signals, lock(run.snapshots) if is_main() else nullcontext(), explain_out_of_memory(cfg):
+    locked = lock(run.snapshots) if is_main() else nullcontext()
+    with StopSignals() as signals, locked, explain_out_of_memory(cfg), on_device(cfg, fixed_sizes=True):
         training = Training(cfg, run, resume)
         if training.finished:
             log.info("%s is finished: %s is at iteration %d of %d", run.name, training.path, training.start, training.stop)
@@ -167,7 +169,7 @@ class Training:
         if not self.finished:
             self._open_data(saved or {})
             terms = ", ".join(f"{t.weight:g} {t.name}" for t in self.trainer.objective.terms)
-            log.info("training %s on %s: %s", run.name, self.device, terms)
+            log.info("training %s on %s, products in %s: %s", run.name, self.device, products_in_use(), terms)
 
     def _open_data(self, saved: Mapping[str, Any]) -> None:
         cfg, network, objective = self.cfg, self.trainer.network, self.trainer.objective

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from dada.domain_adaptation.parallel.device import choose_device
+from dada.domain_adaptation.build import on_device
 from dada.domain_adaptation.step import Step
 from dada.domain_adaptation.trainer import Trainer, build_trainer
 from dada.domain_adaptation.training.post_mortem import not_finite
@@ -59,7 +60,11 @@ def replay(cfg: Any, content: Mapping[str, Any]) -> Replay:
     Raises:
         ValueError: the weights do not fit the network of `cfg`.
     """
-    device = choose_device(cfg)
+    with on_device(cfg) as device:
+        return _replay(cfg, content, device)
+
+
+def _replay(cfg: Any, content: Mapping[str, Any], device: torch.device) -> Replay:
     trainer = build_trainer(cfg, device)
     networks = _networks(trainer)
     states = [content["state_dict"], *content["discriminators"]]

@@ -20,7 +20,7 @@ from torch import nn
 
 from dada.config import plain_cfg
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.build import test_loader
+from dada.domain_adaptation.build import cudnn_search, test_loader
 from dada.domain_adaptation.evaluation.tester import build_predictor, protocol
 from dada.domain_adaptation.evaluator import Evaluation, evaluate
 from dada.domain_adaptation.parallel.distributed import greatest
@@ -87,7 +87,8 @@ class Validation:
             copied = copy.deepcopy(network()).eval()
             predictor = build_predictor(self._cfg, [copied], [1.0], self._device)
             batches = _until(interrupted, self._loader)
-            found = evaluate(predictor, batches, self._loader.dataset.classes, self._device, self._cfg.TEST.CLASS_RULE)
+            with cudnn_search(False):  # unlike those of training, the images of a test may be of many sizes
+                found = evaluate(predictor, batches, self._loader.dataset.classes, self._device, self._cfg.TEST.CLASS_RULE)
         finally:
             set_rng_state(rng, self._device)
         if greatest(int(interrupted())):
