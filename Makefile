@@ -1,12 +1,13 @@
 # make demo   set up, then train and adapt on the embedded city; table and pictures in experiments/demo
 # make test   set up, then lint and test
+# make gpu    all that a GPU has to show, in under nine minutes; ARGS="--device cpu --small" where there is none
 # make test-slurm   the batch scripts on a Slurm of one node, started and stopped here
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test test-slurm lint clean
+.PHONY: demo test gpu test-slurm lint clean
 
 # The virtual environment is made once; a change of what is required updates it.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
@@ -24,6 +25,10 @@ lint: .venv/ready
 
 test: lint
 	$(BIN)/python -m pytest
+
+# With the python of .venv if it is there, else with $(PYTHON), which may be one whose torch knows the GPU: sets up nothing.
+gpu:
+	$(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(or $(wildcard $(BIN)/python),$(PYTHON))) benchmarks/gpu.py $(ARGS)
 
 test-slurm: .venv/ready
 	@PATH="$$PATH:/usr/sbin"; for program in munged slurmctld slurmd sbatch; do \

@@ -3,13 +3,15 @@
 Loading (ADVENT, DADA, PLCA): Pillow and NumPy on whole files, one comparison of all pixels for each label id. Training
 (ADVENT's MinEnt): source forward, cross-entropy, backward, then target forward, entropy, backward. With association (the fork
 of DADA): cross-entropy, association with whole matrices, Lovász-Softmax through autograd class by class, one backward,
-then a garbage collection.
+then a garbage collection. Evaluation (ADVENT): image by image, scores resized to the labels and copied to the host, the rest in
+NumPy.
 """
 
 from __future__ import annotations
 
 import gc
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from dada.dataset import SegmentationDataset
+from dada.dataset import Batch, SegmentationDataset
 from dada.dataset.sampler import StepSampler
 from dada.domain_adaptation.contrastive_learning import labels_at
 
@@ -97,6 +99,21 @@ def association_step(
         loss = loss + lovasz_weight * _lovasz(logits.softmax(dim=1), source[1].long())
     loss.backward()
     gc.collect()
+
+
+@torch.no_grad()
+def evaluation_loop(network: nn.Module, batches: Iterable[Batch], classes: int, device: torch.device) -> np.ndarray:
+    """The confusion matrix (rows: labels) of batches of one image with labels (1, H, W)."""
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    for batch in batches:
+        label = batch.label[0].numpy()
+        logits = network(batch.image.to(device)).logits
+        scores = F.interpolate(logits, size=label.shape, mode="bilinear", align_corners=True)[0].cpu().numpy()
+        found = scores.transpose(1, 2, 0).argmax(axis=2)
+        counted = (label >= 0) & (label < classes)
+        pairs = classes * label[counted].astype(int) + found[counted]
+        counts += np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+    return counts
 
 
 def _cross_entropy(network: nn.Module, source: list[Tensor]) -> tuple[Tensor, Any, Tensor]:

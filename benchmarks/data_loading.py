@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -39,6 +40,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=24, help="samples a round (default: %(default)s)")
     parser.add_argument("--workers", type=int, nargs="+", default=[0], help="numbers of loader processes to try")
     parser.add_argument("--packed", metavar="DIR", help="a packed copy that is there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -99,6 +101,7 @@ def main() -> None:
             print(f"packed {made.parts[0].images} images in {time.perf_counter() - start:.1f} s: {made.from_bytes / 1e6:.1f} MB "
                   f"of files became {made.bytes / 1e6:.1f} MB ({made.bytes / made.from_bytes:.2f})")  # fmt: skip
             arguments += ["--packed", str(folder)]
+        rows = []
         print(f"{'variant':<14}{'workers':>8}{'images/s':>10}{'ms':>8}{'time ratio':>12}{'peak MB':>9}")
         for workers in args.workers:
             variants = Variants([f"{name}-{workers}" for name in VARIANTS], arguments)
@@ -108,8 +111,13 @@ def main() -> None:
             for name in VARIANTS:
                 mine = rounds[f"{name}-{workers}"]
                 seconds = median(mine, "seconds")
-                print(f"{name:<14}{workers:>8}{1 / seconds:>10.1f}{1000 * seconds:>8.1f}{ratio(mine, base, 'seconds'):>12.2f}"
-                      f"{median(mine, 'peak') / 1e6:>9.0f}", flush=True)  # fmt: skip
+                rows.append({"variant": name, "workers": workers, "images/s": 1 / seconds, "ms": 1000 * seconds,
+                             "time ratio": ratio(mine, base, "seconds"), "peak MB": median(mine, "peak") / 1e6})  # fmt: skip
+                row = rows[-1]
+                print(f"{name:<14}{workers:>8}{row['images/s']:>10.1f}{row['ms']:>8.1f}{row['time ratio']:>12.2f}"
+                      f"{row['peak MB']:>9.0f}", flush=True)  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,8 @@
     python benchmarks/train_step.py --cfg toycity.yml --variants ancestors plain packed channels_last bf16 compile
 
 A round is a number of whole iterations in each variant, one after the other, from loading to the optimizer's step; each variant is a
-process of its own (see turns.py). `images/s` counts both domains, `waiting` is the share of the time in which the loop
+process of its own (see turns.py). On a GPU a turn begins with an iteration that is not counted, in which the memory is taken that
+the others have had. `images/s` counts both domains, `waiting` is the share of the time in which the loop
 waits for data, `peak` what the process held at most, on a GPU what its tensors took. Ratios are medians over the rounds of the
 quotient within a round, to `ancestors` where it runs, else to the first variant.
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -54,6 +56,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--iterations", type=int, default=2, help="in a round (default: %(default)s)")
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ancestors", "plain", "packed"])
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: as torch chooses)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
     parser.add_argument("--packed", help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -110,6 +113,9 @@ def run_variant(args: argparse.Namespace) -> None:
 
     def turn() -> dict:
         nonlocal done
+        if device.type == "cuda":
+            iterate(done)
+            done += 1
         batches.seconds = 0.0
         restart_peak(device)
         wait_for(device)
@@ -185,12 +191,19 @@ def main() -> None:
         variants.close()
     base = rounds["ancestors" if "ancestors" in rounds else args.variants[0]]
     print(f"{'variant':<15}{'images/s':>9}{'s/step':>9}{'waiting':>9}{'peak MB':>9}{'time ratio':>12}{'memory ratio':>14}  terms")
+    rows = []
     for name, mine in rounds.items():
         seconds, ready = median(mine, "seconds"), variants.ready[name]
-        terms = "as they order them" if name == "ancestors" else ", ".join(ready["terms"])
-        print(f"{name:<15}{ready['images'] / seconds:>9.2f}{seconds:>9.3f}{median(mine, 'waiting'):>9.1%}"
-              f"{median(mine, 'peak') / 1e6:>9.0f}{ratio(mine, base, 'seconds'):>12.2f}{ratio(mine, base, 'peak'):>14.2f}  {terms}",
-              flush=True)  # fmt: skip
+        rows.append({
+            "variant": name, "images/s": ready["images"] / seconds, "s/step": seconds, "waiting": median(mine, "waiting"),
+            "peak MB": median(mine, "peak") / 1e6, "time ratio": ratio(mine, base, "seconds"),
+            "memory ratio": ratio(mine, base, "peak"), "terms": ready["terms"] if name != "ancestors" else ["as they order them"],
+        })  # fmt: skip
+        row = rows[-1]
+        print(f"{name:<15}{row['images/s']:>9.2f}{row['s/step']:>9.3f}{row['waiting']:>9.1%}{row['peak MB']:>9.0f}"
+              f"{row['time ratio']:>12.2f}{row['memory ratio']:>14.2f}  {', '.join(row['terms'])}", flush=True)  # fmt: skip
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

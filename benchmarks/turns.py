@@ -1,11 +1,14 @@
 """Variants that take turns: each in a process of its own, all alive at once, so that a busy minute hits all of them.
 
 A process of its own gives each variant its own peak of memory; staying alive, it starts and warms up once. A benchmark
-runs itself with `--variant NAME`; that process calls `answer`, the first one `Variants`.
+runs itself with `--variant NAME`; that process calls `answer`, the first one `Variants`. While others have their turn, a
+process keeps weights and states alone on a GPU: what a turn needed besides goes back to the device at its end, so that one
+variant at a time has to fit.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import statistics
 import subprocess
@@ -19,9 +22,19 @@ import torch
 
 def answer(ready: dict[str, Any], turn: Callable[[], dict[str, Any]]) -> None:
     """Say that this process is `ready`, then take a turn for every line on standard input, and tell what it gave."""
+    _release()
     print(json.dumps(ready), flush=True)
     for _ in sys.stdin:
-        print(json.dumps(turn()), flush=True)
+        given = turn()
+        _release()
+        print(json.dumps(given), flush=True)
+
+
+def _release() -> None:
+    """Give the GPU what this process holds of it without a tensor in it."""
+    if torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 class Variants:

@@ -1,13 +1,45 @@
-"""Fixtures of several test files: the cfg at its defaults, and a small city on disk."""
+"""Fixtures of several test files: the cfg at its defaults, a small city on disk, and the device that tests run on."""
 
+import os
 from pathlib import Path
 
+import on_device
 import pytest
 import torch
 from tiny import tiny_options
 
 from dada import config
 from dada.config import cfg, cfg_from_list
+from dada.domain_adaptation import contrastive_learning, losses
+
+if os.environ.get(on_device.VARIABLE) and not on_device.missing():
+    on_device.move_functions([losses, contrastive_learning], on_device.DEVICE)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests that have no device to run on, or are of another one, are skipped and say why."""
+    for item in items:
+        reason = ""
+        if item.get_closest_marker("gpu"):
+            reason = on_device.missing()
+            if on_device.DEVICE.type == "cpu" and "device" not in item.fixturenames:
+                reason = "is about CUDA itself"
+        elif item.get_closest_marker("looks_at_values") and os.environ.get(on_device.VARIABLE, "cpu") != "cpu":
+            reason = "on a GPU nothing waits to look at values"
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def device():
+    """Where tests marked `gpu` run, with the float32 products and convolutions of a CPU."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    yield on_device.DEVICE
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(autouse=True)

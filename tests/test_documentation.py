@@ -71,6 +71,11 @@ def test_no_page_names_a_place_on_a_machine():
         assert not re.search(r"(?<![\w.])/(?:home|root|work|Users)/", page.read_text("utf-8")), page.name
 
 
+def test_that_nothing_was_measured_on_a_gpu_is_said_once_or_no_more():
+    said = [page.name for page in PAGES for _ in re.findall("not measured on a GPU", page.read_text("utf-8"), re.IGNORECASE)]
+    assert said in ([], ["performance.md"])
+
+
 # ---- written from code
 
 

@@ -390,7 +390,6 @@ def test_half_products_move_gradients_by_their_rounding(halves, metric, monkeypa
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels were run on the CPU only")
 @METRICS
 @pytest.mark.parametrize("impl", ["streaming", "fused", "auto"])
 def test_on_cuda_values_are_those_of_the_dense_form_and_nothing_waits(impl, metric, monkeypatch):
@@ -413,7 +412,6 @@ def test_on_cuda_values_are_those_of_the_dense_form_and_nothing_waits(impl, metr
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device: kernels were run on the CPU only")
 @pytest.mark.parametrize("precision, share", [("high", 0.02), ("medium", 0.05)])
 def test_on_cuda_rounded_products_move_gradients_by_their_rounding_and_no_cycle(precision, share):
     source, target, labels = (x.cuda() for x in random_case(0, 1, 64, (20, 20), (20, 20), "cos"))

@@ -1,0 +1,70 @@
+"""Time and memory of the association loss, forward and backward, beside the published form, in each precision."""
+
+from __future__ import annotations
+
+import torch
+from association import PeakMemory, make_case, published_loss
+
+from dada.domain_adaptation.contrastive_learning import association_loss
+from gpu_check.check import Check
+from gpu_check.measure import seconds
+
+PRECISIONS = ("highest", "high", "medium")
+CASES = (("cos", 512, 92), ("cos", 2048, 92), ("kl", 19, 92))  # metric, channels, side of the map
+
+
+def run(check: Check) -> None:
+    cases, batches = (CASES, (1, 4)) if not check.small else ((("cos", 16, 20), ("kl", 5, 20)), (1,))
+    for batch in reversed(batches):  # the large ones first: they are what a training does
+        for case in cases:
+            for precision in PRECISIONS if not check.small else PRECISIONS[:1]:
+                _compare(check, case, batch, precision)
+
+
+def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: str) -> None:
+    metric, channels, side = case
+    torch.set_float32_matmul_precision(precision)
+    source, target, labels = make_case(metric, channels, side, batch, check.device)
+    source.requires_grad_(), target.requires_grad_()
+    losses = {"published": lambda: published_loss(source, target, labels, metric)}
+    for impl in ("streaming",) if check.small else ("streaming", "fused"):
+        losses[impl] = lambda impl=impl: (
+            association_loss(source, target, labels, metric=metric, impl=impl).loss
+        )
+    published: dict = {}
+    for impl, loss in losses.items():
+        with check.noting(
+            metric=metric, channels=channels, side=side, batch=batch, precision=precision, impl=impl
+        ) as row:
+            row |= _measured(check, loss, source, target)
+            if impl == "published":
+                published = dict(row)
+            row |= {
+                name + " ratio": row[name] / published[name] for name in ("ms", "MB") if published.get(name)
+            }
+    torch.set_float32_matmul_precision("highest")
+
+
+def _measured(check: Check, loss, source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:
+    def both() -> torch.Tensor:
+        source.grad = target.grad = None
+        value = loss()
+        value.backward()
+        return value.detach()
+
+    value = both()  # compiles, and the libraries choose
+    if check.device == "cuda":
+        torch.cuda.empty_cache()
+    source.grad = target.grad = None
+    memory = PeakMemory(check.device)
+    both()
+    extra = memory.extra()
+    with torch.no_grad():
+        forward = seconds(loss, check.device, repeat=1 if check.small else 3)
+    time = seconds(both, check.device, repeat=1 if check.small else 5, warm=0)
+    return {
+        "ms": 1e3 * time,
+        "forward ms, no gradient": 1e3 * forward,
+        "MB": extra / 1e6,
+        "loss": value.item(),
+    }
