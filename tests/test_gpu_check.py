@@ -85,7 +85,27 @@ def test_what_went_wrong_in_one_row_does_not_end_a_section(tmp_path):
     assert noted["failed"] == "RuntimeError: CUDA out of memory" and noted["ms"] == 3.0
 
 
+def test_a_whole_step_is_timed_beside_that_of_the_ancestors(city, tmp_path):
+    from gpu_check import tables
+
+    (tmp_path / "city").symlink_to(city, target_is_directory=True)
+    (row,) = run("ResNet-101", tmp_path)
+    assert [step["variant"] for step in row["steps"]] == ["ancestors", "plain"]
+    assert all(step["images/s"] > 0 and step["peak MB"] > 0 for step in row["steps"])
+    assert tables.steps([row]).count("\n") == 3
+
+
 # ---- how they are run
+
+
+def test_the_command_runs_the_sections_that_it_is_told_and_writes_the_tables(tmp_path, capsys):
+    import gpu
+
+    assert gpu.main(["--device", "cpu", "--small", "--sections", "environment", "--out", str(tmp_path)]) == 0
+    assert [row["section"] for row in results(tmp_path)][:2] == ["run", "environment"]
+    assert results(tmp_path)[-1]["ended"] == "passed"
+    assert "copy, read and written" in (tmp_path / "tables.md").read_text("utf-8")
+    assert "passed" in capsys.readouterr().out
 
 
 def programs(tmp_path, texts: dict[str, str], total: float, **fields) -> dict[str, str]:

@@ -39,7 +39,7 @@ def run_sections(sections: list[Section], command: Command, out: Path, total: fl
         print(f"{section.name:<20}{state:<12}{seconds:>6.1f} s  {reason}", flush=True)
 
     for together, group in itertools.groupby(sections, key=lambda section: section.together):
-        with ThreadPoolExecutor(len(sections) if together else 1) as pool:
+        with ThreadPoolExecutor(max(2, len(os.sched_getaffinity(0))) if together else 1) as pool:
             list(pool.map(one, group))
     return ended
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from dada.config import OPTIONS
-from gpu_check.check import Check
+from gpu_check.check import Check, Skip
 from gpu_check.programs import benchmark, city_options
 
 # Options of the network, side of the crops, images of each domain.
@@ -32,6 +32,8 @@ PRECISION = "TRAIN.MATMUL_PRECISION"
 
 
 def run(check: Check) -> None:
+    if check.small and check.section != "ResNet-101":
+        raise Skip("with --small all networks are the one of the section ResNet-101")
     network, side, images = TINY if check.small else NETWORKS[check.section]
     options = [
         *city_options(check), *network, *ALIKE,
