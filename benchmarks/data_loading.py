@@ -56,7 +56,7 @@ def run_variant(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     of_source, steps = args.role == "source", 10**6
     name, workers = args.variant.split("-")
-    cfg.NUM_WORKERS = int(workers)
+    cfg.NUM_WORKERS, cfg.DEVICE = int(workers), args.device
     if name == "packed":
         cfg["DATA_DIRECTORY_SOURCE" if of_source else "DATA_DIRECTORY_TARGET"] = args.packed
     cfg.TRAIN.BATCH_SIZE_SOURCE = cfg.TRAIN.BATCH_SIZE_TARGET = 1

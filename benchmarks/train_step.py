@@ -88,8 +88,7 @@ def run_variant(args: argparse.Namespace) -> None:
         torch.set_num_threads(args.threads)
     for switch in ("CHANNELS_LAST", "BF16", "COMPILE", "RECOMPUTE"):
         cfg.TRAIN[switch] = switch in SWITCHES.get(args.variant, ())
-    if args.device == "cpu":
-        cfg.GPU_ID = -1
+    cfg.DEVICE = args.device
     device = torch.device(args.device)
     if args.variant == "packed":
         cfg.DATA_DIRECTORY_SOURCE, cfg.DATA_DIRECTORY_TARGET = f"{args.packed}/source", f"{args.packed}/target"

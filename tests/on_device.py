@@ -33,7 +33,7 @@ def missing() -> str:
 
 def options(device: torch.device) -> list[str]:
     """KEY=VALUE pairs with which a run takes the device."""
-    return ["GPU_ID=-1"] if device.type == "cpu" else [f"GPU_ID={device.index or 0}"]
+    return [f"DEVICE={device}"]
 
 
 def moved(value: Any, device: torch.device) -> Any:

@@ -1,11 +1,16 @@
 """`make gpu` on a machine without a GPU: how sections are run and limited, what they note, and the tables made of it."""
 
+import io
 import json
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from pages import ROOT
+
+from dada import config
 
 BENCHMARKS = ROOT / "benchmarks"
 
@@ -85,9 +90,42 @@ def test_what_went_wrong_in_one_row_does_not_end_a_section(tmp_path):
     assert noted["failed"] == "RuntimeError: CUDA out of memory" and noted["ms"] == 3.0
 
 
-def test_a_whole_step_is_timed_beside_that_of_the_ancestors(city, tmp_path):
-    from gpu_check import tables
+class InThisProcess:
+    """Variants without processes of their own: to import torch takes longer than these steps."""
 
+    def __init__(self, names, arguments):
+        import train_step
+
+        self.ready, self._given = {}, {}
+        for name in names:
+            said, asked = io.StringIO(), io.StringIO("\n")
+            argv = ["train_step.py", *arguments, "--variant", name]
+            config.reset()
+            with redirect_stdout(said), mock.patch("sys.stdin", asked), mock.patch("sys.argv", argv):
+                train_step.main()
+            self.ready[name], self._given[name] = map(json.loads, said.getvalue().splitlines())
+
+    def rounds(self, number):
+        return {name: [given] * number for name, given in self._given.items()}
+
+    def close(self):
+        pass
+
+
+def test_a_whole_step_is_timed_beside_that_of_the_ancestors(city, tmp_path, monkeypatch):
+    import train_step
+    from gpu_check import steps, tables
+
+    def benchmark(check, name, *arguments):
+        assert name == "train_step"
+        rows = tmp_path / "rows.json"
+        argv = ["train_step.py", "--device", "cpu", "--json", str(rows), *arguments]
+        with mock.patch("sys.argv", argv):
+            train_step.main()
+        return json.loads(rows.read_text("utf-8"))
+
+    monkeypatch.setattr(train_step, "Variants", InThisProcess)
+    monkeypatch.setattr(steps, "benchmark", benchmark)
     (tmp_path / "city").symlink_to(city, target_is_directory=True)
     (row,) = run("ResNet-101", tmp_path)
     assert [step["variant"] for step in row["steps"]] == ["ancestors", "plain"]

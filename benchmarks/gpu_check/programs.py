@@ -34,10 +34,5 @@ def benchmark(check: Check, name: str, *arguments: str) -> list[dict]:
     return json.loads(rows.read_text(encoding="utf-8"))
 
 
-def on(device: str) -> list[str]:
-    """KEY=VALUE pairs with which scripts take the device."""
-    return ["GPU_ID=0" if device == "cuda" else "GPU_ID=-1"]
-
-
 def city_options(check: Check) -> list[str]:
     return [f"DATA_DIRECTORY_SOURCE={check.city}/SYNTHIA", f"DATA_DIRECTORY_TARGET={check.city}/Cityscapes"]
