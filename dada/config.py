@@ -19,6 +19,7 @@ from easydict import EasyDict
 from dada.files import write_whole
 from dada.option import Option, shown
 from dada.protocols import PROTOCOLS
+from dada.removed_options import REMOVED, advice, has_no_effect
 from dada.yaml_files import parse_yaml, read_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -237,10 +238,6 @@ OPTIONS: dict[str, Any] = {
             0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
             "images equally often.", minimum=0,
         ),
-        "FDA_BETA": Option(
-            0.0, "Give source images the low-frequency amplitudes of target images, up to this share of the shorter side, 0 "
-            "to 0.5 (FDA's are 0.01 to 0.09); 0: off.", minimum=0,
-        ),
         "COLOR_TRANSFER": Option(
             True, "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
             "channel in CIELAB."
@@ -419,10 +416,11 @@ def flat_options(options: Mapping[str, Any] = OPTIONS, prefix: str = "") -> dict
 
 def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
+    known = (*flat_options(), *REMOVED)
     for key, value in values.items():
         name = f"{prefix}{key if isinstance(key, str) else shown(key)}"
         # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
-        is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in flat_options())
+        is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in known)
         flat.update(_flatten(value, name + ".") if is_section else {name: value})
     return flat
 
@@ -437,8 +435,10 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
         )
     accepted, mistakes = {}, []
     for name, value in values.items():
-        if name in ANCESTORS_KEYS:
-            mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS[name]}")
+        if has_no_effect(name, value):
+            continue
+        if name in ANCESTORS_KEYS or name in REMOVED:
+            mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS.get(name) or advice(name)}")
             continue
         if name not in options:
             near = difflib.get_close_matches(name[:80], options, n=1, cutoff=0.0)[0]

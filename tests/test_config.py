@@ -98,6 +98,20 @@ def test_wrong_overrides_say_what_was_expected(pair, message):
         cfg_from_list([pair])
 
 
+def test_what_an_earlier_version_wrote_loads_unless_it_set_an_option_that_has_been_removed(tmp_path):
+    usual = plain_cfg()
+    stored = {**usual, "TRAIN": {**usual["TRAIN"], "FDA_BETA": 0.0}, "ASSOCIATION": {"MEMORY": 0, "SOFT": False}}
+    config.cfg_from_dict(stored, "model_300.pth")
+    cfg_from_file(write(tmp_path, "TRAIN: {FDA_BETA: 0}\nCLASS_CONTRAST: {FORM: dist}"))
+    assert plain_cfg() == usual
+    stored["TRAIN"]["FDA_BETA"] = 0.05
+    with pytest.raises(ConfigError, match="model_300.pth: TRAIN.FDA_BETA is not an option here.*git checkout 5b9aea9"):
+        config.cfg_from_dict(stored, "model_300.pth")
+    with pytest.raises(ConfigError, match="ASSOCIATION.MEMORY is not an option here.*git checkout 60464c8"):
+        cfg_from_list(["ASSOCIATION.MEMORY=4096"])
+    assert plain_cfg() == usual
+
+
 def test_overrides_set_dotted_keys_and_text_is_taken_as_it_stands():
     cfg_from_list(["TRAIN.MAX_ITERS=200", "CONTRASTIVE_LEARNING=True", "EXP_NAME=007", "DATA_DIRECTORY_SOURCE=a=b"])
     assert cfg.TRAIN.MAX_ITERS == 200 and cfg.CONTRASTIVE_LEARNING is True

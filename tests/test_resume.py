@@ -515,6 +515,7 @@ def test_an_option_that_the_checkpoint_does_not_know_is_at_its_default_there(sma
     path = small / "checkpoint_2.pth"
     content = torch.load(path, weights_only=True)
     del content["cfg"]["TRAIN"]["RECOMPUTE"]
+    content["cfg"]["TRAIN"]["FDA_BETA"] = 0.0  # an option of an earlier version
     torch.save(content, path)
     run("TRAIN.EARLY_STOP=3", resume="auto")
     with pytest.raises(ValueError, match="TRAIN.LSR_W: checkpoint has 0.01, cfg has 0.5"):

@@ -232,7 +232,7 @@ def test_everything_is_off_by_default_and_each_part_alone_is_one_term():
         assert {t.name: (t.weight, t.start) for t in objective.terms}[name] == (0.5, 7) and len(objective.terms) == 2
         assert objective.uses_teacher and objective.uses_target and not objective.uses_view
         cfg_from_list([f"SELF_TRAINING.{key}=0"])
-    styled = objective_of("TRAIN.FDA_BETA=0.05")
+    styled = objective_of("CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONTRASTIVE_MAIN=0", "TRAIN.LSR_W=0")
     assert styled.uses_target and not styled.adapts and not styled.uses_teacher
 
 
@@ -256,7 +256,7 @@ def test_gradients_reach_the_student_only_and_nothing_runs_before_the_start():
 
 def test_no_term_changes_with_the_targets_labels():
     network = Network(16)
-    objective = objective_of(*ON, "TRAIN.FDA_BETA=0.1", "TRAIN.COLOR_TRANSFER=True")
+    objective = objective_of(*ON, "CONTRASTIVE_LEARNING=True")
     results = []
     for shift in (0, 1):
         target = random_batch(seed=2)
@@ -281,7 +281,6 @@ def test_the_notes_compare_teacher_and_student_where_both_are_there():
     [
         (["SELF_TRAINING.THRESHOLD=1.5"], "SELF_TRAINING.THRESHOLD is 1.5; expected 0 to 1"),
         (["SELF_TRAINING.MIC_RATIO=70"], "SELF_TRAINING.MIC_RATIO is 70.0; expected 0 to 1"),
-        (["TRAIN.FDA_BETA=0.7"], "TRAIN.FDA_BETA is 0.7; expected 0 to 0.5"),
         (
             ["SELF_TRAINING.LAMBDA_MIX=1", "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False"],
             r"must have one size.*\(1280, 760\) and \(1024, 512\)",
@@ -302,22 +301,6 @@ def test_a_decay_of_one_is_refused(network):
 # --- source images like the target ---------------------------------------------------------------------------
 
 
-def test_fourier_transfer_swaps_low_amplitudes_and_keeps_phases():
-    source, target = torch.rand(2, 3, 20, 31, dtype=torch.float64), torch.rand(2, 3, 20, 31, dtype=torch.float64)
-    mixed = style.fourier_transfer(source, target, 0.1)
-    # As published: amplitudes around the centre of the shifted spectrum.
-    amplitude, phase = torch.fft.fftshift(torch.fft.fft2(source).abs(), (-2, -1)), torch.fft.fft2(source).angle()
-    other = torch.fft.fftshift(torch.fft.fft2(target).abs(), (-2, -1))
-    y, x, b = 10, 15, math.floor(20 * 0.1)
-    amplitude[..., y - b : y + b + 1, x - b : x + b + 1] = other[..., y - b : y + b + 1, x - b : x + b + 1]
-    expected = torch.fft.ifft2(torch.polar(torch.fft.ifftshift(amplitude, (-2, -1)), phase)).real
-    torch.testing.assert_close(mixed, expected)
-    torch.testing.assert_close(style.fourier_transfer(source, source, 0.3), source)
-    means = style.fourier_transfer(source, F.interpolate(target, (9, 9)), 0.0).mean((2, 3))
-    resized = F.interpolate(F.interpolate(target, (9, 9)), (20, 31), mode="bilinear", align_corners=False)
-    torch.testing.assert_close(means, resized.mean((2, 3)))
-
-
 def test_colour_transfer_gives_the_targets_mean_and_deviation_in_lab():
     source, target = 0.3 + 0.3 * torch.rand(2, 3, 16, 16), 0.2 + 0.4 * torch.rand(2, 3, 9, 9)
     moved, wanted = style.rgb_to_lab(style.color_transfer(source, target)), style.rgb_to_lab(target)
@@ -336,7 +319,7 @@ def test_cielab_is_what_the_standard_says():
 
 @pytest.mark.parametrize("normalization", [TORCHVISION_RGB, CAFFE_BGR])
 def test_source_images_are_changed_once_before_the_network_sees_them(normalization):
-    change = style.source_style(normalization, colors=True, beta=0.1)
+    change = style.source_style(normalization)
     source, target = (normalization(torch.randint(256, (2, 3, 32, 40))) for _ in range(2))
     seen = []
 
@@ -351,13 +334,12 @@ def test_source_images_are_changed_once_before_the_network_sees_them(normalizati
     assert not torch.equal(step.source_image, source)
     rgb = normalization.to_rgb(step.source_image)
     assert rgb.min() > -0.01 and rgb.max() < 255.01
-    alike = style.source_style(normalization, colors=True, beta=0.1)(source[:1], source[:1])
+    alike = style.source_style(normalization)(source[:1], source[:1])
     torch.testing.assert_close(normalization.to_rgb(alike), normalization.to_rgb(source[:1]), rtol=0, atol=0.1)
-    assert style.source_style(normalization, colors=False, beta=0.0) is None
 
 
 def test_each_source_image_takes_after_its_own_target_image():
-    change = style.source_style(TORCHVISION_RGB, colors=True, beta=0.1)
+    change = style.source_style(TORCHVISION_RGB)
     source, target = (TORCHVISION_RGB(torch.randint(256, (count, 3, 32, 40))).double() for count in (3, 2))
     changed = change(source, target)
     assert changed.dtype == source.dtype
@@ -465,7 +447,7 @@ def test_a_sample_is_drawn_with_its_class(tiny_cfg):
 # --- whole runs ----------------------------------------------------------------------------------------------
 
 ALL = [
-    *ON, "SELF_TRAINING.START=1", "TRAIN.FDA_BETA=0.05", "TRAIN.COLOR_TRANSFER=True", "TRAIN.RARE_CLASS_TEMPERATURE=0.5",
+    *ON, "SELF_TRAINING.START=1", "CONTRASTIVE_LEARNING=True", "TRAIN.RARE_CLASS_TEMPERATURE=0.5",
     "TRAIN.LEARNING_RATE=0.01", "TRAIN.MAX_ITERS=5", "TRAIN.CHECKPOINT_EVERY=1", "DATA_TRANSFORM.CROPSIZE=32",
     "TRAIN.ADABN_IMAGES=3",
 ]  # fmt: skip

@@ -279,7 +279,7 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
         terms += contrastive_terms(cfg)
     terms += self_training_terms(cfg, normalization)
     terms = [t for t in terms if t.weight != 0]
-    style = source_style(normalization, colors=cfg.CONTRASTIVE_LEARNING and train.COLOR_TRANSFER, beta=train.FDA_BETA)
+    style = source_style(normalization) if cfg.CONTRASTIVE_LEARNING and train.COLOR_TRANSFER else None
     objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None], style)
     if not objective.active(0):
         raise ValueError(

@@ -17,6 +17,7 @@ from dada.domain_adaptation.evaluation.reports import TestReport, read_report
 from dada.domain_adaptation.training.logs import Curve, has_logs, read_scalars
 from dada.domain_adaptation.training.runs import iteration_of
 from dada.model.weight_files import read_weights
+from dada.removed_options import has_no_effect
 from dada.yaml_files import read_yaml
 
 WEIGHTS = (".pth", ".safetensors")
@@ -39,8 +40,8 @@ class RunRecord:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """The cfg by dotted names; empty where none is stored."""
-        return _flat(self.stored)
+        """The cfg by dotted names, without removed options that were not set; empty where none is stored."""
+        return {name: value for name, value in _flat(self.stored).items() if not has_no_effect(name, value)}
 
     @property
     def seed(self) -> int | None:

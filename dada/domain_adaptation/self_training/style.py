@@ -1,12 +1,10 @@
-"""Source images that look more like the target, without a network: colour transfer and Fourier domain adaptation."""
+"""Source images that look more like the target, without a network: colour transfer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dada.normalization import Normalization
@@ -56,55 +54,16 @@ def color_transfer(source: Tensor, target: Tensor) -> Tensor:
     return lab_to_rgb((source_lab - mean) * (wanted_std / std.clamp(min=1e-3)) + wanted_mean)
 
 
-def fourier_transfer(source: Tensor, target: Tensor, beta: float) -> Tensor:
-    """FDA: a source image with the low-frequency amplitudes of a target image and its own phases.
-
-    Yang & Soatto, CVPR 2020 (arXiv:2004.05498): amplitudes of all frequencies up to floor(beta min(H, W)) cycles an
-    image, along both axes, are those of the target.
-
-    Args:
-        source: (B, 3, H, W).
-        target: (B, 3, H', W'); resized to (H, W). Image k takes after target image k.
-        beta: 0 to 0.5; at 0 only the mean of each channel is the target's.
-
-    Returns:
-        Like `source`, not clamped.
-    """
-    h, w = source.shape[-2:]
-    if target.shape[-2:] != source.shape[-2:]:
-        target = F.interpolate(target, size=(h, w), mode="bilinear", align_corners=False)
-    spectrum, other = torch.fft.rfft2(source), torch.fft.rfft2(target)
-    reach = int(beta * min(h, w))
-    rows = torch.fft.fftfreq(h, 1 / h, device=source.device).abs() <= reach
-    columns = torch.fft.rfftfreq(w, 1 / w, device=source.device).abs() <= reach
-    amplitude = torch.where(rows[:, None] & columns, other.abs(), spectrum.abs())
-    return torch.fft.irfft2(torch.polar(amplitude, spectrum.angle()), s=(h, w))
-
-
-def source_style(normalization: Normalization, *, colors: bool, beta: float) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """What changes normalised source images, given normalised target images; None if nothing does.
+def source_style(normalization: Normalization) -> Callable[[Tensor, Tensor], Tensor]:
+    """What gives normalised source images the colours of normalised target images, see `color_transfer`.
 
     Source image k takes after target image k of the batch, with which it is associated, and begins again with the first one
-    where there are fewer: first its colours, then its low frequencies; then values are clamped to 0..255.
-
-    Args:
-        colors: apply `color_transfer`.
-        beta: of `fourier_transfer`; 0 leaves it out.
-
-    Raises:
-        ValueError: beta is above 0.5.
+    where there are fewer. Values are clamped to 0..255.
     """
-    if not 0 <= beta <= 0.5:
-        raise ValueError(f"TRAIN.FDA_BETA is {beta}; expected 0 to 0.5 of the shorter side, for example 0.01")
-    transfers = [color_transfer] * colors + [partial(fourier_transfer, beta=beta)] * (beta > 0)
-    if not transfers:
-        return None
 
     def style(source: Tensor, target: Tensor) -> Tensor:
         partner = torch.arange(len(source), device=target.device) % len(target)
-        changed, like = ((normalization.to_rgb(x) / 255).clamp(0, 1) for x in (source, target[partner]))
-        for transfer in transfers:
-            changed = transfer(changed, like)
-        return normalization(255 * changed.clamp(0, 1)).to(source.dtype)
+        own, like = ((normalization.to_rgb(x) / 255).clamp(0, 1) for x in (source, target[partner]))
+        return normalization(255 * color_transfer(own, like).clamp(0, 1)).to(source.dtype)
 
     return style

@@ -63,7 +63,6 @@ CANDIDATES = {
         "entropy": ("TRAIN.LAMBDA_ENTROPY=0.001",),
         "ClassMix": ("SELF_TRAINING.LAMBDA_MIX=1",),
         "MIC": ("SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_PATCH=32"),
-        "FDA": ("TRAIN.FDA_BETA=0.01",),
         "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
         "strong jitter": ("DATA_TRANSFORM.COLOR_JITTER=0.5",),
     }.items()

@@ -28,6 +28,7 @@ from dada.domain_adaptation.training.runs import iteration_of, save_whole, versi
 from dada.matmul_precision import PLAIN, products_in_use
 from dada.model.torch_files import UnreadableFile, read_torch_file
 from dada.option import shown
+from dada.removed_options import REMOVED, has_no_effect
 
 log = logging.getLogger(__name__)
 
@@ -164,21 +165,28 @@ def must_fit(path: Path) -> Iterator[None]:
 def fixed_options(values: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a plain cfg that decide the weights, by dotted name. One that it lacks has its default.
 
-    A cfg lacks an option that was introduced after it was written, whose default is what the program did before.
+    A cfg lacks an option that was introduced after it was written, whose default is what the program did before. One that
+    has been removed since is there if it was set.
     """
     fixed = {}
     for name, option in flat_options().items():
         if name in MAY_CHANGE or name.startswith("TEST."):
             continue
-        value: Any = values
-        for key in name.split("."):
-            value = value.get(key, option.default) if isinstance(value, Mapping) else option.default
+        value = _value_of(values, name, option.default)
         try:
             value = option.read(value)
         except ValueError:  # of another version, or of no version: it differs from all that are valid
             value = shown(value)
         fixed[name] = list(value) if isinstance(value, tuple) else value
-    return fixed
+    removed = {name: _value_of(values, name, default) for name, default in REMOVED.items() if name not in MAY_CHANGE}
+    return fixed | {name: shown(value) for name, value in removed.items() if not has_no_effect(name, value)}
+
+
+def _value_of(values: Mapping[str, Any], name: str, default: Any) -> Any:
+    found: Any = values
+    for key in name.split("."):
+        found = found.get(key, default) if isinstance(found, Mapping) else default
+    return found
 
 
 def check_unchanged(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], owner: str) -> None:
