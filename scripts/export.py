@@ -2,7 +2,6 @@
 
     python scripts/export.py --checkpoint model_3000.pth --out model.onnx
     python scripts/export.py --checkpoint model_3000.pth --out model.pt2 --layout NHWC
-    python scripts/export.py --checkpoint model_3000.pth --out model_int8.onnx --int8 --measure
 """
 
 import argparse
@@ -20,9 +19,6 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
     parser.add_argument("--layout", default="NCHW", help="of the images, NCHW or NHWC (%(default)s)")
     parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of all images; else they are of any size")
-    parser.add_argument("--int8", action="store_true", help="quantise, with the target's training images that the cfg names")
-    parser.add_argument("--calibration-images", type=int, default=32, help="images that --int8 looks at (%(default)s)")
-    parser.add_argument("--measure", action="store_true", help="state the mIoU on the target before and after --int8")
     args = parser.parse_args()
 
     from dada.domain_adaptation.tools.export import export, require_onnx
@@ -32,15 +28,10 @@ def main() -> None:
     if args.out.endswith(".onnx"):
         require_onnx()
     segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, "cpu", args.set)
-    said = export(
-        segmenter, args.out, layout=args.layout, size=tuple(args.size) if args.size else None, int8=args.int8,
-        calibration=args.calibration_images, measure=args.measure,
-    )
+    said = export(segmenter, args.out, layout=args.layout, size=tuple(args.size) if args.size else None)
     for key, value in said.items():
         if key != "model_card":
             print(f"{key}: {value}")
-    if "mIoU_int8" in said:
-        print(f"int8 loses {float(said['mIoU_float']) - float(said['mIoU_int8']):.2f} points of mIoU")
     print(f"written: {args.out}, sha256 {file_hash(args.out)}")
 
 

@@ -119,20 +119,6 @@ def test_a_vision_transformer_is_exported_for_one_size(city, tmp_path):
     assert said["sizes"] == "80x50"
 
 
-@with_onnx
-def test_int8_is_calibrated_on_the_target_and_its_loss_is_stated(segmenter, tmp_path):
-    small = tmp_path / "int8.onnx"
-    said = export(segmenter, small, int8=True, calibration=2, measure=True)
-    weights = sum(value.nbytes for value in segmenter.predictor.networks[0].state_dict().values())
-    assert small.stat().st_size < 0.6 * weights
-    session, image = session_of(small), pictures(1, 3, 64, 128)
-    difference = np.abs(session.run(None, {"image": image})[1][0] - segmenter.predict(torch.from_numpy(image[0])).probabilities)
-    assert difference.max() > 1e-4 and difference.mean() < 0.05
-    kept = session.get_modelmeta().custom_metadata_map
-    assert kept == said and said["int8"] == "static, per channel, ranges of 2 images of Cityscapes"
-    assert 0 <= float(said["mIoU_int8"]) <= 100 and 0 <= float(said["mIoU_float"]) <= 100
-
-
 class Plain(TinyNetwork):
     normalization = CAFFE_BGR
 
@@ -193,9 +179,6 @@ def test_what_cannot_be_exported_is_refused(segmenter, tmp_path, monkeypatch):
     for options, message in (
         ({"out": "model.pth"}, r"expected a name that ends in .onnx or .pt2"),
         ({"layout": "CHWN"}, "layout is 'CHWN', expected NCHW or NHWC"),
-        ({"int8": True}, "int8 is for .onnx"),
-        ({"measure": True}, "--measure compares int8 with float"),
-        ({"calibration": 0}, "at least 1 image"),
         ({"size": (0, 5)}, r"size is \(width, height\) in pixels"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -7,31 +7,22 @@ times (flips, scales, windows) and PLCA's aggregation.
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import importlib
 import importlib.util
 import inspect
-import io
 import json
 import logging
 import math
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dada.domain_adaptation.build import target_images, test_loader
-from dada.domain_adaptation.evaluator import evaluate
-from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.tools.release import encoder_licence, read_metadata
 from dada.domain_adaptation.training.runs import versions
 from dada.files import whole_file
@@ -88,24 +79,16 @@ def export(
     *,
     layout: str = "NCHW",
     size: tuple[int, int] | None = None,
-    int8: bool = False,
-    calibration: int = 32,
-    measure: bool = False,
 ) -> dict[str, str]:
     """Write the network to `out`, .onnx or .pt2, once its results agree with PyTorch's.
 
     Args:
         layout: of the images, one of LAYOUTS.
         size: (width, height) of all images; None: of any, see `sizes` in what is returned. The batch is free in either case.
-        int8: quantise convolutions and matrix products to 8 bits; .onnx only.
-        calibration: target training images from which int8 takes the ranges of activations.
-        measure: also state the mIoU on the target's labelled split before and after int8.
 
     Returns:
         The metadata in the file, all strings: `classes`, `palette`, `layout`, `sizes`, `align_corners`, `checkpoint_sha256`,
-        `licence`, `max_abs_difference` of probabilities from PyTorch's, `versions`, and `model_card` of a release. With int8 also
-        `int8`, how it was made, and `other_classes`, the share of pixels whose class it changes; with `measure` `mIoU_float` and
-        `mIoU_int8`, in percent.
+        `licence`, `max_abs_difference` of probabilities from PyTorch's, `versions`, and `model_card` of a release.
 
     Raises:
         ImportError: a package is missing; the message says which.
@@ -113,7 +96,7 @@ def export(
         ArithmeticError: the exported network computes something else.
     """
     out = Path(out)
-    _check_request(segmenter, out, layout, size, int8, calibration, measure)
+    _check_request(segmenter, out, layout, size)
     _warn_of_left_out(segmenter)
 
     network = copy.deepcopy(segmenter.predictor.networks[0]).cpu().to(memory_format=torch.contiguous_format).eval()
@@ -122,46 +105,21 @@ def export(
         network.set_recompute(False)
     module = Exportable(network, segmenter.predictor.align_corners, layout).eval()
     metadata = _metadata(segmenter, layout)
-    if size is not None:  # int8 is calibrated and measured at that size; the caller's segmenter keeps its own
-        segmenter = copy.copy(segmenter)
-        segmenter.cfg = copy.deepcopy(segmenter.cfg)
-        segmenter.cfg.TEST.INPUT_SIZE_TARGET, segmenter.cfg.TEST.KEEP_RATIO = tuple(size), False
     if out.suffix == ".pt2":
         _to_torch_export(module, out, size, metadata)
-    elif not int8:
+    else:
         with whole_file(out, ".onnx") as part:
             _to_onnx(module, part, size, metadata)
-            _add_metadata(part, metadata)
-    else:
-        with tempfile.TemporaryDirectory() as folder, whole_file(out, ".onnx") as part:
-            whole = Path(folder) / "float.onnx"
-            _to_onnx(module, whole, size, metadata)
-            _quantise(segmenter, whole, part, layout, calibration)
-            metadata["int8"] = f"static, per channel, ranges of {calibration} images of {segmenter.cfg.TARGET}"
-            largest, share = _difference(module, _onnx_run(part), list(_calibration(segmenter, layout, 1)))
-            metadata["max_abs_difference"] = f"{largest:.3g}"
-            metadata["other_classes"] = f"{share:.2%} of the pixels of a target image"
-            if measure:
-                for name, path in (("mIoU_float", whole), ("mIoU_int8", part)):
-                    metadata[name] = f"{100 * _miou(segmenter, path, layout):.2f}"
             _add_metadata(part, metadata)
     return metadata
 
 
-def _check_request(
-    segmenter: Segmenter, out: Path, layout: str, size: tuple[int, int] | None, int8: bool, calibration: int, measure: bool
-) -> None:
+def _check_request(segmenter: Segmenter, out: Path, layout: str, size: tuple[int, int] | None) -> None:
     """Refuse what `export` cannot do before anything is computed."""
     if out.suffix not in (".onnx", ".pt2"):
         raise ValueError(f"--out is {str(out)!r}, expected a name that ends in .onnx or .pt2 (torch.export)")
     if layout not in LAYOUTS:
         raise ValueError(f"layout is {layout!r}, expected {' or '.join(LAYOUTS)}")
-    if int8 and out.suffix != ".onnx":
-        raise ValueError("int8 is for .onnx; torch.export has no such form here")
-    if measure and not int8:
-        raise ValueError("--measure compares int8 with float: add --int8, or run test.py for the mIoU of the network")
-    if calibration < 1:
-        raise ValueError(f"calibration needs at least 1 image, not {calibration}")
     if size is not None and (len(size) != 2 or min(size) < 1):
         raise ValueError(f"size is (width, height) in pixels, got {tuple(size)}")
     if len(segmenter.predictor.networks) > 1:
@@ -328,89 +286,6 @@ def _add_metadata(path: Path, metadata: dict[str, str]) -> None:
     onnx.save(model, str(path))
 
 
-# --- int8 -----------------------------------------------------------------------------------------------------
-
-
-def _quantise(segmenter: Segmenter, whole: Path, out: Path, layout: str, count: int) -> None:
-    """Static, with ranges of activations that leave one value in 10,000 out: a few outliers cost more classes than they hold."""
-    from onnxruntime import quantization
-
-    root = logging.getLogger()
-    level = root.level
-
-    class Reader(quantization.CalibrationDataReader):
-        def __init__(self, images: Iterator[Tensor]) -> None:
-            self.images = images
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.images, None)
-            return None if image is None else {"image": image.numpy()}
-
-    try:
-        root.setLevel(logging.ERROR)  # it advises on steps that an exported network has behind it
-        with _one_image_at_a_time(Reader), contextlib.redirect_stdout(io.StringIO()):
-            quantization.quantize_static(
-                str(whole), str(out), Reader(_calibration(segmenter, layout, count)), per_channel=True,
-                quant_format=quantization.QuantFormat.QDQ, op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-                calibrate_method=quantization.CalibrationMethod.Percentile, extra_options={"CalibPercentile": 99.99},
-            )  # fmt: skip
-    finally:
-        root.setLevel(level)
-
-
-@contextmanager
-def _one_image_at_a_time(reader: Callable[[Iterator[Tensor]], Any]) -> Iterator[None]:
-    """In the block, ONNX Runtime enters one image after the other into its histograms.
-
-    By itself it keeps the activations of all images until the last, gigabytes an image for a large network.
-    """
-    quantize = importlib.import_module("onnxruntime.quantization.quantize")
-    original = quantize.create_calibrator
-
-    def create(*args: Any, **options: Any) -> Any:
-        calibrator = original(*args, **options)
-        collect = calibrator.collect_data
-
-        def collect_each(images: Any) -> None:
-            for image in images.images:
-                collect(reader(iter([image])))
-
-        calibrator.collect_data = collect_each
-        return calibrator
-
-    quantize.create_calibrator = create
-    try:
-        yield
-    finally:
-        quantize.create_calibrator = original
-
-
-def _calibration(segmenter: Segmenter, layout: str, count: int) -> Iterator[Tensor]:
-    """Target training images, one at a time, evenly spread over the split."""
-    normalization = segmenter.predictor.networks[0].normalization
-    loader = target_images(segmenter.cfg, normalization)
-    every = max(1, len(loader) // count)
-    return (_raw(x[None], normalization, layout) for x in islice(loader, 0, every * count, every) if x is not None)
-
-
-def _raw(image: Tensor, normalization: Normalization, layout: str) -> Tensor:
-    """Normalised (B, 3, H, W), of 8-bit pixels -> those pixels."""
-    pixels = normalization.inverse(image)
-    return (pixels if layout == "NCHW" else pixels.permute(0, 2, 3, 1)).contiguous()
-
-
-def _miou(segmenter: Segmenter, path: Path, layout: str) -> float:
-    """Of an ONNX file on the target's labelled split; its probabilities are brought to the size of the labels."""
-    run, cfg = _onnx_run(path), segmenter.cfg
-    normalization = segmenter.predictor.networks[0].normalization
-
-    def predict(image: Tensor, size: tuple[int, int]) -> Tensor:
-        return upsample(run(_raw(image, normalization, layout))[1], size, segmenter.predictor.align_corners)
-
-    loader = test_loader(cfg, normalization)
-    return evaluate(predict, loader, loader.dataset.classes, torch.device("cpu"), cfg.TEST.CLASS_RULE).miou
-
-
 # --- parity ---------------------------------------------------------------------------------------------------
 
 
@@ -426,8 +301,8 @@ def _examples(module: Exportable, size: tuple[int, int] | None, step: int = 1) -
     return images
 
 
-def _difference(module: Exportable, run: Callable[[Tensor], Sequence[Tensor]], images: Sequence[Tensor]) -> tuple[float, float]:
-    """Largest difference of a probability, and share of pixels with another id."""
+def _check(module: Exportable, run: Callable[[Tensor], Sequence[Tensor]], images: Sequence[Tensor], metadata: dict[str, str]) -> None:
+    """Put the largest difference of a probability into the metadata, or refuse the export."""
     largest, others, pixels = 0.0, 0, 0
     for image in images:
         with torch.no_grad():
@@ -437,14 +312,9 @@ def _difference(module: Exportable, run: Callable[[Tensor], Sequence[Tensor]], i
         pixels += own[0].numel()
         if len(own) > 2 and not torch.allclose(own[2], other[2], rtol=1e-3, atol=1e-3 * own[2].abs().max().item()):
             raise ArithmeticError("depth of the exported network is not that of PyTorch: do not use this export")
-    return largest, others / pixels
-
-
-def _check(module: Exportable, run: Callable, images: Sequence[Tensor], metadata: dict[str, str]) -> None:
-    largest, share = _difference(module, run, images)
     if not largest <= TOLERANCE:
         raise ArithmeticError(
             f"probabilities of the exported network are up to {largest:.2g} from those of PyTorch (expected at most {TOLERANCE}), "
-            f"{share:.2%} of the classes differ; nothing is written"
+            f"{others / pixels:.2%} of the classes differ; nothing is written"
         )
     metadata["max_abs_difference"] = f"{largest:.3g}"
