@@ -19,7 +19,7 @@ from easydict import EasyDict
 from dada.files import write_whole
 from dada.option import Option, shown
 from dada.protocols import PROTOCOLS
-from dada.removed_options import REMOVED, advice, has_no_effect
+from dada.removed_options import FOLDERS, REMOVED, advice, has_no_effect
 from dada.yaml_files import parse_yaml, read_yaml
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -109,9 +109,9 @@ OPTIONS: dict[str, Any] = {
     "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
     "FOLDER_TARGET": _folder("TARGET"),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
-    "EXP_ROOT": Option("experiments", "Folder under which runs write."),
-    "EXP_ROOT_SNAPSHOT": Option("", "Folder of snapshot folders; empty: EXP_ROOT/snapshots."),
-    "EXP_ROOT_LOGS": Option("", "Folder of log folders; empty: EXP_ROOT/logs."),
+    "EXP_ROOT": Option(
+        "experiments", "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME."
+    ),
     "DEVICE": Option(
         "auto", "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
         "GPU, or an error; cuda:N: GPU number N; mps: Apple's, untested.",
@@ -132,7 +132,6 @@ OPTIONS: dict[str, Any] = {
         "CROPSIZE": Option(730, "Side of the square crop.", unit="pixels", minimum=1),
         "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0),
         "COLOR_JITTER": Option(0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0),
-        "BLUR": Option(0.0, "Probability of a Gaussian blur on training images of both domains.", minimum=0),
     },
     "TRAIN": {
         "SET_SOURCE": Option("all", "Split of the source dataset."),
@@ -266,9 +265,7 @@ OPTIONS: dict[str, Any] = {
             "", "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
             "the target."
         ),
-        "SNAPSHOT_DIR": Option("", "Folder of this run's snapshots; empty: EXP_ROOT_SNAPSHOT/EXP_NAME."),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
-        "TENSORBOARD_LOGDIR": Option("", "Folder of this run's TensorBoard logs; empty with --tensorboard: EXP_ROOT_LOGS."),
         "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
     },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
@@ -298,7 +295,6 @@ OPTIONS: dict[str, Any] = {
         "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float),
         "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool),
         "RESTORE_FROM": Option((), "Weights of each member; empty: the last snapshot of this run.", element=str),
-        "SNAPSHOT_DIR": Option((), "Folder of snapshots that are tested; empty: this run's.", element=str),
         "SET_TARGET": Option("val", "Split of the target dataset."),
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
         "PROTOCOL": Option(
@@ -379,6 +375,9 @@ ANCESTORS_KEYS = {
     "TEST.SNAPSHOT_MAXITER": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.EARLY_STOP ends it",
     "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
 }
+ANCESTORS_KEYS |= dict.fromkeys(
+    FOLDERS, "leave it out: a run writes to EXP_ROOT/snapshots/EXP_NAME and EXP_ROOT/logs/tensorboard/EXP_NAME, where a test of it looks"
+)
 _MOST_MISTAKES = 20  # that a message lists
 _PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
 
@@ -504,8 +503,11 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
 
 
 def cfg_from_dict(values: Mapping[str, Any], origin: str) -> None:
-    """Merge nested plain values, such as `plain_cfg` gives, into `cfg`; `origin` names them in the messages."""
-    _merge(_flatten(values), origin)
+    """Merge nested plain values, such as `plain_cfg` gives, into `cfg`; `origin` names them in the messages.
+
+    Folders in which an earlier version may have written are passed over.
+    """
+    _merge({name: value for name, value in _flatten(values).items() if name not in FOLDERS}, origin)
 
 
 def cfg_from_list(pairs: Iterable[str]) -> None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+# They said where a run writes; EXP_ROOT alone says it now.
+FOLDERS = ("EXP_ROOT_SNAPSHOT", "EXP_ROOT_LOGS", "TRAIN.SNAPSHOT_DIR", "TRAIN.TENSORBOARD_LOGDIR", "TEST.SNAPSHOT_DIR")
+
 # Default of each, by the last commit that has it; what they gained stands in docs/results.md.
 _BY_COMMIT: dict[str, dict[str, Any]] = {
     "60464c8": {
@@ -27,7 +30,12 @@ _BY_COMMIT: dict[str, dict[str, Any]] = {
         "CLASS_CONTRAST.TEMPERATURE": 0.1,
         "CLASS_CONTRAST.MOMENTUM": 0.99,
     },
-    "5b9aea9": {"TRAIN.FDA_BETA": 0.0},
+    "5b9aea9": {
+        "DATA_TRANSFORM.BLUR": 0.0,
+        "TRAIN.FDA_BETA": 0.0,
+        **dict.fromkeys(FOLDERS, ""),
+        "TEST.SNAPSHOT_DIR": [],
+    },
 }
 REMOVED = {name: default for options in _BY_COMMIT.values() for name, default in options.items()}
 

@@ -277,8 +277,8 @@ def test_every_key_of_the_ancestors_is_an_option_or_answered_with_advice(tmp_pat
     assert sorted(advised) == sorted(ANCESTORS_KEYS)
     values = {"TRAIN": {}, "TEST": {}}
     for key in advised:
-        section, name = key.split(".")
-        values[section][name] = 1
+        section, _, name = key.rpartition(".")
+        (values[section] if section else values)[name] = 1
     with pytest.raises(ConfigError) as error:
         cfg_from_file(write(tmp_path, values))
     lines = str(error.value).splitlines()

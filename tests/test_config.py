@@ -100,9 +100,10 @@ def test_wrong_overrides_say_what_was_expected(pair, message):
 
 def test_what_an_earlier_version_wrote_loads_unless_it_set_an_option_that_has_been_removed(tmp_path):
     usual = plain_cfg()
-    stored = {**usual, "TRAIN": {**usual["TRAIN"], "FDA_BETA": 0.0}, "ASSOCIATION": {"MEMORY": 0, "SOFT": False}}
+    removed = {"FDA_BETA": 0.0, "SNAPSHOT_DIR": "/gone/snapshots/mine"}  # a folder says nothing of the network
+    stored = {**usual, "TRAIN": {**usual["TRAIN"], **removed}, "ASSOCIATION": {"MEMORY": 0, "SOFT": False}}
     config.cfg_from_dict(stored, "model_300.pth")
-    cfg_from_file(write(tmp_path, "TRAIN: {FDA_BETA: 0}\nCLASS_CONTRAST: {FORM: dist}"))
+    cfg_from_file(write(tmp_path, "TRAIN: {FDA_BETA: 0, SNAPSHOT_DIR: ''}\nTEST: {SNAPSHOT_DIR: []}\nCLASS_CONTRAST: {FORM: dist}"))
     assert plain_cfg() == usual
     stored["TRAIN"]["FDA_BETA"] = 0.05
     with pytest.raises(ConfigError, match="model_300.pth: TRAIN.FDA_BETA is not an option here.*git checkout 5b9aea9"):

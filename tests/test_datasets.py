@@ -441,7 +441,7 @@ def test_label_files_of_every_kind_give_their_ids(tmp_path):
 
 def training_set(root, seed=7):
     transform = TrainTransform(
-        CAFFE_BGR, load_size=(12, 16), crop=(10, 10), color_jitter=0.3, blur=0.5, second_view=True
+        CAFFE_BGR, load_size=(12, 16), crop=(10, 10), color_jitter=0.3, second_view=True
     )
     return SYNTHIA(root, transform=transform, with_depth=True, seed=seed)
 

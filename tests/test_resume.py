@@ -492,14 +492,14 @@ def test_what_decides_the_weights_cannot_change(small, during, pair, message):
 def test_what_decides_no_weight_may_change(small, city, tmp_path):
     whole = uninterrupted()
     run("TRAIN.EARLY_STOP=2")
-    small.parent.rename(tmp_path / "moved")
+    small.parent.parent.rename(tmp_path / "moved")
     (tmp_path / "copy").symlink_to(city)
     run(
         f"DATA_DIRECTORY_SOURCE={tmp_path}/copy/SYNTHIA", f"DATA_DIRECTORY_TARGET={tmp_path}/copy/Cityscapes",
-        "TRAIN.EARLY_STOP=0", "NUM_WORKERS=1", f"EXP_ROOT_SNAPSHOT={tmp_path / 'moved'}", "TRAIN.SAVE_PRED_EVERY=3",
+        "TRAIN.EARLY_STOP=0", "NUM_WORKERS=1", f"EXP_ROOT={tmp_path / 'moved'}", "TRAIN.SAVE_PRED_EVERY=3",
         "TRAIN.KEEP_CHECKPOINTS=1", "TEST.FLIP=True", "TRAIN.RESTORE_FROM=gone.pth", "DEVICE=cpu", "GPU_ID=5", resume="auto",
     )  # fmt: skip
-    assert same(state_of(tmp_path / "moved" / "tiny"), whole)
+    assert same(state_of(tmp_path / "moved" / "snapshots" / "tiny"), whole)
 
 
 def test_other_images_in_the_folder_are_noticed(small, city, tmp_path):

@@ -26,13 +26,10 @@ def test_a_suffix_is_appended_to_the_name_and_to_the_folders():
     assert run.logs == Path("experiments/logs/tensorboard/mine_second")
 
 
-def test_folders_follow_the_options_that_name_them():
-    cfg_from_list(["EXP_NAME=mine", "EXP_ROOT_SNAPSHOT=/weights", "EXP_ROOT_LOGS=/logs"])
+def test_one_option_names_the_folder_of_all_that_a_run_writes():
+    cfg_from_list(["EXP_NAME=mine", "EXP_ROOT=/here"])
     run = run_of(cfg)
-    assert (run.snapshots, run.logs) == (Path("/weights/mine"), Path("/logs/tensorboard/mine"))
-    cfg_from_list(["TRAIN.SNAPSHOT_DIR=/here", "TRAIN.TENSORBOARD_LOGDIR=/there"])
-    run = run_of(cfg)
-    assert (run.snapshots, run.logs) == (Path("/here"), Path("/there"))
+    assert (run.snapshots, run.logs) == (Path("/here/snapshots/mine"), Path("/here/logs/tensorboard/mine"))
 
 
 def test_a_snapshot_is_read_back_with_weights_iteration_cfg_and_versions(tmp_path):

@@ -141,19 +141,12 @@ def test_each_protocol_runs_and_is_named_beside_the_number(tiny_cfg, run, name, 
     assert results["model_10"].rule == report["protocol"]["CLASS_RULE"]
 
 
-def test_snapshots_of_another_folder_are_tested_by_name(tiny_cfg, run, tmp_path):
+def test_a_run_without_snapshots_is_told(tiny_cfg, run):
     cfg_from_list(["EXP_NAME=elsewhere"])
     with pytest.raises(
         FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*elsewhere.*Train with the same"
     ):
         run_test(tiny_cfg, run_of(tiny_cfg))
-    results = measure(tiny_cfg, run_of(tiny_cfg), f"TEST.SNAPSHOT_DIR=[{run.snapshots}]")
-    assert list(results) == ["model_10"]
-
-
-def test_several_snapshot_folders_are_refused(tiny_cfg, run):
-    with pytest.raises(ValueError, match="TEST.SNAPSHOT_DIR names 2 folders.*one"):
-        measure(tiny_cfg, run, f"TEST.SNAPSHOT_DIR=[{run.snapshots}, {run.snapshots}]")
 
 
 def test_nothing_is_written_when_the_data_is_missing(tiny_cfg, run, tmp_path):

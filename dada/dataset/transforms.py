@@ -43,7 +43,7 @@ class Views(NamedTuple):
 
 
 class TrainTransform:
-    """Resize, flip, crop, colour jitter, blur, normalise; geometry is shared by image, label and depth.
+    """Resize, flip, crop, colour jitter, normalise; geometry is shared by image, label and depth.
 
     Args:
         normalization: RGB uint8 or float (3, H, W) in 0..255 -> float32, for the weights in use.
@@ -59,9 +59,8 @@ class TrainTransform:
         flip: probability of a left-right flip.
         color_jitter: strength s of a random change of brightness, contrast and saturation by factors from
             1 - s to 1 + s and of hue by up to s / 4 of the colour circle; 0 is off.
-        blur: probability of a Gaussian blur of 0.15 to 1.15 pixels.
         second_view: also return `view`, the same pixels under colour changes of their own, of strength 0.5,
-            with blur half of the time and grey a fifth of the time.
+            with a Gaussian blur of 0.15 to 1.15 pixels half of the time and grey a fifth of the time.
     """
 
     def __init__(
@@ -75,7 +74,6 @@ class TrainTransform:
         crop: tuple[int, int] | None = None,
         flip: float = 0.5,
         color_jitter: float = 0.0,
-        blur: float = 0.0,
         second_view: bool = False,
     ) -> None:
         resizes = {"resize": resize, "cover": cover, "fit": fit, "load_size": load_size}
@@ -86,7 +84,7 @@ class TrainTransform:
             raise ValueError(f"{given[0]} is the size of what comes out; leave crop {tuple(crop)} out")
         if load_size is not None and not 0 < load_size[0] <= load_size[1]:
             raise ValueError(f"load_size is (lowest, highest) shorter side in pixels, got {tuple(load_size)}")
-        for name, value in (("flip", flip), ("color_jitter", color_jitter), ("blur", blur)):
+        for name, value in (("flip", flip), ("color_jitter", color_jitter)):
             if not 0.0 <= value <= 1.0:
                 raise ValueError(f"{name} must be from 0 to 1, got {value}")
         self.normalization = normalization
@@ -97,8 +95,8 @@ class TrainTransform:
         whole = self.cover or self.fit
         self.crop = whole[::-1] if whole else _checked_size(crop, "crop")
         self.flip = flip
-        self.photometric = _photometric(color_jitter, blur, grey=0.0)
-        self.second_view = _photometric(_SECOND_VIEW_JITTER, 0.5, grey=0.2) if second_view else None
+        self.photometric = _photometric(color_jitter)
+        self.second_view = _photometric(_SECOND_VIEW_JITTER, blur=0.5, grey=0.2) if second_view else None
 
     def __call__(
         self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None, wanted: int = -1
@@ -302,7 +300,7 @@ def _long_label(label: Tensor | None) -> Tensor | None:
     return None if label is None else label.as_subclass(Tensor)[0].long()
 
 
-def _photometric(jitter: float, blur: float, grey: float) -> v2.Transform | None:
+def _photometric(jitter: float, blur: float = 0.0, grey: float = 0.0) -> v2.Transform | None:
     steps: list[v2.Transform] = []
     if jitter:
         steps.append(v2.ColorJitter(brightness=jitter, contrast=jitter, saturation=jitter, hue=jitter / 4))

@@ -270,7 +270,6 @@ def _train_transform(
         crop=(options.CROPSIZE, options.CROPSIZE) if crops else None,
         flip=options.FLIP,
         color_jitter=0.0 if plain else options.COLOR_JITTER,
-        blur=0.0 if plain else options.BLUR,
         second_view=second_view,
     )
 

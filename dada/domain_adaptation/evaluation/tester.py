@@ -92,22 +92,19 @@ def test(cfg: Any, run: Run) -> dict[str, Evaluation]:
     """Evaluate what TEST.MODE names, print the tables and write `test_<snapshot>.json` beside each snapshot's folder.
 
     "single" evaluates TEST.RESTORE_FROM as one ensemble, or the last snapshot of the run. "best" evaluates every
-    snapshot of TEST.SNAPSHOT_DIR, or of the run; the last one stays the headline, since picking the best snapshot
-    uses the target labels that the method must do without.
+    snapshot of the run; the last one stays the headline, since picking the best snapshot uses the target labels that
+    the method must do without.
 
     Returns:
         Evaluations by the name of the snapshot; the headline is the last.
     """
     device = choose_device(cfg)
-    if len(cfg.TEST.SNAPSHOT_DIR) > 1:
-        raise ValueError(f"TEST.SNAPSHOT_DIR names {len(cfg.TEST.SNAPSHOT_DIR)} folders; give the one that is tested")
-    folder = Path(cfg.TEST.SNAPSHOT_DIR[0]) if cfg.TEST.SNAPSHOT_DIR else run.snapshots
     if cfg.TEST.MODE == "best":
-        groups = [[path] for path in find_snapshots(folder)]
+        groups = [[path] for path in find_snapshots(run.snapshots)]
     elif cfg.TEST.RESTORE_FROM:
         groups = [[Path(path) for path in cfg.TEST.RESTORE_FROM]]
     else:
-        groups = [[find_snapshots(folder)[-1]]]
+        groups = [[find_snapshots(run.snapshots)[-1]]]
 
     results = {}
     for group in groups:

@@ -16,7 +16,7 @@ from dada.domain_adaptation.report.runs import RunRecord
 from dada.domain_adaptation.training.logs import Curve, thinned
 
 # What says where and on which machine a run took place, and nothing about its result.
-_LOCAL = ("EXP_", "DATA_DIRECTORY", "DATA_LIST", "SNAPSHOT_DIR", "TENSORBOARD", "NUM_WORKERS", "DEVICE", "GPU_ID", "KEEP_CHECKPOINTS")
+_LOCAL = ("EXP_", "DATA_DIRECTORY", "DATA_LIST", "TENSORBOARD", "NUM_WORKERS", "DEVICE", "GPU_ID", "KEEP_CHECKPOINTS")
 _SEED = "TRAIN.RANDOM_SEED"
 
 

@@ -17,7 +17,7 @@ from dada.domain_adaptation.evaluation.reports import TestReport, read_report
 from dada.domain_adaptation.training.logs import Curve, has_logs, read_scalars
 from dada.domain_adaptation.training.runs import iteration_of
 from dada.model.weight_files import read_weights
-from dada.removed_options import has_no_effect
+from dada.removed_options import FOLDERS, has_no_effect
 from dada.yaml_files import read_yaml
 
 WEIGHTS = (".pth", ".safetensors")
@@ -40,8 +40,8 @@ class RunRecord:
 
     @cached_property
     def options(self) -> dict[str, Any]:
-        """The cfg by dotted names, without removed options that were not set; empty where none is stored."""
-        return {name: value for name, value in _flat(self.stored).items() if not has_no_effect(name, value)}
+        """The cfg by dotted names, without removed options that say nothing of it; empty where none is stored."""
+        return {name: value for name, value in _flat(self.stored).items() if name not in FOLDERS and not has_no_effect(name, value)}
 
     @property
     def seed(self) -> int | None:
@@ -63,12 +63,7 @@ class RunRecord:
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Logged scalars, and the mIoU of the test reports where there are several."""
-        options = self.options
         places = [self.folder, self.folder.parent.parent / "logs" / "tensorboard" / self.folder.name]
-        if options.get("TRAIN.TENSORBOARD_LOGDIR"):
-            places.append(Path(options["TRAIN.TENSORBOARD_LOGDIR"]))
-        if options.get("EXP_ROOT_LOGS"):
-            places.append(Path(options["EXP_ROOT_LOGS"]) / "tensorboard" / self.folder.name)
         found = next((read_scalars(place) for place in places if has_logs(place)), {})
         tested = [t for t in self.tests if iteration_of(t.path)]
         if len(tested) > 1:

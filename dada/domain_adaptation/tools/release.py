@@ -23,7 +23,7 @@ from dada.model.torch_files import read_torch_file
 log = logging.getLogger(__name__)
 
 # What says where files lie on this machine and on which device it computes, and nothing about the network.
-_LOCAL = ("DEVICE", "GPU_ID", "EXP_", "DATA_DIRECTORY", "DATA_LIST", "RESTORE_FROM", "SNAPSHOT_DIR", "TENSORBOARD_LOGDIR", "INFO_")
+_LOCAL = ("DEVICE", "GPU_ID", "EXP_", "DATA_DIRECTORY", "DATA_LIST", "RESTORE_FROM", "INFO_")
 
 
 def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: str = "") -> dict[str, str]:

@@ -28,7 +28,7 @@ from dada.domain_adaptation.training.runs import iteration_of, save_whole, versi
 from dada.matmul_precision import PLAIN, products_in_use
 from dada.model.torch_files import UnreadableFile, read_torch_file
 from dada.option import shown
-from dada.removed_options import REMOVED, has_no_effect
+from dada.removed_options import FOLDERS, REMOVED, has_no_effect
 
 log = logging.getLogger(__name__)
 
@@ -45,9 +45,9 @@ KEYS = {
 MAY_CHANGE = frozenset(
     """
     NUM_WORKERS ON_BAD_FILE DEVICE GPU_ID DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET
-    EXP_NAME EXP_ROOT EXP_ROOT_SNAPSHOT EXP_ROOT_LOGS
-    TRAIN.RESTORE_FROM TRAIN.ACCEPT_LICENCE TRAIN.EARLY_STOP TRAIN.SNAPSHOT_DIR TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
-    TRAIN.KEEP_CHECKPOINTS TRAIN.EVAL_EVERY TRAIN.EVAL_SPLIT TRAIN.TENSORBOARD_LOGDIR TRAIN.TENSORBOARD_VIZRATE
+    EXP_NAME EXP_ROOT
+    TRAIN.RESTORE_FROM TRAIN.ACCEPT_LICENCE TRAIN.EARLY_STOP TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
+    TRAIN.KEEP_CHECKPOINTS TRAIN.EVAL_EVERY TRAIN.EVAL_SPLIT TRAIN.TENSORBOARD_VIZRATE
     """.split()
 )
 
@@ -178,7 +178,7 @@ def fixed_options(values: Mapping[str, Any]) -> dict[str, Any]:
         except ValueError:  # of another version, or of no version: it differs from all that are valid
             value = shown(value)
         fixed[name] = list(value) if isinstance(value, tuple) else value
-    removed = {name: _value_of(values, name, default) for name, default in REMOVED.items() if name not in MAY_CHANGE}
+    removed = {name: _value_of(values, name, default) for name, default in REMOVED.items() if name not in FOLDERS}
     return fixed | {name: shown(value) for name, value in removed.items() if not has_no_effect(name, value)}
 
 

@@ -37,9 +37,7 @@ def run_of(cfg: Any, suffix: str = "") -> Run:
     if suffix:
         name = f"{name}_{suffix}"
     root = Path(cfg.EXP_ROOT)
-    snapshots = cfg.TRAIN.SNAPSHOT_DIR or Path(cfg.EXP_ROOT_SNAPSHOT or root / "snapshots") / name
-    logs = cfg.TRAIN.TENSORBOARD_LOGDIR or Path(cfg.EXP_ROOT_LOGS or root / "logs") / "tensorboard" / name
-    return Run(name, Path(snapshots), Path(logs))
+    return Run(name, root / "snapshots" / name, root / "logs" / "tensorboard" / name)
 
 
 def versions() -> dict[str, str]:
@@ -101,7 +99,7 @@ def find_snapshots(folder: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(
             f"no snapshot model_<iteration>.pth in {folder}. Train with the same --cfg, --set and --exp-suffix first, "
-            "or name a file with TEST.RESTORE_FROM or a folder with TEST.SNAPSHOT_DIR."
+            "or name a file with TEST.RESTORE_FROM."
         )
     return [path for _, path in sorted(found)]
 
