@@ -481,7 +481,7 @@ def find_config(name: str | Path) -> Path:
 def cfg_from_file(name: str | Path) -> None:
     """Merge a YAML file into `cfg`. Raises ConfigError that lists every unknown key and wrong type."""
     path = find_config(name)
-    cfg_from_dict(read_cfg(path), str(path))
+    _merge(_flatten(read_cfg(path)), str(path))
 
 
 def read_cfg(path: str | Path) -> dict[str, Any]:

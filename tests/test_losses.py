@@ -226,7 +226,6 @@ def test_entropy_losses_are_the_normalised_entropy_of_the_formula():
     logits = maps(2, 5, 3, 4)
     rows = [log_softmax_by_hand(row) for row in pixels(logits)]
     want = sum(-sum(math.exp(v) * v for v in row) / math.log(5) for row in rows) / len(rows)
-    close(losses.entropy_loss(logits.softmax(dim=1)), want)
     close(losses.entropy_loss_from_logits(logits), want)
     close(losses.entropy_map(logits.softmax(dim=1)).sum(dim=1).mean(), want)
 
@@ -235,9 +234,8 @@ def test_entropy_is_one_for_equal_classes_and_zero_for_a_certain_one():
     equal, certain = torch.zeros(1, 7, 2, 3), torch.zeros(1, 7, 2, 3)
     certain[:, 2] = 1e4
     certain.requires_grad_()
-    for loss in (losses.entropy_loss_from_logits, lambda x: losses.entropy_loss(x.softmax(dim=1))):
-        close(loss(equal), 1.0, 1e-6)
-        assert is_zero_with_zero_gradient(loss(certain), certain)
+    close(losses.entropy_loss_from_logits(equal), 1.0, 1e-6)
+    assert is_zero_with_zero_gradient(losses.entropy_loss_from_logits(certain), certain)
 
 
 def test_entropy_gradients_are_those_of_the_formula():
@@ -247,7 +245,7 @@ def test_entropy_gradients_are_those_of_the_formula():
 
 
 def test_entropy_needs_two_classes():
-    for loss in (losses.entropy_map, losses.entropy_loss, losses.entropy_loss_from_logits):
+    for loss in (losses.entropy_map, losses.entropy_loss_from_logits):
         with pytest.raises(ValueError, match=r"at least 2 classes, got scores of shape \(1, 1, 2, 2\)"):
             loss(torch.ones(1, 1, 2, 2))
 
@@ -418,7 +416,6 @@ LOSSES = {
     "cross_entropy": lambda x: losses.cross_entropy(x, labels=LABELS),
     "lovasz_softmax": lambda x: losses.lovasz_softmax(x, LABELS),
     "entropy_map": lambda x: losses.entropy_map(x).sum(),
-    "entropy_loss": losses.entropy_loss,
     "entropy_loss_from_logits": losses.entropy_loss_from_logits,
     "lsr": lambda x: losses.lsr(logits=x),
     "berhu": lambda x: losses.berhu(x[:, :1], DEPTH),

@@ -22,7 +22,7 @@ from dada.model import (
 )
 from dada.model.batch_norm import batch_norms
 from dada.model.timm_encoder import TimmSegmenter
-from dada.model.weight_formats import PLCA_CLASSES, convert_plca_discriminator
+from dada.model.weight_formats import PLCA_CLASSES
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
 LITE = "timm:tf_efficientnet_lite0"
@@ -436,21 +436,6 @@ def test_plca_weights_are_put_into_our_class_order(num_classes, tmp_path):
     assert torch.equal(ours[{16: 9, 19: 10}[num_classes]], theirs[sky])
     with pytest.raises(ValueError, match="set TRAIN.HEAD_BIAS to False"):
         load_weights(build_model("resnet-18", num_classes), file_of({"weights": published}, tmp_path))
-
-
-def test_plca_discriminator_is_put_into_our_class_order():
-    torch.manual_seed(0)
-    names = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
-    model = FCDiscriminator(16, ndf=4)
-    own = model.state_dict()
-    published = {f"{name}.{e}": own[f"{i}.{e}"] for name, i in names.items() for e in ("weight", "bias")}
-    x = torch.rand(1, 16, 32, 32)
-    with torch.no_grad():
-        plain = model(x)
-        model.load_state_dict(convert_plca_discriminator(published))
-        theirs_to_ours = torch.empty(1, 16, 32, 32)
-        theirs_to_ours[:, list(PLCA_CLASSES[16])] = x
-        torch.testing.assert_close(model(theirs_to_ours), plain)
 
 
 def test_imagenet_weights_of_lite0_come_from_the_package():

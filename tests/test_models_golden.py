@@ -25,7 +25,6 @@ from dada.model.weight_formats import (
     PLCA_CLASSES,
     convert_fork_resnet18,
     convert_plca,
-    convert_plca_discriminator,
 )
 
 CASES = golden_cases("models.npz")
@@ -57,11 +56,15 @@ def depth_of(case: Case) -> int:
     return 101 if any(key.endswith("layer3.22.conv3.weight") for key in entries(case)) else 18
 
 
+def plca_discriminator(state: dict) -> dict:
+    places = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
+    return {f"{places[key.split('.')[0]]}.{key.split('.')[1]}": value for key, value in state.items()}
+
+
 def own_names(case: Case, state: dict) -> dict:
     """Published names to ours; PLCA's class order is kept, as the golden arrays are in it."""
     if is_plca(case):
-        convert = convert_plca_discriminator if is_discriminator(case) else convert_plca
-        return convert(state, permute_classes=False)
+        return plca_discriminator(state) if is_discriminator(case) else convert_plca(state, permute_classes=False)
     if depth_of(case) == 18 and not is_discriminator(case):
         return convert_fork_resnet18(state)
     return state

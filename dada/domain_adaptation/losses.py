@@ -24,7 +24,6 @@ __all__ = [
     "consistency_loss",
     "cross_entropy",
     "domain_bce",
-    "entropy_loss",
     "entropy_loss_from_logits",
     "entropy_map",
     "lovasz_softmax",
@@ -250,27 +249,13 @@ def _log2_classes(scores: Tensor) -> float:
 
 
 @_full_precision
-def entropy_loss(probabilities: Tensor) -> Tensor:
+def entropy_loss_from_logits(logits: Tensor) -> Tensor:
     """MinEnt of Vu et al. (AdvEnt), CVPR 2019: the mean over pixels of the entropy, in [0, 1].
 
-    Equals `entropy_map(probabilities).sum(dim=1).mean()`. From logits use `entropy_loss_from_logits`.
-
-    Args:
-        probabilities: (B, K, H, W), the softmax of the logits.
-    """
-    entropy = entropy_map(probabilities).sum(dim=1)
-    return joint_mean(entropy.mean(), entropy.numel())
-
-
-@_full_precision
-def entropy_loss_from_logits(logits: Tensor) -> Tensor:
-    """`entropy_loss(logits.softmax(dim=1))` through log_softmax, which needs no epsilon.
+    Equals `entropy_map(logits.softmax(dim=1)).sum(dim=1).mean()`, and needs no epsilon.
 
     Args:
         logits: (B, K, H, W).
-
-    Returns:
-        Scalar in [0, 1].
     """
     _check_scores(logits, "logits")
     log_p = F.log_softmax(logits, dim=1)

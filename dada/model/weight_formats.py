@@ -11,17 +11,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dada.dataset.label_sets import PLCA_TO_16, PLCA_TO_19
 from dada.model.batch_norm import without_domain
 from dada.model.segmentation_model import SegmentationModel
 from dada.model.weight_files import State
 
 log = logging.getLogger(__name__)
 
-# PLCA's class i is this class of the orders of ADVENT and DADA (16 classes) and of Cityscapes (19).
-PLCA_CLASSES = {
-    16: (9, 2, 0, 1, 4, 8, 5, 12, 7, 10, 15, 14, 6, 11, 13, 3),
-    19: (10, 2, 0, 1, 4, 8, 5, 13, 7, 11, 18, 17, 6, 12, 15, 3, 9, 14, 16),
-}
+PLCA_CLASSES = {16: PLCA_TO_16, 19: PLCA_TO_19}  # PLCA's class i is this class of ADVENT's 16 or Cityscapes' 19
 
 
 class Adapted(NamedTuple):
@@ -94,20 +91,6 @@ def convert_plca(state: State, *, permute_classes: bool = True) -> State:
             )
         else:
             converted[key] = value
-    return converted
-
-
-def convert_plca_discriminator(state: State, *, permute_classes: bool = True) -> State:
-    """PLCA's discriminator names to ADVENT's, and the class order of its input map."""
-    names = {"conv1": "0", "conv2": "2", "conv3": "4", "conv4": "6", "classifier": "8"}
-    converted = {}
-    for key, value in state.items():
-        layer, entry = key.rsplit(".", 1)
-        converted[f"{names.get(layer, layer)}.{entry}"] = value
-    if permute_classes:
-        converted["0.weight"] = (
-            permute_plca(converted["0.weight"].transpose(0, 1)).transpose(0, 1).contiguous()
-        )
     return converted
 
 

@@ -11,11 +11,7 @@ the rows that may raise a false positive. With C the classes that are scored, fo
     rule "ignore": the counted rows are C; pixels of other classes do not exist (ADVENT, DADA, PLCA).
     rule "count":  all rows count; a truck predicted as car is an error of car (DAFormer and later).
 
-A prediction outside C at a pixel labelled c is an error of c under both. The two ways to get the rows for
-"count":
-
-    16 outputs: terrain, truck and train carry `OTHER_LABEL`, `confusion_matrix(..., other=True)` is (17, 16);
-    19 outputs: M is (19, 19) and `classes` holds the 16 that are scored.
+Terrain, truck and train carry `OTHER_LABEL` for "count", and `confusion_matrix(..., other=True)` is (17, 16).
 
 Published 13-class scores are a mean of 13 of the 16 IoUs, nothing more: wall, fence and pole stay classes of
 M, and predicting them, or labelling a pixel so, is an error of the others as before:
@@ -31,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["OTHER_LABEL", "RULES", "confusion_matrix", "iou", "mean_iou", "pixel_accuracy", "recall"]
+__all__ = ["OTHER_LABEL", "RULES", "confusion_matrix", "iou", "mean_iou"]
 
 OTHER_LABEL = 254  # labelled, but with a class that the network does not have; 255 is not labelled
 RULES = ("ignore", "count")
@@ -81,10 +77,20 @@ def confusion_matrix(
     return torch.bincount(cells, minlength=rows * num_classes).view(rows, num_classes)
 
 
-def _scored(
-    confusion: Tensor | np.ndarray, rule: str, classes: Sequence[int] | None
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrix of counted rows (others zeroed), its diagonal and the mask of scored classes."""
+def iou(confusion: Tensor | np.ndarray, *, rule: str = "ignore") -> np.ndarray:
+    """Intersection over union of each class (formula at the top of this file), float64 (K,), in 0..1.
+
+    NaN for a class that is absent: neither labelled nor predicted in a counted row. A class that is predicted but never
+    labelled scores 0, as in the published evaluations.
+
+    Args:
+        confusion: integer (K, K), or with rows beyond K for labels without a class, which count under "count"
+            only.
+        rule: "ignore" or "count". They agree on a (K, K) matrix.
+
+    Raises:
+        ValueError: the matrix is not of this form, or the rule is unknown.
+    """
     matrix = torch.as_tensor(confusion).cpu().numpy()
     if matrix.ndim != 2 or matrix.shape[0] < matrix.shape[1]:
         raise ValueError(
@@ -92,80 +98,16 @@ def _scored(
         )
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(map(repr, RULES))}")
-    k = matrix.shape[1]
-    scored = np.zeros(k, dtype=bool)
-    scored[_indices(range(k) if classes is None else classes, k, "classes")] = True
-    if rule == "ignore":
-        matrix = matrix.copy()
-        matrix[:k][~scored] = 0
-        matrix[k:] = 0
-    return matrix, np.diagonal(matrix), scored
-
-
-def _indices(classes: Sequence[int], num_classes: int, name: str) -> list[int]:
-    chosen = [int(c) for c in classes]
-    wrong = sorted({c for c in chosen if not 0 <= c < num_classes})
-    if wrong:
-        raise ValueError(f"{name} hold {wrong}; expected class indices in 0..{num_classes - 1}")
-    if len(set(chosen)) != len(chosen) or not chosen:
-        raise ValueError(f"{name} must be distinct class indices, at least one; got {chosen}")
-    return chosen
-
-
-def _ratio(part: np.ndarray, whole: np.ndarray, scored: np.ndarray) -> np.ndarray:
-    out = np.full(part.shape, np.nan)
-    np.divide(part, whole, out=out, where=scored & (whole > 0))
-    return out
-
-
-def iou(
-    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
-) -> np.ndarray:
-    """Intersection over union of each class (formula at the top of this file), float64 (K,), in 0..1.
-
-    NaN for a class that is not scored, and for one that is absent: neither labelled nor predicted in a
-    counted row. A class that is predicted but never labelled scores 0, as in the published evaluations.
-
-    Args:
-        confusion: integer (K, K), or with rows beyond K for labels without a class, which count under "count"
-            only.
-        rule: "ignore" or "count". They agree on a (K, K) matrix of which all classes are scored.
-        classes: indices of the scored classes, None for all K.
-
-    Raises:
-        ValueError: the matrix is not of this form, the rule is unknown or an index is out of range.
-    """
-    matrix, hits, scored = _scored(confusion, rule, classes)
-    union = matrix[: matrix.shape[1]].sum(axis=1) + matrix.sum(axis=0) - hits
-    return _ratio(hits, union, scored)
-
-
-def recall(
-    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
-) -> np.ndarray:
-    """Share of the pixels of each class that are predicted so ("class accuracy"), float64 (K,), in 0..1.
-
-    NaN for a class that is not scored or never labelled. The rule makes no difference; it is accepted so that
-    all scores are called alike.
-    """
-    matrix, hits, scored = _scored(confusion, rule, classes)
-    return _ratio(hits, matrix[: matrix.shape[1]].sum(axis=1), scored)
-
-
-def pixel_accuracy(
-    confusion: Tensor | np.ndarray, *, rule: str = "ignore", classes: Sequence[int] | None = None
-) -> float:
-    """Correct pixels of the scored classes / pixels of the counted rows, in 0..1; NaN when there are none."""
-    matrix, hits, scored = _scored(confusion, rule, classes)
-    total = int(matrix.sum())
-    return float(hits[scored].sum() / total) if total else float("nan")
+    own, hits = matrix[: matrix.shape[1]], np.diagonal(matrix)
+    union = own.sum(axis=1) + (own if rule == "ignore" else matrix).sum(axis=0) - hits
+    return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
 def mean_iou(per_class: np.ndarray, subset: Sequence[int] | None = None) -> float:
     """Mean over the classes that are present, in 0..1: NaN entries are left out, not scored 0.
 
     Args:
-        per_class: (K,) from `iou` (or `recall`).
+        per_class: (K,) from `iou`.
         subset: class indices to average, None for all; 13 of 16 for the 13-class score.
 
     Returns:
@@ -178,7 +120,9 @@ def mean_iou(per_class: np.ndarray, subset: Sequence[int] | None = None) -> floa
     if values.ndim != 1:
         raise ValueError(f"per-class scores must have shape (K,), got {values.shape}")
     if subset is not None:
-        values = values[_indices(subset, len(values), "subset")]
+        if len(set(subset)) != len(subset) or not set(subset) <= set(range(len(values))) or not len(subset):
+            raise ValueError(f"subset must be distinct class indices in 0..{len(values) - 1}, at least one; got {list(subset)}")
+        values = values[list(subset)]
     values = values[~np.isnan(values)]
     if not len(values):
         warnings.warn("mean IoU is NaN: no class was labelled or predicted", RuntimeWarning, stacklevel=2)
