@@ -40,11 +40,10 @@ def parser_of() -> argparse.ArgumentParser:
         kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")
         if name == "cycles":
             kind.add_argument("--count", type=int, default=16, help="cycles to draw (%(default)s)")
-    kind = add("features", "Features of both domains in one PCA and one t-SNE plot.")
+    kind = add("features", "Features of both domains along their first four principal components.")
     add_network(kind)
     kind.add_argument("--pairs", type=int, default=8, help="images of each domain (%(default)s)")
     kind.add_argument("--per-class", type=int, default=40, help="pixels of a class and domain (%(default)s)")
-    kind.add_argument("--perplexity", type=float, default=30.0, help="of t-SNE (%(default)s)")
     kind = add("panels", "Test images: image, label, predictions, errors.")
     add_network(kind, several=True)
     add_names(kind)
@@ -73,8 +72,7 @@ def main() -> None:
     elif args.kind == "maps":
         commands.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
     elif args.kind == "features":
-        more = {"pairs": args.pairs, "per_class": args.per_class, "perplexity": args.perplexity}
-        commands.features(args.checkpoint, args.out, options, **more)
+        commands.features(args.checkpoint, args.out, options, pairs=args.pairs, per_class=args.per_class)
     elif args.kind == "panels":
         commands.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
     elif args.kind == "confusion":

@@ -184,7 +184,7 @@ def test_tables_replace_what_stands_between_the_marks_of_a_page(tmp_path):
 
 def judged(method, seed, miou, by):
     """A record with criteria and cycles, as `look_at` finds them."""
-    criteria = {"information": by, "certainty": -by, "density": 0.5, "agreement": by, "cycle closure": by}
+    criteria = {"information": by, "certainty": -by, "agreement": 0.5, "cycle closure": by}
     cycles = {"closed": 0.5, "balanced": 0.4, "correct": 0.8, "covered": by}
     return {**record(method=method, seed=seed, miou=miou), "criteria": criteria, "cycles": cycles}
 
@@ -202,7 +202,7 @@ def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
     text = bench_tables.tables(runs)
     assert "| information | +1.00 | +1.00, +1.00 | b | 0.0 |" in text
     assert "| certainty | -1.00 | -1.00, -1.00 | a | 4.0 |" in text
-    assert "| density | +nan |" in text  # says nothing, and is said to
+    assert "| agreement | +nan |" in text  # says nothing, and is said to
     assert "| covered | 30.0 | 34.0 | 32.0 | 20.0 |" in text and "| correct | 80.0 |" in text
     assert "correct: share of the closed cycles" in text
 

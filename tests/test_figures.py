@@ -10,7 +10,8 @@ from dada.dataset import Sample
 from dada.dataset.label_sets import label_set
 from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.figures import predict_labels, save_panel
+from dada.domain_adaptation.figures.panels import draw_panel, predict_labels
+from dada.domain_adaptation.figures.style import save_figure
 from dada.normalization import TORCHVISION_RGB
 
 
@@ -39,7 +40,7 @@ def test_a_panel_shows_every_column_in_the_colours_of_the_classes(tmp_path):
     shown = sample(0)._replace(label=torch.full((32, 64), person))
     prediction = np.full((32, 64), car, np.uint8)
     path = tmp_path / "out" / "panel.png"
-    save_panel(path, [shown], {"adapted": [prediction]}, TORCHVISION_RGB, label_set(16))
+    save_figure(draw_panel([shown], {"adapted": [prediction]}, TORCHVISION_RGB, label_set(16)), path)
     pixels = np.asarray(Image.open(path).convert("RGB"))
     areas = {
         name: (pixels == palette[k]).all(-1).sum()
@@ -56,11 +57,11 @@ def test_pixels_without_class_are_black(tmp_path, unlabelled):
     full = sample(0)._replace(label=torch.zeros(32, 64, dtype=torch.int64))
     black = []
     for name, one in (("blank", blank), ("full", full)):
-        save_panel(tmp_path / f"{name}.png", [one], {}, TORCHVISION_RGB, label_set(16))
+        save_figure(draw_panel([one], {}, TORCHVISION_RGB, label_set(16)), tmp_path / f"{name}.png")
         black.append((np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB")) == 0).all(-1).sum())
     assert black[0] > black[1] + 10_000
 
 
 def test_the_ending_of_the_name_chooses_the_format(tmp_path):
-    save_panel(tmp_path / "panel.pdf", [sample(0)], {}, TORCHVISION_RGB, label_set(16))
+    save_figure(draw_panel([sample(0)], {}, TORCHVISION_RGB, label_set(16)), tmp_path / "panel.pdf")
     assert (tmp_path / "panel.pdf").read_bytes().startswith(b"%PDF")

@@ -14,7 +14,6 @@ from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.evaluation.criteria import (
     information,
     label_free_criteria,
-    soft_neighbourhood_density,
 )
 from dada.domain_adaptation.evaluation.selection import (
     CHOICES,
@@ -84,20 +83,6 @@ def test_information_and_certainty_are_the_entropies_of_the_formula():
     assert information(mixed(halves()[None], (2, 4))) == pytest.approx(found.information, rel=1e-6)
 
 
-def test_density_is_the_formula_of_the_paper_over_its_highest_value():
-    p = torch.rand(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).softmax(dim=1)
-    total = 0.0
-    for i in range(7):
-        others = [j for j in range(7) if j != i]
-        sims = torch.stack([torch.dot(p[i], p[j]) / (p[i].norm() * p[j].norm()) / 0.05 for j in others])
-        weights = sims.exp() / sims.exp().sum()
-        total += -(weights * weights.log()).sum().item()
-    assert soft_neighbourhood_density(p) == pytest.approx(total / 7 / math.log(6))
-    alike = torch.tensor([[1.0, 0.0]]).expand(6, 2)
-    assert soft_neighbourhood_density(alike) == pytest.approx(1)
-    assert soft_neighbourhood_density(alike[:1]) == 0
-
-
 def test_no_image_is_refused():
     with pytest.raises(ValueError, match="no image to judge"):
         label_free_criteria(CONSTANT, [None], CPU)
@@ -117,8 +102,8 @@ def candidate(name, value, miou=None):
 
 def test_ranking_is_best_first_and_the_report_shows_labels_only_if_asked():
     found = [candidate("a.pth", 0.1, 40.0), candidate("b.pth", 0.3, 50.0), candidate("c.pth", 0.2)]
-    assert [c.path.name for c in ranking(found, "density")] == ["b.pth", "c.pth", "a.pth"]
-    plain, labelled = report(found, "density"), report(found, "density", with_labels=True)
+    assert [c.path.name for c in ranking(found, "certainty")] == ["b.pth", "c.pth", "a.pth"]
+    plain, labelled = report(found, "certainty"), report(found, "certainty", with_labels=True)
     assert "50.00" not in plain and "mIoU" not in plain.splitlines()[0]
     assert "50.00" in labelled and "rank correlation" in labelled
     assert plain.splitlines()[1].startswith("b.pth")

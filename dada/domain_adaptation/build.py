@@ -25,6 +25,7 @@ from dada.dataset import (
 from dada.dataset.own_classes import own_classes
 from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
+from dada.dataset.spread import spread
 from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
 from dada.domain_adaptation.legacy import number_as_plca
 from dada.domain_adaptation.parallel.device import choose_device
@@ -168,11 +169,11 @@ def target_loader(
     return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
 
 
-def target_images(cfg: Any, normalization: Normalization) -> DataLoader:
-    """Images of `unlabelled_target`, (3, H, W) each, in order. None for one that cannot be read, where ON_BAD_FILE is skip."""
+def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoader:
+    """`count` images of `unlabelled_target`, (3, H, W) each, evenly spaced. None for one that cannot be read, where ON_BAD_FILE is skip."""
     dataset = unlabelled_target(cfg, normalization)
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    return DataLoader(_Images(dataset), batch_size=None, **_loading(cfg))
+    return DataLoader(_Images(dataset), batch_size=None, sampler=spread(len(dataset), count), **_loading(cfg))
 
 
 def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:

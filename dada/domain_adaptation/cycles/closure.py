@@ -13,7 +13,7 @@ from dada.dataset.label_sets import IGNORE_LABEL
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import cycle_association, labels_at
 from dada.domain_adaptation.cycles.rates import per_class
-from dada.domain_adaptation.cycles.term import METRICS, compared
+from dada.domain_adaptation.cycles.term import METRICS
 from dada.domain_adaptation.parallel.device import widest
 from dada.model.batch_norm import SOURCE, TARGET, select_domain
 
@@ -34,8 +34,6 @@ def cycle_closure(
     pairs: Iterable[tuple[Batch, Batch]],
     num_classes: int,
     *,
-    level: str = "fass",
-    aggregate: bool = True,
     with_truth: bool = False,
 ) -> Closure:
     """Follow the cycles of pairs of labelled source and target images through a network, which is left as it is.
@@ -43,8 +41,6 @@ def cycle_closure(
     Args:
         network: gives Outputs; evaluated with running statistics.
         pairs: batches of as many images of both domains, on its device.
-        level: what is compared: "fass", features, or "cass", class probabilities.
-        aggregate: aggregate the target first.
         with_truth: compare the ends of closed cycles with the target's labels, for `Closure.correct`; nothing else reads them.
     """
     mode = network.training
@@ -55,9 +51,9 @@ def cycle_closure(
         outputs_source = network(source.image)
         select_domain(network, TARGET)
         outputs_target = network(target.image)
-        x, y = (compared(o, level) for o in (outputs_source, outputs_target))
+        x, y = outputs_source.features, outputs_target.features
         labels = labels_at(source.label, x.shape[-2:])
-        cycles = cycle_association(x, y, labels, metric=METRICS[level], aggregate=aggregate)
+        cycles = cycle_association(x, y, labels, metric=METRICS["fass"], aggregate=True)
         labels = labels.flatten(1)
         kind = widest(labels.device)
         labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=kind))[:num_classes]

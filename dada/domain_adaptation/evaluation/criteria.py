@@ -12,14 +12,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation.evaluator import Predictor
 from dada.domain_adaptation.parallel.device import widest
 
-DENSITY_TEMPERATURE = 0.05  # of Saito et al.
-PIXELS_AN_IMAGE = 16  # whose neighbourhoods `density` looks at
 SHRINK = 4  # predictions are judged at a quarter of the side of the image: their borders are not what is judged
 
 
@@ -28,7 +25,6 @@ class Criteria(NamedTuple):
 
     information: float
     certainty: float
-    density: float
     agreement: float
 
 
@@ -36,7 +32,6 @@ MEANINGS = {
     "information": "how much a prediction tells: certain for each pixel, but of many classes over all pixels; fooled by classes "
     "that really are rare",
     "certainty": "1 - normalised entropy of the predictions; fooled by networks that are sure of one class",
-    "density": "whether pixels have crowds of neighbours predicted like them; fooled by one crowd of everything",
     "agreement": "share of the pixels predicted alike on the mirrored image; fooled by one class everywhere",
 }
 
@@ -52,18 +47,16 @@ def information(p: Tensor) -> float:
 
 
 @torch.inference_mode()
-def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], device: torch.device, seed: int = 0) -> Criteria:
+def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], device: torch.device) -> Criteria:
     """Judge a network, or an ensemble, on unlabelled images.
 
     Args:
         images: (3, H, W) each, of the target, normalised for the network; None is passed over.
-        seed: of the pixels that `density` looks at.
 
     Raises:
         ValueError: there is no image.
     """
-    generator = torch.Generator().manual_seed(seed)
-    total, entropies, alike, pixels, sampled = 0.0, 0.0, 0, 0, []
+    total, entropies, alike, pixels = 0.0, 0.0, 0, 0
     for image in images:
         if image is None:
             continue
@@ -75,9 +68,7 @@ def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], d
         entropies += torch.special.entr(p).sum().item()
         alike += (p.argmax(dim=1) == mirrored.argmax(dim=1)).sum().item()
         pixels += p[:, 0].numel()
-        chosen = torch.randint(p[0, 0].numel(), (PIXELS_AN_IMAGE,), generator=generator)
-        sampled.append(p.flatten(2)[0, :, chosen.to(device)].T)
-    if not sampled:
+    if not pixels:
         raise ValueError("there is no image to judge a network on: the split is empty")
     highest = math.log(len(total))
     conditional = entropies / pixels / highest
@@ -85,21 +76,5 @@ def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], d
     return Criteria(
         information=marginal - conditional,
         certainty=1 - conditional,
-        density=soft_neighbourhood_density(torch.cat(sampled)),
         agreement=alike / pixels,
     )
-
-
-def soft_neighbourhood_density(p: Tensor) -> float:
-    """Entropy of the similarities of each of N predictions (N, K) to the others, over log(N - 1): 0..1.
-
-    Saito et al., "Tune it the Right Way: Unsupervised Validation of Domain Adaptation via Soft Neighborhood Density", ICCV 2021
-    (arXiv:2108.10860), Eq. 2-4: softmax over the others of the cosine, at temperature 0.05. Theirs is not divided by its
-    highest value. One prediction alone has no neighbours: 0.
-    """
-    count = len(p)
-    if count < 3:
-        return 0.0  # one neighbour is a crowd of one: log 1
-    directions = F.normalize(p, dim=1)
-    scores = (directions @ directions.T / DENSITY_TEMPERATURE).fill_diagonal_(-torch.inf)
-    return torch.special.entr(scores.softmax(dim=1)).sum(dim=1).mean().item() / math.log(count - 1)

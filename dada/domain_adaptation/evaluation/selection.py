@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -75,9 +74,7 @@ def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: in
     with on_device(cfg) as device:
         predictor = load_predictor(cfg, [path], device)
         network = predictor.networks[0]
-        loader = target_images(cfg, network.normalization)
-        every = max(1, len(loader) // max(1, images))
-        criteria = label_free_criteria(predictor, islice(loader, 0, None, every), device)
+        criteria = label_free_criteria(predictor, target_images(cfg, network.normalization, max(1, images)), device)
         both = zip(source_loader(cfg, network.normalization, pairs), target_loader(cfg, network.normalization, pairs))
         closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES)
     return Candidate(path, {**criteria._asdict(), CLOSURE: closure.balanced}, _tested(path))

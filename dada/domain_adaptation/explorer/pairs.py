@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dada.dataset import SegmentationDataset
+from dada.dataset.spread import spread
 from dada.domain_adaptation.build import test_loader, unlabelled_target
 from dada.domain_adaptation.contrastive_learning import labels_at
 from dada.domain_adaptation.cycles.term import probabilities_at_features
@@ -59,9 +60,8 @@ def read_pairs(
             f"--pairs is {count}; expected 1 to {most}: there are {len(source)} images of the source {source.title} and "
             f"{len(target)} of the target {target.title}"
         )
-    places = [np.linspace(0, len(dataset) - 1, count).round().astype(int) for dataset in (source, target)]
-    for s, t in zip(*places):
-        yield Pair(view_of(network, source, int(s), SOURCE, device), view_of(network, target, int(t), TARGET, device))
+    for s, t in zip(spread(len(source), count), spread(len(target), count)):
+        yield Pair(view_of(network, source, s, SOURCE, device), view_of(network, target, t, TARGET, device))
 
 
 @torch.no_grad()

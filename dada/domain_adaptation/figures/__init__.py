@@ -3,7 +3,7 @@
     style.py       sizes, fonts, colours, hatches and line styles; PNG and PDF
     panels.py      images, labels, predictions, errors
     cycles.py      cycle associations as arrows, and as maps of a class
-    embedding.py   features of both domains in two dimensions
+    embedding.py   features of both domains along their principal components
     scores.py      confusion matrix, IoU of every class
     curves.py      scalars over the iterations
     commands.py    from checkpoints, test reports and logs to these, for scripts/visualize.py
@@ -11,7 +11,3 @@
 `draw_*` functions take arrays and return a matplotlib Figure; they run no network and draw no global random number.
 See docs/figures.md.
 """
-
-from dada.domain_adaptation.figures.panels import predict_labels, save_panel
-
-__all__ = ["predict_labels", "save_panel"]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from dada.dataset.label_sets import LabelSet
+from dada.dataset.spread import spread
 from dada.domain_adaptation.build import test_loader
 from dada.domain_adaptation.contrastive_learning import cycle_association
 from dada.domain_adaptation.cycles.term import METRICS
@@ -17,7 +17,7 @@ from dada.domain_adaptation.evaluation.reports import read_report
 from dada.domain_adaptation.explorer.pairs import Pair, datasets, read_pairs
 from dada.domain_adaptation.figures.curves import USUAL, chosen_tags, draw_curves
 from dada.domain_adaptation.figures.cycles import Scene, draw_arrows, draw_class_maps, scene
-from dada.domain_adaptation.figures.embedding import draw_embedding, principal_components, sample_points, tsne
+from dada.domain_adaptation.figures.embedding import draw_embedding, principal_components, sample_points
 from dada.domain_adaptation.figures.panels import draw_panel, predict_labels
 from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion
 from dada.domain_adaptation.figures.style import check_formats, class_id, save_figure
@@ -68,23 +68,24 @@ def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | 
     save_figure(draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen), *out)
 
 
-def features(
-    checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, per_class: int = 40, perplexity: float = 30.0, seed: int = 0
-) -> None:
-    """Features of both domains in one PCA and one t-SNE plot; the classes of the target are those of the test's labels."""
+def features(checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, per_class: int = 40) -> None:
+    """Features of both domains along their first four principal components; the classes of the target are those of the test's labels."""
     check_formats(out)
     segmenter = options.segmenter(checkpoint)
     read = _pairs(segmenter, pairs, with_target_labels=True)
     views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
-    points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class, seed)
-    places, shares = principal_components(points.features)
-    titles = f"PCA ({100 * shares.sum():.0f} % of the variance)", f"t-SNE (perplexity {perplexity:g})"
-    embeddings = dict(zip(titles, (places.numpy(), tsne(points.features, perplexity, seed=seed).numpy())))
+    points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
+    places, shares = principal_components(points.features, 4)
+    embeddings = {
+        f"components {k + 1} and {k + 2} ({100 * shares[k : k + 2].sum():.0f} % of the variance)": places[:, k : k + 2] for k in (0, 2)
+    }
     save_figure(draw_embedding(embeddings, points, segmenter.classes, "classes by its labels"), *out)
 
 
-def panels(checkpoints: Sequence[str], out: Paths, options: Options, *, names: Sequence[str] = (), images: int = 4) -> None:
-    """Evenly spaced test images: image, label, the prediction of each checkpoint, and the errors of the last."""
+def panels(
+    checkpoints: Sequence[str | Path], out: Paths, options: Options, *, names: Sequence[str] = (), images: int = 4, errors: bool = True
+) -> None:
+    """Evenly spaced test images: image, label, the prediction of each checkpoint, and the `errors` of the last."""
     check_formats(out)
     names = list(names) or _names(checkpoints)
     if len(names) != len(checkpoints) or len(set(names)) < len(names):
@@ -94,7 +95,8 @@ def panels(checkpoints: Sequence[str], out: Paths, options: Options, *, names: S
     for name, checkpoint in zip(names, checkpoints):
         segmenter = options.segmenter(checkpoint)
         normalization = segmenter.predictor.networks[0].normalization
-        samples = spread(test_loader(segmenter.cfg, normalization).dataset, images)
+        dataset = test_loader(segmenter.cfg, normalization).dataset
+        samples = [dataset[k] for k in spread(len(dataset), images)]
         if labels is not None and segmenter.names != labels.names:
             raise ValueError(f"{checkpoint} has other classes than {checkpoints[0]}; panels need networks of the same")
         labels = segmenter.classes
@@ -102,7 +104,7 @@ def panels(checkpoints: Sequence[str], out: Paths, options: Options, *, names: S
     shapes = [{ids.shape for ids in column} for column in predictions.values()]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError("the checkpoints are tested at labels of different sizes; set TEST.OUTPUT_SIZE_TARGET with --set")
-    save_figure(draw_panel(samples, predictions, normalization, labels, errors=True), *out)
+    save_figure(draw_panel(samples, predictions, normalization, labels, errors), *out)
 
 
 def confusion(report: str, out: Paths) -> None:
@@ -132,12 +134,6 @@ def curves(logs: Sequence[str], out: Paths, *, names: Sequence[str] = (), tags: 
         raise ValueError(f"--names are {len(names)} for {len(logs)} folders of logs; give each a name of its own")
     runs = {name: read_scalars(folder) for name, folder in zip(names, logs)}
     save_figure(draw_curves(runs, chosen_tags(runs, tags)), *out)
-
-
-def spread(dataset: Any, count: int) -> list[Any]:
-    """`count` samples, or all if there are fewer, evenly spaced from the first to the last."""
-    places = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)
-    return [dataset[int(k)] for k in places]
 
 
 def _pairs(segmenter: Segmenter, count: int | None, with_target_labels: bool = False) -> list[Pair]:

@@ -1,4 +1,4 @@
-"""Features of both domains in two dimensions: principal components, and t-SNE."""
+"""Features of both domains along their principal components."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 IGNORE = 255
-MOST_POINTS = 5000  # t-SNE holds a few matrices of points x points
 
 
 class Points(NamedTuple):
@@ -50,7 +49,7 @@ def sample_points(maps: Sequence[tuple[str, Tensor, Tensor]], per_class: int, se
     return Points(torch.cat(features), np.concatenate(labels), np.array(domains))
 
 
-def principal_components(x: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
+def principal_components(x: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
     """(N, C) -> (N, count), the centred points along the directions in which they differ most, largest first; and each
     direction's share of the variance, (count,). Of two signs, a component has the one whose largest weight is positive.
     """
@@ -59,61 +58,7 @@ def principal_components(x: Tensor, count: int = 2) -> tuple[Tensor, Tensor]:
     largest = directions.abs().argmax(dim=1, keepdim=True)
     directions = directions * directions.gather(1, largest).sign()
     shares = scale.square() / scale.square().sum().clamp(min=1e-300)
-    return centred @ directions[:count].mT, shares[:count]
-
-
-def tsne(x: Tensor, perplexity: float = 30.0, iterations: int = 500, seed: int = 0) -> Tensor:
-    """t-SNE (van der Maaten & Hinton, JMLR 2008), exact: (N, C) -> (N, 2) float64.
-
-    It starts at the first two principal components, so that clusters keep about their places; `seed` decides the rest of
-    the start where points coincide. Early exaggeration 12 and momentum 0.5 for the first quarter, then 1 and 0.8, with the
-    paper's adaptive gains and the learning rate max(N / 48, 50) (Belkina et al., Nature Communications 2019).
-
-    Raises:
-        ValueError: fewer points than three times the perplexity, or more than MOST_POINTS.
-    """
-    count = len(x)
-    if not 3 * perplexity < count <= MOST_POINTS:
-        raise ValueError(
-            f"t-SNE with perplexity {perplexity:g} takes more than {3 * perplexity:g} and at most {MOST_POINTS} points, got {count}; "
-            "change the number of points of a class, or the perplexity"
-        )
-    p = _neighbours(x.double(), perplexity)
-    y = principal_components(x)[0]
-    y = y / y[:, 0].std().clamp(min=1e-12) * 1e-4
-    y = y + 1e-8 * torch.randn(y.shape, generator=torch.Generator().manual_seed(seed), dtype=y.dtype)
-    velocity, gains, rate = torch.zeros_like(y), torch.ones_like(y), max(count / 48, 50)
-    for iteration in range(iterations):
-        early = iteration < iterations // 4
-        grad = tsne_gradient(p * 12 if early else p, y)
-        same = grad.sign() == velocity.sign()
-        gains = torch.where(same, gains * 0.8, gains + 0.2).clamp(min=0.01)
-        velocity = (0.5 if early else 0.8) * velocity - rate * gains * grad
-        y = y + velocity
-    return y - y.mean(dim=0)
-
-
-def tsne_gradient(p: Tensor, y: Tensor) -> Tensor:
-    """Of sum_ij p_ij log(p_ij / q_ij) by y, (N, 2); q_ij is 1 / (1 + |y_i - y_j|^2) over its sum (Eq. 4 and 5)."""
-    closeness = 1 / (1 + torch.cdist(y, y, compute_mode="donot_use_mm_for_euclid_dist").square())
-    closeness.fill_diagonal_(0)
-    weights = (p - closeness / closeness.sum()) * closeness
-    return 4 * (weights.sum(dim=1, keepdim=True) * y - weights @ y)
-
-
-def _neighbours(x: Tensor, perplexity: float) -> Tensor:
-    """(N, N) symmetric probabilities, sum 1: Gaussians around each point whose entropy is log(perplexity)."""
-    squared = torch.cdist(x, x).square()
-    squared.fill_diagonal_(torch.inf)
-    squared = squared - squared.amin(dim=1, keepdim=True)  # the same softmax, and none underflows
-    low, high = x.new_zeros(len(x), 1), x.new_full((len(x), 1), torch.inf)
-    beta = x.new_ones(len(x), 1)
-    for _ in range(64):  # bisection on the precision
-        p = torch.softmax(-beta * squared, dim=1)
-        too_wide = torch.special.entr(p).sum(dim=1, keepdim=True) > np.log(perplexity)
-        low, high = torch.where(too_wide, beta, low), torch.where(too_wide, high, beta)
-        beta = torch.where(high.isinf(), beta * 2, (low + high) / 2)
-    return (p + p.mT) / (2 * len(x))
+    return (centred @ directions[:count].mT).numpy(), shares[:count].numpy()
 
 
 @styled

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, colorize
 from dada.dataset.sample import Sample, collate
 from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.figures.style import PAGE, class_patches, save_figure, styled
+from dada.domain_adaptation.figures.style import PAGE, class_patches, styled
 from dada.normalization import Normalization
 
 if TYPE_CHECKING:
@@ -111,17 +110,6 @@ def draw_panel(
         style["bbox_to_anchor"] = (0.5, 0.14 / tall)
     figure.legend(handles=patches, ncol=9, **style)
     return figure
-
-
-def save_panel(
-    path: str | Path,
-    samples: Sequence[Sample],
-    predictions: Mapping[str, Sequence[np.ndarray]],
-    normalization: Normalization,
-    classes: LabelSet,
-) -> None:
-    """Write `draw_panel` of these to `path`, PNG or PDF by its ending."""
-    save_figure(draw_panel(samples, predictions, normalization, classes), path)
 
 
 def _rgb(image: Tensor, normalization: Normalization) -> np.ndarray:

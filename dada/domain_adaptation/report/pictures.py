@@ -12,8 +12,8 @@ import numpy as np
 from PIL import Image
 
 from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, colorize
+from dada.dataset.spread import spread
 from dada.domain_adaptation.build import test_loader
-from dada.domain_adaptation.figures.commands import spread
 from dada.domain_adaptation.figures.panels import predict_labels
 from dada.domain_adaptation.report.groups import Group
 from dada.segmenter import Segmenter
@@ -43,7 +43,8 @@ def columns(groups: Sequence[Group], images: int, overrides: Sequence[str] = ())
         try:
             segmenter = _segmenter(group, overrides)
             normalization = segmenter.predictor.networks[0].normalization
-            samples = spread(test_loader(segmenter.cfg, normalization).dataset, images)
+            dataset = test_loader(segmenter.cfg, normalization).dataset
+            samples = [dataset[k] for k in spread(len(dataset), images)]
             if names and [s.name for s in samples] != names:
                 raise ValueError("it is tested on other images than the methods before it")
             predictions = predict_labels(segmenter.predictor, samples, segmenter.device)

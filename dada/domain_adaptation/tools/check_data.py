@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from dada.config import plain_cfg
 from dada.dataset import SegmentationDataset, files
+from dada.dataset.spread import spread
 from dada.dataset.statistics import Overlap, class_frequencies, class_overlap
 from dada.dataset.synthia_release import EXPECTED, Release, guess_release
 from dada.domain_adaptation.build import source_loader, target_loader, test_loader
@@ -157,9 +158,7 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
     domain.images = len(items)
     domain.labels = sum(item.label is not None for item in items)
     domain.depths = sum(item.depth is not None for item in items)
-    indices = np.arange(len(items))
-    if 0 < limit < len(items):
-        indices = np.unique(np.linspace(0, len(items) - 1, limit).round().astype(int))
+    indices = spread(len(items), limit or len(items))
     domain.checked = len(indices)
     if domain.role != "target":
         domain.problems += [
@@ -185,7 +184,7 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
 class _Files(Dataset):
     """The samples of a dataset as Pairs, so that loader processes can read them."""
 
-    def __init__(self, dataset: SegmentationDataset, indices: np.ndarray) -> None:
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
         self._dataset = dataset
         self._indices = indices
 
@@ -193,7 +192,7 @@ class _Files(Dataset):
         return len(self._indices)
 
     def __getitem__(self, position: int) -> Pair:
-        return read_pair(self._dataset, int(self._indices[position]))
+        return read_pair(self._dataset, self._indices[position])
 
 
 def _as_it_is(pair: Pair) -> Pair:

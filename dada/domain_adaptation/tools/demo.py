@@ -10,11 +10,9 @@ import numpy as np
 
 from dada.config import cfg
 from dada.dataset.toycity import write_city
-from dada.domain_adaptation.build import test_loader
-from dada.domain_adaptation.evaluation.tester import load_predictor, protocol, test
+from dada.domain_adaptation.evaluation.tester import protocol, test
 from dada.domain_adaptation.evaluator import Evaluation, table, to_json
-from dada.domain_adaptation.figures import predict_labels, save_panel
-from dada.domain_adaptation.parallel.device import choose_device
+from dada.domain_adaptation.figures.commands import Options, panels
 from dada.domain_adaptation.training.jobs import Job, run_all, train_unless_finished
 from dada.domain_adaptation.training.runs import find_snapshots, versions
 from dada.files import write_whole
@@ -93,14 +91,6 @@ def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> dict
 
 def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
     """Evenly spaced test images, not chosen ones: image, label, source-only, adapted."""
-    predictions = {}
-    for name in METHODS:
-        run = _job(out, name, seed, overrides).configure()
-        device = choose_device(cfg)
-        predictor = load_predictor(cfg, [find_snapshots(run.snapshots)[-1]], device)
-        normalization = predictor.networks[0].normalization
-        dataset = test_loader(cfg, normalization).dataset
-        count = min(PICTURES, len(dataset))
-        samples = [dataset[int(k)] for k in np.linspace(0, len(dataset) - 1, count).round()]
-        predictions[name] = predict_labels(predictor, samples, device)
-    save_panel(path, samples, predictions, normalization, dataset.classes)
+    runs = [_job(out, name, seed, overrides).configure() for name in METHODS]
+    snapshots = [find_snapshots(run.snapshots)[-1] for run in runs]
+    panels(snapshots, [path], Options(overrides=overrides), names=list(METHODS), images=PICTURES, errors=False)

@@ -23,6 +23,7 @@ import torch.multiprocessing
 
 from dada import __version__
 from dada.dataset import Draw, SegmentationDataset, storage
+from dada.dataset.spread import spread
 from dada.domain_adaptation.build import source_loader, target_loader, test_loader
 from dada.domain_adaptation.parallel.device import find_device
 from dada.matmul_precision import error_of, products_of
@@ -263,8 +264,8 @@ def _data(dataset: Callable[[], SegmentationDataset], images: int, cfg: Any) -> 
     """How fast `images` samples, evenly chosen, are read and prepared in one process."""
     try:
         found = dataset()
-        count = min(images, len(found))
-        indices = [k * len(found) // count for k in range(count)]
+        indices = spread(len(found), images)
+        count = len(indices)
         paths = [p for k in indices for p in (found.items[k].image, found.items[k].label, found.items[k].depth) if p]
         section = {"dataset": f"{found.title}, {len(found)} images", "file system": _file_system(_on_disk(paths[0]))}
         section.update(_reading(paths))
