@@ -34,7 +34,6 @@ SWITCHES = {
     "channels last": ("TRAIN.CHANNELS_LAST=True",),
     "recomputation": ("TRAIN.MODEL=resnet-18", "TRAIN.RECOMPUTE=True"),
     "two sets of statistics": ("TRAIN.DOMAIN_BN=True",),
-    "low frequencies of the target": ("TRAIN.DA_METHOD=MinEnt", "TRAIN.FDA_BETA=0.01"),
 }
 # Relative, of the value of a term and of the norm of all gradients: float32 in another order, through a whole network.
 VALUE, GRADIENT = 1e-3, 2e-2
