@@ -5,6 +5,7 @@ CUDA device can show is marked `gpu`.
 """
 
 import functools
+import itertools
 import logging
 from contextlib import contextmanager
 
@@ -14,9 +15,20 @@ from golden_cases import assert_close_relative, golden_cases
 from hypothesis import HealthCheck, given, settings
 from test_streaming_association import assert_same, cases, random_case, run, small_tiles  # noqa: F401
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dada.domain_adaptation import contrastive_learning
-from dada.domain_adaptation.association import aggregation, cycles, form, loss, operators, pixels, products
+from dada.domain_adaptation.association import (
+    aggregation,
+    check,
+    cycles,
+    form,
+    loss,
+    operators,
+    pixels,
+    products,
+    tiles,
+)
 from dada.domain_adaptation.contrastive_learning import (
     association_loss,
     cycle_association,
@@ -35,21 +47,34 @@ def static(monkeypatch):
 
 @pytest.fixture
 def compiler():
-    if not form.can_compile("cpu"):
+    if not form.can_compile(torch.device("cpu")):
         pytest.skip("torch.compile does not work here: is there a C++ compiler?")
 
 
 @pytest.fixture
 def uncompiled(monkeypatch):
-    monkeypatch.setattr(form, "can_compile", lambda device_type: False)
+    monkeypatch.setattr(form, "can_compile", lambda device: False)
 
 
 @pytest.fixture
 def traced(monkeypatch):
     """Compiled as far as operators of torch: quicker than down to machine code, which a few tests go on to."""
-    backend = functools.lru_cache(lambda f: torch.compile(f, dynamic=True, backend="aot_eager"))
-    monkeypatch.setattr(form, "_compiled", backend)
-    monkeypatch.setattr(form, "can_compile", lambda device_type: True)
+    compiled_with("aot_eager", monkeypatch)
+
+
+def compiled_with(backend, monkeypatch):
+    """Returns the epilogues, which come as they are used."""
+    compiled = {}
+    monkeypatch.setattr(
+        form, "_compiled", lambda f: compiled.setdefault(f, form.Compiled(f, backend=backend))
+    )
+    monkeypatch.setattr(form, "can_compile", lambda device: True)
+    return compiled
+
+
+def said(caplog):
+    """What this project logged: torch's compiler has more to tell."""
+    return [record.getMessage() for record in caplog.records if record.name.startswith("dada.")]
 
 
 # ---- the schedule that does not wait -------------------------------------------------------------
@@ -200,6 +225,228 @@ def test_without_a_compiler_it_says_so_once_and_runs_all_the_same(monkeypatch, c
         assert "no compiler here" in message and "C++ compiler" in message and "trace" not in message
     finally:
         form.can_compile.cache_clear()
+
+
+def test_every_device_is_tried_on_its_own(monkeypatch):
+    asked = []
+    monkeypatch.setattr(form, "can_compile", lambda device: asked.append(device) or True)
+    form.form_for(torch.device("cuda", 1), fused=True)
+    assert asked == [torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast", "fake", "default device"])
+def test_whether_it_compiles_does_not_depend_on_where_it_is_asked(mode, monkeypatch, caplog):
+    modes = {
+        "inference": torch.inference_mode(),
+        "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
+        "fake": FakeTensorMode(),
+        "default device": torch.device("meta"),
+    }
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    form.can_compile.cache_clear()
+    try:
+        with modes[mode]:
+            assert form.can_compile(torch.device("cpu")) and not said(caplog)
+    finally:
+        form.can_compile.cache_clear()
+
+
+def all_kinds(metrics, dtypes):
+    """With gradients and without, tiles of many sizes: all that makes epilogues compile anew."""
+    sizes = ((3, 4), (5, 2)), ((1, 1), (1, 3)), ((1, 5), (2, 7))
+    for metric, dtype, sizes in itertools.product(metrics, dtypes, sizes):
+        case = random_case(0, 1, 5, *sizes, metric, dtype=dtype)
+        run(*case, metric=metric, impl="fused")
+        association_loss(*case, metric=metric, impl="fused")
+
+
+def test_each_kind_of_epilogue_is_compiled_once_for_each_setting_of_products(static, monkeypatch, caplog):
+    graphs = []
+    compiled = compiled_with(lambda graph, inputs: graphs.append(graph) or graph.forward, monkeypatch)
+    all_kinds(("cos", "kl"), (torch.float32, torch.float64))
+    kinds = {f.__name__: len(epilogue.kinds) for f, epilogue in compiled.items()}
+    assert len(graphs) == sum(kinds.values())
+    assert kinds["_contrast_exp_"] > torch._dynamo.config.recompile_limit  # of one text
+    torch.set_float32_matmul_precision("high")
+    try:
+        all_kinds(("cos",), (torch.float32,))
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert sum(kinds.values()) < len(graphs) < 2 * sum(kinds.values())
+    assert kinds == {f.__name__: len(epilogue.kinds) for f, epilogue in compiled.items()}
+    assert not any(epilogue.given_up for epilogue in compiled.values()) and not said(caplog)
+
+
+def test_more_versions_than_torch_keeps_are_reported_once_and_computed_all_the_same(
+    static, monkeypatch, caplog
+):
+    compiled = compiled_with("eager", monkeypatch)
+    case = random_case(0, 2, 5, (5, 6), (6, 4), "cos")
+    try:
+        for setting in ("highest", "high", "highest"):  # torch compiles anew for the second
+            torch.set_float32_matmul_precision(setting)
+            with torch._dynamo.config.patch(recompile_limit=1):
+                assert_same(*case, 1e-9, impl="fused")
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    given_up = {f.__name__ for f, epilogue in compiled.items() if epilogue.given_up}
+    messages = said(caplog)
+    assert given_up == {"_contrast_exp_", "_weigh_pair_", "_pull_pair_"}  # `maxima` always has exact products
+    assert len(messages) == 3 and all("no more than 1 version" in message for message in messages)
+
+
+# ---- "auto" takes what was checked ---------------------------------------------------------------
+
+
+@pytest.fixture
+def like_cuda(static, monkeypatch):
+    """The CPU as a device on which "auto" takes the fused form for maps of any size, and has not yet."""
+    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
+    monkeypatch.setattr(check, "FUSED_DEVICES", ("cpu",))
+    monkeypatch.setattr(check, "_passed", {})
+    for name, size in (("SOURCE", (5, 5)), ("TARGET", (3, 9))):  # several stripes still
+        monkeypatch.setattr(check, name, size)
+
+
+@pytest.fixture
+def eager(monkeypatch):
+    """Compiled to nothing but a graph, which is quickest."""
+    compiled_with("eager", monkeypatch)
+
+
+def auto_form(metric="cos", dtype=torch.float32):
+    source, target, _ = random_case(0, 1, 4, (3, 4), (4, 3), metric, dtype=dtype)
+    return contrastive_learning._form("auto", metric, source, target)
+
+
+@METRICS
+def test_auto_takes_the_fused_form_once_it_was_found_right(metric, like_cuda, eager, monkeypatch, caplog):
+    before = torch.get_rng_state()
+    assert auto_form(metric) == "fused" and torch.equal(torch.get_rng_state(), before)
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "_differences", None)  # is not asked again
+        assert auto_form(metric) == auto_form(metric, torch.bfloat16) == "fused"  # computed in float32
+    assert auto_form(metric, torch.float64) == "fused"
+    assert list(check._passed) == [
+        (torch.device("cpu"), metric, dtype) for dtype in (torch.float32, torch.float64)
+    ]
+    assert not said(caplog)
+
+
+EPILOGUES = [
+    *((tiles, name, metric) for name in ("_contrast_exp_", "maxima") for metric in ("cos", "kl")),
+    *((aggregation, name, "cos") for name in ("_weigh_pair_", "_pull_pair_")),
+    (tiles, "_exp_", "kl"),
+    (aggregation, "_weigh_and_pull_", "kl"),
+]
+
+
+@pytest.mark.parametrize("module, name, metric", EPILOGUES)
+def test_auto_refuses_kernels_that_err_in_one_row(
+    module, name, metric, like_cuda, eager, monkeypatch, caplog
+):
+    right = getattr(module, name)
+
+    def wrong(*arguments):
+        results = right(*arguments)
+        if torch.compiler.is_compiling():  # in the compiled form only, and in the last row of a stripe
+            changed = results[0].clone()
+            changed[-1] = changed[-1] / 2 if changed.is_floating_point() else 0
+            results = changed, *results[1:]
+        return results
+
+    for user in (tiles, aggregation, cycles):
+        if hasattr(user, name):
+            monkeypatch.setattr(user, name, wrong)
+    case = random_case(0, 2, 5, (5, 6), (6, 4), metric, dtype=torch.float32)
+    got, grads = run(*case, metric=metric)
+    run(*case, metric=metric)
+    want, want_grads = run(*case, metric=metric, impl="streaming")
+    assert torch.equal(got.loss, want.loss) and all(map(torch.equal, grads, want_grads))
+    (message,) = said(caplog)
+    assert f"({metric}, float32)" in message and f"torch {torch.__version__}" in message and "cpu" in message
+    assert "differs by" in message and "rounding is at most" in message
+
+
+def test_auto_refuses_kernels_that_do_not_compile(like_cuda, monkeypatch, caplog):
+    def backend(graph, inputs):
+        raise RuntimeError("no such instruction\nand a long trace")
+
+    compiled_with(backend, monkeypatch)
+    case = random_case(0, 1, 5, (5, 6), (6, 4), "cos", dtype=torch.float32)
+    for _ in range(2):
+        got, _ = run(*case)
+    assert torch.equal(got.loss, run(*case, impl="streaming")[0].loss)
+    (message,) = said(caplog)
+    assert "no such instruction" in message and "trace" not in message
+    with pytest.raises(Exception, match="no such instruction"):  # asked for, it is not replaced
+        run(*case, impl="fused")
+
+
+def test_without_a_compiler_auto_does_not_check(like_cuda, uncompiled, monkeypatch):
+    monkeypatch.setattr(check, "_differences", None)
+    assert auto_form() == "streaming"
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast", "default device", "dispatch"])
+def test_the_check_does_not_depend_on_where_it_is_made(mode, like_cuda, eager):
+    class Nothing(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            raise AssertionError("the check is seen by what watches the step")
+
+    x = torch.rand(1, 4, 3, 4)
+    modes = {
+        "inference": torch.inference_mode(),
+        "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
+        "default device": torch.device("meta"),
+        "dispatch": Nothing(),
+    }
+    with modes[mode]:
+        assert check.auto_takes_fused(x, "cos")
+
+
+def test_nothing_is_checked_and_nothing_new_trusted_without_values(like_cuda, eager):
+    """Tensors of a trace could only fail."""
+    x = torch.rand(1, 4, 3, 4)
+    with FakeTensorMode() as mode:
+        fake = mode.from_tensor(x)
+        assert not check.auto_takes_fused(fake, "cos")
+    case = random_case(3, 1, 3, (3, 4), (4, 3), "cos", dtype=torch.float32)
+    step = torch.compile(lambda *x: association_loss(*x).loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(step(*case), association_loss(*case, impl="dense").loss)
+    assert not check._passed
+    assert check.auto_takes_fused(x, "cos") and check.auto_takes_fused(fake, "cos")
+    torch.testing.assert_close(step(*case), association_loss(*case, impl="dense").loss)
+
+
+# ---- sizes for a GPU -----------------------------------------------------------------------------
+
+
+def test_stripes_of_a_gpu_fill_it_and_stay_bounded():
+    gpu = torch.device("cuda")
+    parts = tiles.even_parts(8464, tiles.stripe_height(8464, 2048, gpu))
+    assert [part.stop - part.start for part in parts] == [1696] * 4 + [1680]
+    for side in (128, 160, 512, 4096):
+        rows = tiles.stripe_height(side**2, 2048, gpu)
+        assert 1 <= rows <= 2048 and rows * side**2 <= 2**25
+
+
+@pytest.mark.parametrize("channels, products", [(150, 1), (2048, 11)])
+def test_sums_over_channels_on_a_gpu_take_as_many_at_once_as_a_tile_has(channels, products, monkeypatch):
+    class Counter(TorchDispatchMode):
+        count = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            self.count += function is torch.ops.aten.mul.Tensor
+            return function(*args, **(kwargs or {}))
+
+    monkeypatch.setattr(form, "GPUS", ("cpu",))
+    monkeypatch.setattr(pixels, "GPU_TILE_ELEMENTS", 200 * 9)
+    x, y = torch.randn(2, channels, 9, dtype=torch.float64)
+    with Counter() as counter:
+        dot = pixels.channel_dot(x, y)
+    assert counter.count == products
+    torch.testing.assert_close(dot, torch.linalg.vecdot(x, y, dim=0))
 
 
 # ---- as operators of torch -----------------------------------------------------------------------
@@ -360,6 +607,40 @@ def test_half_products_round_the_operands_and_nothing_else(halves):
         products.addmm_(total.clone(), a, b).double(), total.double() + want, rtol=1e-6, atol=1e-6
     )
     assert products.mm(a.double(), b.double()).equal(a.double() @ b.double())
+
+
+@pytest.fixture
+def trials():
+    products._gives_float32.cache_clear()
+    yield
+    products._gives_float32.cache_clear()
+
+
+@pytest.mark.parametrize("refusal", ["raises", "rounds"])
+def test_products_that_torch_has_but_does_not_run_are_found_out_once(halves, trials, refusal, monkeypatch):
+    tried = []
+
+    def refuses(total, a, b):
+        tried.append(total.shape)
+        if refusal == "raises":
+            raise RuntimeError("out_dtype is not supported")
+        return total.add_((a.float() @ b.float()).bfloat16())
+
+    def works(out, a, b):
+        return torch.mm(a.float(), b.float(), out=out)
+
+    monkeypatch.setattr(products, "_half_addmm", refuses)
+    monkeypatch.setattr(products, "_half_mm", works)
+    g = torch.Generator().manual_seed(0)
+    a, b, total = (torch.randn(shape, generator=g) for shape in ((5, 7), (7, 3), (5, 3)))
+    want = a.bfloat16().double() @ b.bfloat16().double()
+    for _ in range(2):
+        torch.testing.assert_close(products.mm(a, b).double(), want, rtol=1e-6, atol=1e-6)
+        got = products.addmm_(total.clone(), a, b).double()
+        torch.testing.assert_close(got, total.double() + want, rtol=1e-6, atol=1e-6)
+    assert tried == [(16, 16)]
+    cpu = torch.device("cpu")
+    assert products._gives_float32(works, cpu) and not products._gives_float32(refuses, cpu)
 
 
 @METRICS

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
+from dada.domain_adaptation.association.check import auto_takes_fused
 from dada.domain_adaptation.association.contrast import EPS, contrast_scale
 from dada.domain_adaptation.parallel.ranks import joint_mean, joint_sum
 from dada.matmul_precision import full_float32_products
@@ -195,7 +196,7 @@ def association_loss(
         ignore_index: pixels with this id start no cycle and close none.
         impl: "dense", the definition, makes several matrices of source x target pixels; "streaming" computes the
             same values and first derivatives in tiles; "fused" does so with compiled kernels; "auto" takes the dense
-            form for small maps only, and "fused" on CUDA.
+            form for small maps only, and "fused" on CUDA once it was found right there (`association/check.py`).
 
     Raises:
         ValueError: batch, channels or label sizes disagree; the message gives both shapes.
@@ -285,7 +286,7 @@ def _form(impl: str, metric: str, x: Tensor, y: Tensor) -> str:
         return impl
     if x.shape[0] * x.shape[2:].numel() * y.shape[2:].numel() <= DENSE_ELEMENTS:
         return "dense"
-    return "fused" if x.is_cuda else "streaming"
+    return "fused" if auto_takes_fused(x, metric) else "streaming"
 
 
 def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import PLAIN, Form, writable
+from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Distributions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
 from dada.domain_adaptation.association.tiles import (
@@ -19,8 +19,6 @@ from dada.domain_adaptation.association.tiles import (
     stripes,
     tiles_in,
 )
-
-CUDA_PAIR_SIDE = 2048  # a product of 512 leaves most of a GPU idle; five tiles of 17 MB. Not measured
 
 
 def aggregate(
@@ -197,6 +195,6 @@ def _pull_pair_(
 
 def pair_side(channels: int, device: torch.device) -> int:
     """Pixels of a square tile: five tiles and three slices of the map have 3/2 TILE_ELEMENTS."""
-    if device.type == "cuda":
-        return CUDA_PAIR_SIDE
+    if on_gpu(device):
+        return GPU_ROWS
     return int((math.sqrt(9 * channels**2 + 30 * TILE_ELEMENTS) - 3 * channels) / 10)  # 5 s^2 + 3 C s

@@ -13,12 +13,10 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.contrast import EPS
-from dada.domain_adaptation.association.form import PLAIN, Form
+from dada.domain_adaptation.association.form import GPU_TILE_ELEMENTS, PLAIN, Form, on_gpu
 from dada.domain_adaptation.association.products import addmm_, mm, operand, rounded_to_half
 
-CHANNEL_CHUNK = (
-    64  # channels at a time where a product of two maps is summed: no temporary of the size of a map
-)
+CHANNEL_CHUNK = 64  # channels at a time where a product of two maps is summed on a CPU
 
 
 class Pixels:
@@ -139,8 +137,13 @@ PIXELS = {"cos": Directions, "kl": Distributions}
 
 
 def channel_dot(x_CN: Tensor, y_CN: Tensor) -> Tensor:
-    """sum_c x_cn y_cn, without a temporary of the size of the maps."""
-    dot_N = x_CN.new_zeros(x_CN.shape[1])
-    for x, y in zip(x_CN.split(CHANNEL_CHUNK), y_CN.split(CHANNEL_CHUNK)):
+    """sum_c x_cn y_cn, with no larger temporary than a tile.
+
+    Never a matrix product, which may be of rounded operands: norms are sums like this one.
+    """
+    chunk = max(CHANNEL_CHUNK, GPU_TILE_ELEMENTS // x_CN.shape[1]) if on_gpu(x_CN.device) else CHANNEL_CHUNK
+    (x, y), *others = zip(x_CN.split(chunk), y_CN.split(chunk))
+    dot_N = (x * y).sum(dim=0)
+    for x, y in others:
         dot_N += (x * y).sum(dim=0)
     return dot_N

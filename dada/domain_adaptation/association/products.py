@@ -7,13 +7,15 @@ never rounded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from dada.domain_adaptation.association.trial import aside
 from dada.matmul_precision import float32_precision
-
-# Products of bfloat16 that are handed out in float32 came with torch 2.8.
-_GIVES_FLOAT32 = "dtype_out" in torch.ops.aten.mm.overloads() and "dtype_out" in torch.ops.aten.addmm.overloads()
 
 
 def rounded_to_half(x: Tensor) -> bool:
@@ -33,10 +35,10 @@ def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     if not (rounded_to_half(a) or rounded_to_half(b)):
         return torch.mm(a, b, out=out)
     a, b = a.bfloat16(), b.bfloat16()
-    if not (a.is_cuda and _GIVES_FLOAT32):
+    if not _gives_float32(_half_mm, a.device):
         return torch.mm(a.float(), b.float(), out=out)  # the same numbers; of bfloat16, TF32 loses nothing
-    out = torch.empty(a.shape[0], b.shape[1], device=a.device) if out is None else out
-    return torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
+    out = torch.empty(a.shape[0], b.shape[1], dtype=torch.float32, device=a.device) if out is None else out
+    return _half_mm(out, a, b)
 
 
 def addmm_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
@@ -44,6 +46,28 @@ def addmm_(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     if not (rounded_to_half(a) or rounded_to_half(b)):
         return total.addmm_(a, b)
     a, b = a.bfloat16(), b.bfloat16()
-    if not (a.is_cuda and _GIVES_FLOAT32):
+    if not _gives_float32(_half_addmm, a.device):
         return total.addmm_(a.float(), b.float())
+    return _half_addmm(total, a, b)
+
+
+def _half_mm(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.ops.aten.mm.dtype_out(a, b, torch.float32, out=out)
+
+
+def _half_addmm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)
+
+
+@lru_cache(maxsize=None)
+def _gives_float32(product: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
+    """Whether this product of bfloat16 has its result in float32 here: tried once, in a case that bfloat16 would round.
+
+    To look whether torch has the operator is not enough: 2.8 and 2.9 have that of addmm, and refuse to run it.
+    """
+    side, value = 16, 1 + 2**-7  # side * value**2 has 14 bits
+    with suppress(Exception), aside(device):  # not there, not for this device, not for these types
+        x = torch.full((side, side), value, dtype=torch.bfloat16, device=device)
+        out = torch.zeros(side, side, dtype=torch.float32, device=device)
+        return bool((product(out, x, x) == side * value**2).all())
+    return False

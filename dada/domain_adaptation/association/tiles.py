@@ -10,13 +10,12 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.contrast import contrast_scale
-from dada.domain_adaptation.association.form import writable
+from dada.domain_adaptation.association.form import GPU_ROWS, GPU_TILE_ELEMENTS, on_gpu, writable
 from dada.domain_adaptation.association.pixels import Pixels
 
 TILE_ELEMENTS = 2**21  # 8 MiB in float32: every operation on a stripe has to wake the threads, so give them much
 PRODUCT_ROWS = 64  # but at least so many rows, if there are enough channels to make a matrix product of it
 ROWS_AT_ONCE = 16  # a product of 127 rows may take half as long again as one of 128
-CUDA_CACHE_SHARE = 0.5  # of the level-2 cache of a GPU that one stripe takes; not measured
 CPU = torch.device("cpu")
 BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a place
 
@@ -25,16 +24,11 @@ def stripe_height(columns: int, channels: int, device: torch.device = CPU) -> in
     """Rows of a stripe.
 
     On a CPU every pass over a tile begins and ends with all threads, which costs as much as a pass over a
-    quarter of a MiB. A GPU wants it as high as its cache allows: it has that many units to feed.
+    quarter of a MiB. A GPU has units to feed and launches to save: rows for one wave of products, within memory.
     """
-    return max(1, tile_elements(device) // columns, min(channels // 2, PRODUCT_ROWS))
-
-
-def tile_elements(device: torch.device) -> int:
-    """float32 values of a stripe that stays in the cache."""
-    if device.type != "cuda":
-        return TILE_ELEMENTS
-    return int(CUDA_CACHE_SHARE * torch.cuda.get_device_properties(device).L2_cache_size) // 4
+    if on_gpu(device):
+        return max(1, min(GPU_ROWS, GPU_TILE_ELEMENTS // columns))
+    return max(1, TILE_ELEMENTS // columns, min(channels // 2, PRODUCT_ROWS))
 
 
 def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
