@@ -46,6 +46,13 @@ class Cycles(NamedTuple):
     source_index: Tensor  # (B, S) int64: i*, the source pixel most similar to j*
     closed: Tensor  # (B, S) bool: label(i) == label(i*), neither ignored
 
+    def covered(self, pixels: int) -> Tensor:
+        """(B, pixels) bool: which of that many target pixels lie on a closed cycle."""
+        # Open cycles share a place after the last. A maximum over bools, scatter_reduce, is nothing that CUDA has.
+        place = torch.where(self.closed, self.target_index, pixels)
+        on_cycle = torch.zeros(len(place), pixels + 1, dtype=torch.bool, device=place.device)
+        return on_cycle.scatter_(1, place, True)[:, :pixels]
+
 
 class Association(NamedTuple):
     """The loss and what to log beside it, 0-dim tensors; and the cycles themselves."""
@@ -220,14 +227,12 @@ def association_loss(
             counted_BS = cycles.closed.to(source.dtype)
             total = stream_loss(source, target, cycles.target_index, back_index, counted_BS, metric, fused)
 
-        closed = cycles.closed
-        count = closed.sum()
-        hit_BT = torch.zeros(len(closed), target.shape[2:].numel(), dtype=torch.bool, device=closed.device)
+        count = cycles.closed.sum()
         return Association(
             loss=joint_mean(total / count.clamp(min=1), count),
             closed=joint_sum(count),
             labelled=joint_sum(labelled),
-            covered=joint_sum(hit_BT.scatter_reduce(1, cycles.target_index, closed, "amax").sum()),
+            covered=joint_sum(cycles.covered(target.shape[2:].numel()).sum()),
             cycles=cycles,
         )
 

@@ -45,7 +45,7 @@ def cycle_closure(
     """
     mode = network.training
     network.eval()
-    labelled, closed, hit, targets, judged, right = 0.0, 0.0, 0, 0, 0, 0
+    labelled, closed, hit, targets, judged, right = 0.0, 0.0, 0, 0, 0, 0  # tensors from the first pair on: no wait before the end
     for source, target in pairs:
         select_domain(network, SOURCE)
         outputs_source = network(source.image)
@@ -58,17 +58,18 @@ def cycle_closure(
         kind = widest(labels.device)
         labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=kind))[:num_classes]
         closed = closed + per_class(labels, cycles.closed.to(kind))[:num_classes]
-        on_cycle = torch.zeros(len(y), y.shape[2:].numel(), dtype=torch.bool, device=y.device)
-        hit += on_cycle.scatter_reduce(1, cycles.target_index, cycles.closed, "amax").sum().item()
+        on_cycle = cycles.covered(y.shape[2:].numel())
+        hit = hit + on_cycle.sum()
         targets += on_cycle.numel()
         if with_truth:
             truth = labels_at(target.label, y.shape[-2:]).flatten(1).gather(1, cycles.target_index)
             known = cycles.closed & (truth != IGNORE_LABEL)
-            judged += known.sum().item()
-            right += (known & (truth == labels)).sum().item()
+            judged = judged + known.sum()
+            right = right + (known & (truth == labels)).sum()
     network.train(mode)
     if not targets:
         raise ValueError("cycle closure needs at least one pair of a source and a target image, got none")
     by_class = (closed / labelled).cpu().double()
+    hit, judged, right = int(hit), int(judged), int(right)
     correct = right / judged if judged else math.nan
     return Closure((closed.sum() / labelled.sum()).item(), by_class.nanmean().item(), hit / targets, correct, by_class)
