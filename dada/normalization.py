@@ -32,9 +32,9 @@ class Normalization:
 
     def _constants(self, image: Tensor) -> tuple[Tensor, Tensor]:
         shape = (3, 1, 1)
-        mean = torch.tensor(self.mean, dtype=torch.float32, device=image.device).view(shape)
-        std = torch.tensor(self.std, dtype=torch.float32, device=image.device).view(shape)
-        return mean, std
+        mean, std = (torch.tensor(values, dtype=torch.float32).view(shape) for values in (self.mean, self.std))
+        # Given the device, torch.tensor would wait for all that a GPU has still to do.
+        return mean.to(image.device, non_blocking=True), std.to(image.device, non_blocking=True)
 
     def __call__(self, image: Tensor) -> Tensor:
         """RGB (..., 3, H, W) in 0..255, any dtype -> float32 of the same shape, normalised."""

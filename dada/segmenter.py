@@ -181,7 +181,8 @@ class Segmenter:
             groups.setdefault((views.image.shape, wanted[-1], picture.size), []).append(index)
         found: list[Prediction | None] = [None] * len(pictures)
         for members in groups.values():
-            scores = predictor(torch.stack([prepared[k] for k in members]).to(self.device), _affordable(wanted[members[0]]))
+            images = torch.stack([prepared[k] for k in members]).to(self.device, non_blocking=True)
+            scores = predictor(images, _affordable(wanted[members[0]]))
             for k, score in zip(members, scores):
                 found[k] = self._prediction(pictures[k], score, wanted[k], probabilities)
         return found[0] if one else found

@@ -35,7 +35,11 @@ K, SIDE = 16, (32, 48)
 SMALL = [f"NUM_CLASSES={K}", "TRAIN.LAMBDA_LOVASZ=0.5", "SELF_TRAINING.START=0"]
 MOBILE, RESNET = f"TRAIN.MODEL={TINY_NETWORK}", "TRAIN.MODEL=resnet-18"
 ASSOCIATION = ["CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", "TRAIN.LAMBDA_ENTROPY=0.1"]
-SELF_TRAINING = ["SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1", "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True"]
+SELF_TRAINING = [
+    "SELF_TRAINING.LAMBDA_MIX=1",
+    "SELF_TRAINING.LAMBDA_MIC=1",
+    "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
+]
 
 STEPS: dict[str, list[str]] = {
     **{method: [f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True"] for method in METHODS},
@@ -44,7 +48,12 @@ STEPS: dict[str, list[str]] = {
     "DADA, depth": ["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True"],
     "depth of everything": ["USE_DEPTH=True", "LEGACY.UNMASKED_DEPTH=True"],
     "self-training": SELF_TRAINING,
-    "self-training beside a method": ["TRAIN.DA_METHOD=MinEnt", "TRAIN.MULTI_LEVEL=True", *ASSOCIATION, *SELF_TRAINING],
+    "self-training beside a method": [
+        "TRAIN.DA_METHOD=MinEnt",
+        "TRAIN.MULTI_LEVEL=True",
+        *ASSOCIATION,
+        *SELF_TRAINING,
+    ],
     "Fourier transfer": ["TRAIN.FDA_BETA=0.05", *ASSOCIATION],
     "two steps an iteration": ["TRAIN.ITER_SIZE=2", "TRAIN.OPTIMIZER=AdamW"],
     "Caffe's images": [RESNET, "TRAIN.IMG_MODE=BGR", "SELF_TRAINING.LAMBDA_MIC=1"],
@@ -108,7 +117,9 @@ def tiny_trainer(device: torch.device) -> Trainer:
     network = TinyNetwork(K, aux=cfg.TRAIN.MULTI_LEVEL, depth=cfg.USE_DEPTH).to(device)
     objective, optimizer = build_objective(cfg, device), build_optimizer(network, cfg)
     teacher = Teacher(network, 0.9) if objective.uses_teacher else None
-    return Trainer(network, objective, optimizer, max_iterations=5, iter_size=cfg.TRAIN.ITER_SIZE, teacher=teacher)
+    return Trainer(
+        network, objective, optimizer, max_iterations=5, iter_size=cfg.TRAIN.ITER_SIZE, teacher=teacher
+    )
 
 
 def check_before_saving(device: torch.device) -> Work:
@@ -136,7 +147,9 @@ def criteria(device: torch.device) -> Work:
 
 def closure(device: torch.device) -> Work:
     network, pair = predictor_on(device).networks[0], (batch(0, device), batch(1, device))
-    return lambda: [cycle_closure(network, [pair], K, level=level, with_truth=True) for level in ("fass", "cass")]
+    return lambda: [
+        cycle_closure(network, [pair], K, level=level, with_truth=True) for level in ("fass", "cass")
+    ]
 
 
 def export(device: torch.device) -> Work:
@@ -173,7 +186,7 @@ class Watch(TorchDispatchMode):
         if func.namespace == "dada":
             with self:
                 return getattr(operators, func._opname)._init_fn(*args, **kwargs)
-        if torch.is_inference_mode_enabled():
+        if func.namespace == "aten" and torch.is_inference_mode_enabled():
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:

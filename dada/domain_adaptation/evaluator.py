@@ -193,8 +193,9 @@ def evaluate(
     total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
     seen = 0
     for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=not is_main()):
-        prediction = predictor(batch.image.to(device), tuple(batch.label.shape[-2:])).argmax(dim=1)
-        total += confusion_matrix(batch.label.to(device), prediction, count, other=rule == "count").cpu()
+        image, label = (x.to(device, non_blocking=True) for x in (batch.image, batch.label))
+        prediction = predictor(image, tuple(label.shape[-2:])).argmax(dim=1)
+        total += confusion_matrix(label, prediction, count, other=rule == "count").cpu()
         seen += len(batch.name)
     if joint_sum(torch.tensor(seen)) == 0:
         raise ValueError("nothing to evaluate: the test split is empty")

@@ -60,21 +60,21 @@ def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], d
     for image in images:
         if image is None:
             continue
-        image = image[None].to(device)
+        image = image[None].to(device, non_blocking=True)
         size = tuple(max(1, side // SHRINK) for side in image.shape[-2:])
         p = predictor(image, size).to(widest(device))
         mirrored = predictor(image.flip(-1), size).flip(-1)
         total = total + p.sum(dim=(0, 2, 3))
-        entropies += torch.special.entr(p).sum().item()
-        alike += (p.argmax(dim=1) == mirrored.argmax(dim=1)).sum().item()
+        entropies = entropies + torch.special.entr(p).sum()
+        alike = alike + (p.argmax(dim=1) == mirrored.argmax(dim=1)).sum()
         pixels += p[:, 0].numel()
     if not pixels:
         raise ValueError("there is no image to judge a network on: the split is empty")
     highest = math.log(len(total))
-    conditional = entropies / pixels / highest
+    conditional = entropies.item() / pixels / highest
     marginal = torch.special.entr(total / pixels).sum().item() / highest
     return Criteria(
         information=marginal - conditional,
         certainty=1 - conditional,
-        agreement=alike / pixels,
+        agreement=alike.item() / pixels,
     )

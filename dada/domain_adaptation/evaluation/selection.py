@@ -76,7 +76,8 @@ def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: in
         network = predictor.networks[0]
         criteria = label_free_criteria(predictor, target_images(cfg, network.normalization, max(1, images)), device)
         both = zip(source_loader(cfg, network.normalization, pairs), target_loader(cfg, network.normalization, pairs))
-        closure = cycle_closure(network, ((s.to(device), t.to(device)) for s, t in both), cfg.NUM_CLASSES)
+        moved = ((s.to(device, non_blocking=True), t.to(device, non_blocking=True)) for s, t in both)
+        closure = cycle_closure(network, moved, cfg.NUM_CLASSES)
     return Candidate(path, {**criteria._asdict(), CLOSURE: closure.balanced}, _tested(path))
 
 

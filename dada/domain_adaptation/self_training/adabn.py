@@ -92,6 +92,6 @@ def adapt_snapshot(cfg: Any, checkpoint: str | Path, out: str | Path, images: in
     with on_device(cfg) as device:
         network = build_network(cfg, str(checkpoint)).to(device)
         loader = statistics_loader(cfg, network, images)
-        adapt_batch_norm(network, (batch.image.to(device) for batch in loader))
+        adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in loader))
     state = {"state_dict": network.state_dict(), "iter": iteration_of(Path(checkpoint)), "cfg": plain_cfg()}
     save_whole(Path(out), {**state, "versions": versions()})

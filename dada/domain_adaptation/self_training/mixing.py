@@ -1,7 +1,7 @@
 """Images for a student to learn from: pasted classes, hidden patches, changed colours.
 
 Random numbers come from torch's global CPU generator on any device, so that they are saved with a run and no device has
-to be waited for.
+to be waited for: copies of them are small, and no one waits for their end.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ def class_mask(labels: Tensor, num_classes: int) -> Tensor:
     present = torch.zeros(b, num_classes + 1, dtype=torch.bool, device=labels.device).scatter_(1, index, True)
     present[:, num_classes] = False
     # Each class gets a random number; those with the lowest are chosen among the present ones.
-    lots = torch.rand(b, num_classes + 1).to(labels.device).masked_fill(~present, 2.0)
+    lots = torch.rand(b, num_classes + 1).to(labels.device, non_blocking=True).masked_fill(~present, 2.0)
     rank = lots.argsort(dim=1).argsort(dim=1)
     chosen = present & (rank < (present.sum(dim=1, keepdim=True) + 1) // 2)
     return chosen.gather(1, index).view_as(labels)
 
 
-def patch_mask(size: tuple[int, int, int], ratio: float, patch: int) -> Tensor:
+def patch_mask(size: tuple[int, int, int], ratio: float, patch: int, device: torch.device | str = "cpu") -> Tensor:
     """Which pixels stay visible, (B, 1, H, W) bool of `size` (B, H, W): each square patch is hidden with probability `ratio`.
 
     Hoyer et al., CVPR 2023 (arXiv:2212.01322). Patches at the right and lower border may be cut.
 
     Args:
         patch: its side in pixels.
+        device: of the mask.
     """
     b, h, w = size
-    visible = torch.rand(b, 1, -(-h // patch), -(-w // patch)) >= ratio
+    # A number a patch is copied, not the mask: the host goes on at once where little is copied from ordinary memory.
+    visible = torch.rand(b, 1, -(-h // patch), -(-w // patch)).to(device, non_blocking=True) >= ratio
     return visible.repeat_interleave(patch, 2).repeat_interleave(patch, 3)[..., :h, :w]
 
 

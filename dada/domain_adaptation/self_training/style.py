@@ -34,7 +34,7 @@ def lab_to_rgb(lab: Tensor) -> Tensor:
 
 
 def _mixed(images: Tensor, matrix: Tensor) -> Tensor:
-    return torch.einsum("ij,bjhw->bihw", matrix.to(images), images)
+    return torch.einsum("ij,bjhw->bihw", matrix.to(images, non_blocking=True), images)
 
 
 def color_transfer(source: Tensor, target: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ def masked_consistency(threshold: float, ratio: float, patch: int, colors: Calla
 
     def mic(step: Step) -> Tensor:
         target = step.target.image
-        visible = patch_mask((len(target), *target.shape[-2:]), ratio, patch).to(target.device)
+        visible = patch_mask((len(target), *target.shape[-2:]), ratio, patch, target.device)
         share = _note_teacher(step, threshold)
         image = colors(target) * visible
         step.pictures["masked"] = image

@@ -300,6 +300,6 @@ def published(network: nn.Module, adabn: Iterable[Batch] | None) -> nn.Module:
     device = next(network.parameters()).device
     rng = rng_state(device)  # loaders draw a seed
     try:
-        return adapt_batch_norm(copy.deepcopy(network), (batch.image.to(device) for batch in adabn))
+        return adapt_batch_norm(copy.deepcopy(network), (batch.image.to(device, non_blocking=True) for batch in adabn))
     finally:
         set_rng_state(rng, device)

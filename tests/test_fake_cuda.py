@@ -1,0 +1,91 @@
+"""On a GPU the host waits where it must and nowhere else, and no tensor is on the wrong device: seen without a GPU.
+
+`fake_cuda` gives torch a CUDA device that computes nothing. All of `gpu_work` runs there, in a process of its own, which notes
+where the project asks for a value of the device, and where it copies to the device and waits for the end of that.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import fake_cuda
+import pytest
+import torch
+from gpu_work import STEPS, TESTS, works
+
+TESTS_FOLDER = Path(__file__).resolve().parent
+
+TRAINER = "domain_adaptation/trainer.py"
+EVALUATION = "domain_adaptation/evaluation"
+
+
+def intended_waits(name: str) -> Counter[str]:
+    """Where the host waits for a value, and how often; docs/performance.md says why."""
+    if name in STEPS:
+        steps = 2 if name.startswith("two steps") else 1
+        adversaries = {"AdvEnt": 2, "AdvEnt, association": 1}.get(
+            name, int("DADA" in name or "PLCA_adv" in name)
+        )
+        # Losses are finite: of the network, and of each discriminator. Then what the log shows, once.
+        waits = Counter({f"{TRAINER} _check_finite": steps * (1 + adversaries), f"{TRAINER} iterate": 1})
+        if "small maps" in name:  # the plain form lists the cycles that close, for features and for classes
+            waits["domain_adaptation/contrastive_learning.py _dense_sum"] = 2
+        return waits
+    if name in TESTS:
+        return EVALUATED
+    return OTHERS[name]
+
+
+# A batch: whether all predictions are classes, which pixels are labelled, and the count of them.
+EVALUATED = Counter(
+    {f"{EVALUATION}/metrics.py confusion_matrix": 3, "domain_adaptation/evaluator.py evaluate": 1}
+)
+OTHERS: dict[str, Counter[str]] = {}
+
+
+@pytest.fixture(scope="module")
+def noted(pytestconfig) -> dict[str, dict]:
+    """By piece of work: `waits` and `copies` by function, `lines` of these, and the `error` that ended it."""
+    if shutil.which("g++") is None:
+        pytest.skip("fake CUDA is compiled with g++, which is not here")
+    sources = b"".join(path.read_bytes() for path in sorted(fake_cuda.HERE.glob("*.cpp")))
+    kind = hashlib.sha256(torch.__version__.encode() + sources).hexdigest()[:12]
+    folder = Path(pytestconfig.cache.mkdir(f"fake_cuda_{kind}"))  # compiled once for each version of torch
+    try:
+        fake_cuda.build(folder)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(
+            f"fake CUDA does not compile with the headers of torch {torch.__version__}: {error.stderr[:300]}"
+        )
+    paths = [str(TESTS_FOLDER.parent), str(TESTS_FOLDER), os.environ.get("PYTHONPATH", "")]
+    done = subprocess.run(
+        [sys.executable, "-m", "fake_cuda", str(folder)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return dict(map(json.loads, done.stdout.splitlines()))
+
+
+@pytest.mark.parametrize("name", works())
+def test_the_host_waits_for_a_gpu_only_where_that_is_meant(name, noted):
+    found = noted[name]
+    assert not found["error"], found["error"]
+    places = {place: f"{line} ({place.rpartition(' ')[2]})" for place, line in found["lines"].items()}
+    copies = [f"{count} at {places.get(place, place)}" for place, count in found["copies"].items()]
+    assert not copies, f"copies to the device that the host waits for: {', '.join(copies)}"
+    surplus, missing = (
+        Counter(found["waits"]) - intended_waits(name),
+        intended_waits(name) - Counter(found["waits"]),
+    )
+    waits = [f"{count} at {places.get(place, place)}" for place, count in surplus.items()]
+    assert not waits, f"waits for values of the device that are not meant: {', '.join(waits)}"
+    assert not missing, f"waits that are stated here and do not happen: {dict(missing)}"
