@@ -178,7 +178,7 @@ def predictor_on(device: torch.device, members: int = 1):
 class Watch(TorchDispatchMode):
     """Sees every operator of torch that is called in the block, those inside the operators of the project too.
 
-    What is defined by others, such as conv2d in inference mode, is seen as these.
+    What is defined by others, such as conv2d on tensors of inference mode, is seen as these.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
@@ -186,7 +186,7 @@ class Watch(TorchDispatchMode):
         if func.namespace == "dada":
             with self:
                 return getattr(operators, func._opname)._init_fn(*args, **kwargs)
-        if func.namespace == "aten" and torch.is_inference_mode_enabled():
+        if func.namespace == "aten":
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:

@@ -190,7 +190,7 @@ def test_patches_are_hidden_whole_at_the_ratio():
 
 def test_the_masked_term_is_the_formula_by_hand_and_keeps_the_running_statistics(network, monkeypatch):
     visible = torch.rand(2, 1, 32, 40) < 0.3
-    monkeypatch.setattr(terms, "patch_mask", lambda size, ratio, patch: visible)
+    monkeypatch.setattr(terms, "patch_mask", lambda size, ratio, patch, device: visible)
     network.stem[2].eval()
     step = step_of(network, Teacher(network, 0.9))
     before = copy.deepcopy(dict(network.stem[1].named_buffers()))
