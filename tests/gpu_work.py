@@ -54,7 +54,6 @@ STEPS: dict[str, list[str]] = {
         *ASSOCIATION,
         *SELF_TRAINING,
     ],
-    "Fourier transfer": ["TRAIN.FDA_BETA=0.05", *ASSOCIATION],
     "two steps an iteration": ["TRAIN.ITER_SIZE=2", "TRAIN.OPTIMIZER=AdamW"],
     "Caffe's images": [RESNET, "TRAIN.IMG_MODE=BGR", "SELF_TRAINING.LAMBDA_MIC=1"],
     "batch norms of each domain": [MOBILE, "TRAIN.DOMAIN_BN=True", "TRAIN.DA_METHOD=MinEnt", *SELF_TRAINING],
