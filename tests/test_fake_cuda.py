@@ -51,7 +51,6 @@ OTHERS = {
     "prediction": Counter({"segmenter.py own_size": 6}),  # of two images: ids, confidence, probabilities
     "criteria": Counter({
         f"{EVALUATION}/criteria.py label_free_criteria": 3,  # at the end of all images
-        f"{EVALUATION}/criteria.py soft_neighbourhood_density": 1,
     }),
     "closure": Counter({"domain_adaptation/cycles/closure.py cycle_closure": 10}),  # five numbers of each of two levels
     "export": Counter(),
