@@ -33,6 +33,10 @@ def test_the_script_prints_and_writes_what_it_has_found(tmp_path, monkeypatch, c
     script(monkeypatch, "--json", str(tmp_path / "env.json"))
     text = capsys.readouterr().out
     found = json.loads((tmp_path / "env.json").read_text())
+    commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    if (ROOT / ".git").exists():
+        assert found["project"]["git commit"] == commit
+    assert found["project"]["folder"] == str(ROOT)
     assert found["project"]["dada"] == __version__ and found["packages"]["torch"] == str(torch.__version__)
     assert found["variables"]["SLURM_JOB_ID"] == "77" and "  SLURM_JOB_ID                 77\n" in text
     assert "a-secret" not in text and "WANDB" not in text

@@ -17,6 +17,7 @@ from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.dataset.label_sets import label_set
 from dada.domain_adaptation import build
 from dada.domain_adaptation.evaluation.tester import load_predictor
+from dada.domain_adaptation.tools import release
 from dada.domain_adaptation.tools.release import write_release
 from dada.domain_adaptation.training.runs import file_hash
 from dada.model import build_model
@@ -187,7 +188,8 @@ def test_the_cfg_of_the_caller_is_left_alone(plain):
     assert made.cfg.EXP_NAME == "tiny" and made.cfg.TEST.FLIP is False and made.cfg.TEST.SCALES == (0.5,)
 
 
-def test_a_release_gives_back_its_card_and_its_own_classes(city, tmp_path, photo):
+def test_a_release_gives_back_its_card_and_its_own_classes(city, tmp_path, photo, monkeypatch):
+    monkeypatch.setattr(release, "git_commit", lambda: "0123abc")
     (tmp_path / "run").mkdir()
     options = ["CLASSES.NAMES=[grass, trunk, apple]", "CLASSES.COLORS=[[0, 160, 0], [120, 80, 40], [200, 0, 30]]", "TRAIN.DOMAIN_BN=True"]
     path = untrained_snapshot(tmp_path / "run", city, *options)
@@ -206,7 +208,7 @@ def test_a_release_gives_back_its_card_and_its_own_classes(city, tmp_path, photo
     assert any(isinstance(module, DomainBatchNorm2d) for module in made.predictor.networks[0].modules())
     assert made.card == (tmp_path / "apples.md").read_text()
     for said in ("SYNTHIA, split `all`", "Cityscapes, split `train`", "mIoU, 3 classes** | 41.50", "| apple | - |", "Protocol: advent",
-                 "Of these weights: CC-BY-4.0", "commit", "Iterations | 7", report["checkpoints"][0]["sha256"]):  # fmt: skip
+                 "Of these weights: CC-BY-4.0", "commit `0123abc`", "Iterations | 7", report["checkpoints"][0]["sha256"]):  # fmt: skip
         assert said in made.card
     assert str(tmp_path) not in made.card
     plain_one = dada.Segmenter.from_checkpoint(path, device="cpu")

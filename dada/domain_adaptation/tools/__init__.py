@@ -5,5 +5,5 @@
     predict.py, video.py       predictions as files
     export.py                  ONNX and torch.export
     release.py, model_card.py  a network as one file for others, and its page
-    environment.py             what a maintainer asks for first
+    environment.py, commit.py  what a maintainer asks for first; which commit this code is
 """

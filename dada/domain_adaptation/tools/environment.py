@@ -26,6 +26,7 @@ from dada.dataset import Draw, SegmentationDataset, storage
 from dada.dataset.spread import spread
 from dada.domain_adaptation.build import source_loader, target_loader, test_loader
 from dada.domain_adaptation.parallel.device import find_device
+from dada.domain_adaptation.tools.commit import PACKAGE, changed_files, git_commit
 from dada.matmul_precision import error_of, products_of
 from dada.normalization import TORCHVISION_RGB
 
@@ -36,7 +37,6 @@ MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT NCCL_DEBU
 NCCL_P2P_DISABLE GLOO_SOCKET_IFNAME PYTORCH_CUDA_ALLOC_CONF SLURM_JOB_ID SLURM_JOB_PARTITION SLURM_JOB_NODELIST SLURM_NNODES
 SLURM_NTASKS SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_GPUS_ON_NODE SLURM_PROCID SLURM_LOCALID
 SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_TMPDIR TMPDIR""".split()
-ROOT = Path(__file__).parents[2]
 
 Section = dict[str, Any]  # plain values; None for what the system does not say
 
@@ -88,19 +88,12 @@ def _words(value: Any) -> str:
 # --- the machine ---------------------------------------------------------------------------------------------
 
 
-def git_commit() -> str | None:
-    """The commit of the clone that this code lies in; None where it is not a clone."""
-    return _output("git", "-C", str(ROOT), "rev-parse", "HEAD") if (ROOT / ".git").exists() else None
-
-
 def _project() -> Section:
-    commit = git_commit()
-    changes = _output("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no") if commit else None
     return {
         "dada": __version__,
-        "folder": str(ROOT),
-        "git commit": commit or "none: not a clone",
-        "files changed since": None if changes is None else len(changes.splitlines()),
+        "folder": str(PACKAGE.parent),
+        "git commit": git_commit() or "none: not a clone, or git cannot read it",
+        "files changed since": changed_files(),
     }
 
 

@@ -14,7 +14,7 @@ from dada.dataset.label_sets import LabelSet, label_set, label_set_from_info
 from dada.dataset.own_classes import own_classes
 from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.legacy import plca_order
-from dada.domain_adaptation.tools.environment import git_commit
+from dada.domain_adaptation.tools.commit import git_commit
 from dada.domain_adaptation.tools.model_card import model_card
 from dada.domain_adaptation.training.runs import file_hash, versions
 from dada.files import whole_file, write_whole
