@@ -45,10 +45,14 @@ def test_the_batch_scripts_are_sound_shell(script):
 
 @pytest.fixture
 def pretended(tmp_path):
-    """`pretended(command, state)`: job.sh's `run` of a command, in a job that squeue says is in `state`."""
+    """`pretended(command, state)`: job.sh's `run` of a command, in a job that squeue says is in `state`.
+
+    `pretended.tool(name, line)` puts a program before those of the system.
+    """
     tools = tmp_path / "tools"
     tools.mkdir()
-    for name, line in {"squeue": "echo $STATE", "scontrol": "echo scontrol $*"}.items():
+
+    def tool(name: str, line: str) -> None:
         (tools / name).write_text(f"#!/bin/sh\n{line}\n")
         (tools / name).chmod(0o755)
 
@@ -63,6 +67,9 @@ def pretended(tmp_path):
             capture_output=True, text=True, timeout=20,
         )  # fmt: skip
 
+    tool("squeue", "echo $STATE")
+    tool("scontrol", "echo scontrol $*")
+    call.tool = tool
     return call
 
 
@@ -78,8 +85,9 @@ def pretended(tmp_path):
         # Signals reach the shell, before and while the command runs; it ends in its own time, once with success.
         ("run sh -c 'exit 75'", "RUNNING", 75, True),  # before the first iteration
         ("kill -USR1 $$; run sleep 9", "RUNNING", 75, True),
-        ("(sleep 0.3; kill -USR1 $$; kill -TERM $$) & run sleep 9", "RUNNING", 138, True),
-        ("(sleep 0.3; kill -USR1 $$) & run sh -c 'trap \"\" USR1; sleep 0.6'", "RUNNING", 0, False),
+        ("run sh -c 'kill -USR1 $PPID; exec sleep 9'", "RUNNING", 138, True),
+        ("run sh -c 'kill -TERM $PPID; exec sleep 9'", "RUNNING", 138, True),
+        ("run sh -c 'trap \"\" USR1; kill -USR1 $PPID; sleep 0.2'", "RUNNING", 0, False),
     ],
 )
 def test_a_job_is_requeued_if_a_signal_stopped_it_and_nothing_else(pretended, command, state, code, requeued):
@@ -90,12 +98,13 @@ def test_a_job_is_requeued_if_a_signal_stopped_it_and_nothing_else(pretended, co
     assert ("not requeued" in done.stdout) == (code in (1, 137))
 
 
-@pytest.mark.parametrize(
-    "command", ["run sh -c 'exit 75'", "kill -USR1 $$; run true", "(sleep 0.3; kill -USR1 $$) & cp() { sleep 9; }; stage K ."]
-)
+@pytest.mark.parametrize("command", ["run sh -c 'exit 75'", "kill -USR1 $$; run true", "stage K logs"])
 def test_a_job_whose_time_does_not_suffice_for_an_iteration_does_not_come_back_for_ever(pretended, command):
+    # A copy that takes longer than the job has. Its parent is the shell of the job, which gets the signal in its midst.
+    pretended.tool("cp", "kill -USR1 $PPID; exec sleep 9")
     first = pretended(command)
     assert first.returncode == 75 and "scontrol requeue 7" in first.stdout
+    assert ("USR1 received" in first.stdout) == (command != "run sh -c 'exit 75'")
     again = pretended(command, SLURM_RESTART_COUNT="1")
     assert again.returncode == 1 and "scontrol requeue" not in again.stdout
     assert again.stderr.startswith("error: the warning before the time limit came before the first iteration")

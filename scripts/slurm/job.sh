@@ -85,6 +85,7 @@ run() {
     ((signals == 0)) || requeue 75
     "$@" &  # in the background, because bash does not answer signals while it waits for a command in the foreground
     child=$!
+    ((signals == 0)) || kill -USR1 "$child" 2>/dev/null || true  # one that came before the shell knew whom to hand it on to
     while
         before=$signals
         wait "$child" && code=0 || code=$?
