@@ -1,7 +1,12 @@
-"""Fixtures of several test files: the cfg at its defaults, a small city on disk, and the device that tests run on."""
+"""Fixtures of several test files: the cfg at its defaults, a small city, scripts as functions, and the device of the tests."""
 
 import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import on_device
 import pytest
@@ -41,6 +46,8 @@ def device():
     torch.backends.cudnn.allow_tf32 = tf32
     torch.set_float32_matmul_precision(precision)
 
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
 
 @pytest.fixture(autouse=True)
 def _fresh_globals():
@@ -66,3 +73,25 @@ def tiny_cfg(city, tmp_path):
     """The cfg of `tiny_options`, writing below tmp_path / "runs"."""
     cfg_from_list(tiny_options(city, tmp_path / "runs"))
     return cfg
+
+
+@pytest.fixture
+def run_script(monkeypatch) -> Callable[..., None]:
+    """`run_script("train.py", *arguments)`: `python scripts/train.py ...`, but in this process: importing torch takes seconds.
+
+    The cfg is at its defaults when the script starts, and afterwards as the script has filled it. A script that ends
+    with an error raises SystemExit; its `code` is the message.
+    """
+
+    def run(name: str, *arguments: object) -> None:
+        config.reset()
+        monkeypatch.setitem(sys.modules, "_root", ModuleType("_root"))  # which makes `dada` importable
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+        try:
+            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+    return run

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import re
-import runpy
 import shlex
-import signal
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 from dada import config
 
@@ -28,23 +25,17 @@ def commands(page: Path) -> list[str]:
     return [line for line in split if line]
 
 
-def run_here(command: str, more: list[str], monkeypatch) -> None:
-    """Run `python scripts/NAME.py ...`, and `more` after it, in this process and folder: importing torch takes seconds.
+def run_here(command: str, more: list[str], run_script: Callable[..., None]) -> None:
+    """Run `python scripts/NAME.py ...`, and `more` after it, in this process and folder.
 
     Raises:
         AssertionError: it is no such command, or it ends with an error.
     """
     python, script, *flags = shlex.split(command)
     assert python == "python" and script.startswith("scripts/"), command
-    monkeypatch.setitem(sys.modules, "_root", ModuleType("_root"))  # which makes `dada` importable
-    monkeypatch.setattr(sys, "argv", [script, *flags, *more])
-    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-    config.reset()
     try:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
+        run_script(script.removeprefix("scripts/"), *flags, *more)
     except SystemExit as end:
         assert not end.code, f"{command}: {end.code}"
     finally:
-        for name, handler in handlers.items():
-            signal.signal(name, handler)
         config.reset()

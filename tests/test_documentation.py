@@ -131,7 +131,7 @@ def test_the_dockerfile_copies_what_exists_and_asks_for_no_versions_of_its_own()
 # ---- what the README tells to type
 
 
-def test_the_commands_of_the_readme_work(city, tmp_path, monkeypatch, capsys):
+def test_the_commands_of_the_readme_work(city, tmp_path, monkeypatch, capsys, run_script):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DADA_TRACEBACK", "1")
     more = {
@@ -145,7 +145,7 @@ def test_the_commands_of_the_readme_work(city, tmp_path, monkeypatch, capsys):
     for command in found:
         name = re.search(r"scripts/(\w+)\.py", command)[1]
         command = re.sub(r"experiments/demo/\S+", shlex.quote(str(tmp_path / "snapshots/tiny/model_1.pth")), command)
-        run_here(command, more.get(name, run), monkeypatch)
+        run_here(command, more.get(name, run), run_script)
     assert "mIoU 16" in capsys.readouterr().out
     assert (tmp_path / "explorer.html").is_file() and (tmp_path / "data/toycity/toycity.json").is_file()
     assert "make demo" in "".join(blocks(README, "bash"))

@@ -3,9 +3,7 @@
 import json
 import os
 import re
-import runpy
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -21,16 +19,10 @@ from dada.domain_adaptation.tools.environment import environment, report
 ROOT = Path(__file__).parent.parent
 
 
-def script(monkeypatch, *flags: str) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(sys, "argv", ["env.py", *flags])
-    runpy.run_path(str(ROOT / "scripts" / "env.py"), run_name="__main__")
-
-
-def test_the_script_prints_and_writes_what_it_has_found(tmp_path, monkeypatch, capsys):
+def test_the_script_prints_and_writes_what_it_has_found(tmp_path, monkeypatch, capsys, run_script):
     monkeypatch.setenv("SLURM_JOB_ID", "77")
     monkeypatch.setenv("WANDB_API_KEY", "a-secret")
-    script(monkeypatch, "--json", str(tmp_path / "env.json"))
+    run_script("env.py", "--json", str(tmp_path / "env.json"))
     text = capsys.readouterr().out
     found = json.loads((tmp_path / "env.json").read_text())
     commit = subprocess.run(["git", "-C", ROOT, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
@@ -46,8 +38,8 @@ def test_the_script_prints_and_writes_what_it_has_found(tmp_path, monkeypatch, c
     assert not any("images" in section for section in found)
 
 
-def test_the_data_of_a_configuration_is_read_and_timed(city, tmp_path, monkeypatch, capsys):
-    script(monkeypatch, "--images", "3", "--cfg", "toycity.yml", "--set", *tiny_options(city, tmp_path))
+def test_the_data_of_a_configuration_is_read_and_timed(city, tmp_path, capsys, run_script):
+    run_script("env.py", "--images", "3", "--cfg", "toycity.yml", "--set", *tiny_options(city, tmp_path))
     text = capsys.readouterr().out
     _, source, target, test = (part.split("\n") for part in re.split(r"^\w+ images\n", text, flags=re.MULTILINE))
     for section, title in ((source, "SYNTHIA, 4 images"), (target, "Cityscapes, 4 images"), (test, "Cityscapes, 2 images")):

@@ -3,8 +3,6 @@
 import base64
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -197,13 +195,12 @@ def test_target_labels_are_read_only_when_asked_for(tiny_cfg):
         assert pair.source.image.shape == (64, 128, 3)
 
 
-def test_script_writes_a_page_from_a_snapshot_alone(tiny_cfg, tmp_path):
+def test_script_writes_a_page_from_a_snapshot_alone(tiny_cfg, tmp_path, monkeypatch, run_script):
     network = build_model(TINY_NETWORK, 16, multi_level=tiny_cfg.TRAIN.MULTI_LEVEL)
     torch.save({"state_dict": network.state_dict(), "iter": 2, "cfg": plain_cfg()}, tmp_path / "model_2.pth")
 
-    command = [sys.executable, str(ROOT / "scripts" / "explore.py"), "--checkpoint", "model_2.pth", "--pairs", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
+    run_script("explore.py", "--checkpoint", "model_2.pth", "--pairs", 1)
     meta, (arrays,) = decoded((tmp_path / "explorer.html").read_text())
     assert meta["about"] == {
         "network": TINY_NETWORK, "checkpoint": "model_2.pth", "source": "SYNTHIA, all", "target": "Cityscapes, train",

@@ -3,8 +3,6 @@
 import copy
 import importlib.util
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,6 @@ from dada.model import build_model
 from dada.model.batch_norm import SOURCE, select_domain
 from dada.normalization import CAFFE_BGR
 
-ROOT = Path(__file__).parent.parent
 with_onnx = pytest.mark.skipif(
     not all(importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")), reason="needs onnx and onnxruntime"
 )
@@ -43,11 +40,9 @@ def session_of(path: Path):
 
 
 @with_onnx
-def test_the_script_writes_onnx_that_predicts_images_of_any_number_and_size(segmenter, tmp_path, monkeypatch, capsys):
+def test_the_script_writes_onnx_that_predicts_images_of_any_number_and_size(segmenter, tmp_path, capsys, run_script):
     out = tmp_path / "model.onnx"
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(sys, "argv", ["export.py", "--checkpoint", str(segmenter.checkpoints[0]), "--out", str(out)])
-    runpy.run_path(str(ROOT / "scripts/export.py"), run_name="__main__")
+    run_script("export.py", "--checkpoint", segmenter.checkpoints[0], "--out", out)
     printed = capsys.readouterr().out
     session = session_of(out)
     for batch, height, width in ((1, 64, 96), (3, 65, 97), (2, 40, 131)):

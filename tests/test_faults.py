@@ -3,9 +3,7 @@
 import logging
 import math
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -30,8 +28,6 @@ from dada.domain_adaptation.training.post_mortem import read_post_mortem
 from dada.domain_adaptation.training.replay import replay, report
 from dada.domain_adaptation.training.runs import run_of
 from dada.normalization import TORCHVISION_RGB
-
-ROOT = Path(__file__).parent.parent
 
 
 class SmallNetwork(TinyNetwork):
@@ -189,19 +185,16 @@ def test_a_file_that_is_no_post_mortem_is_refused(tmp_path, content, message):
         read_post_mortem(path)
 
 
-def test_the_script_tells_by_its_exit_code_whether_the_failure_is_reproduced(explodes, monkeypatch, capsys):
+def test_the_script_tells_by_its_exit_code_whether_the_failure_is_reproduced(explodes, capsys, run_script):
     with pytest.raises(NonFiniteLoss):
         run()
     path = explodes / "post_mortem_3.pth"
 
     def script(*arguments: str) -> tuple[int, str]:
-        config.reset()
-        monkeypatch.setattr(sys, "argv", ["replay.py", *arguments])
         with pytest.raises(SystemExit) as exit_:
-            runpy.run_path(str(ROOT / "scripts" / "replay.py"), run_name="__main__")
+            run_script("replay.py", *arguments)
         return exit_.value.code, capsys.readouterr().out
 
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     capsys.readouterr()
     code, text = script(str(path))
     assert code == 0 and text.startswith("iteration 3 on cpu, dada ") and "source images: 0000" in text

@@ -12,10 +12,8 @@ import json
 import os
 import pickle
 import random
-import runpy
 import signal
 import struct
-import sys
 import time
 import zipfile
 import zlib
@@ -617,13 +615,10 @@ def test_a_damaged_checkpoint_is_never_taken(tmp_path, content):
         ("post_mortem_3.pth", ["replay.py"]),
     ],
 )
-def test_a_script_says_it_in_one_message(tmp_path, monkeypatch, capsys, name, command):
+def test_a_script_says_it_in_one_message(tmp_path, run_script, capsys, name, command):
     path = tmp_path / name
     path.write_bytes((b"PK\3\4" if path.suffix == ".pth" else b"") + random.Random(0).randbytes(3000))
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(sys, "argv", [*command, str(path)])
-    monkeypatch.setattr(signal, "signal", lambda *_: None)  # those of train.py are not for this process
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts" / command[0]), run_name="__main__")
+        run_script(*command, path)
     assert ended.value.code.startswith("error: ") and str(path) in ended.value.code
     assert capsys.readouterr() == ("", "")

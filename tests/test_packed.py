@@ -3,9 +3,7 @@
 import errno
 import json
 import os
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +23,6 @@ from dada.domain_adaptation.training.runs import run_of
 from dada.files import write_whole
 from dada.normalization import TORCHVISION_RGB
 
-ROOT = Path(__file__).parent.parent
 # Sizes for images of 20x12: each way in which a training comes to one size, then random sizes.
 SHRUNK = ["TRAIN.INPUT_SIZE_SOURCE=[10, 7]", "DATA_TRANSFORM.FLIP=0.5", "DATA_TRANSFORM.COLOR_JITTER=0.2"]
 TRANSFORMS = {
@@ -294,13 +291,11 @@ def test_nothing_else_is_replaced(copy, city_source, tmp_path):
         pack(cfg, "source", tmp_path / "again")
 
 
-def test_the_script_packs_checks_and_reports_errors(city, tmp_path, monkeypatch, capsys):
+def test_the_script_packs_checks_and_reports_errors(city, tmp_path, capsys, run_script):
     def script(*arguments) -> str:
         """What it prints, or its one message."""
-        monkeypatch.setattr(sys, "argv", ["pack_dataset.py", *map(str, arguments)])
-        monkeypatch.syspath_prepend(str(ROOT / "scripts"))
         try:
-            runpy.run_path(str(ROOT / "scripts" / "pack_dataset.py"), run_name="__main__")
+            run_script("pack_dataset.py", *arguments)
         except SystemExit as end:
             return str(end.code)
         return capsys.readouterr().out

@@ -1,8 +1,6 @@
 """scripts/predict.py: what is written where, that it goes on where it was stopped, and what it refuses."""
 
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import cv2
@@ -14,8 +12,6 @@ from tiny import untrained_snapshot
 import dada
 from dada.domain_adaptation.tools import predict
 from dada.domain_adaptation.tools.predict import find_inputs, predict_files
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -45,12 +41,10 @@ def written(out: Path) -> list[str]:
     return sorted(str(p.relative_to(out)) for p in out.rglob("*") if p.is_file())
 
 
-def test_the_script_writes_what_was_asked_for_and_keeps_the_folders(checkpoint, segmenter, photos, tmp_path, monkeypatch, capsys):
+def test_the_script_writes_what_was_asked_for_and_keeps_the_folders(checkpoint, segmenter, photos, tmp_path, capsys, run_script):
     out = tmp_path / "out"
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     flags = ["--write", "overlay", "palette", "cityscapes", "confidence", "--alpha", "0.3", "--batch", "2", "--device", "cpu"]
-    monkeypatch.setattr(sys, "argv", ["predict.py", "--checkpoint", str(checkpoint), "--out", str(out), *flags, "--", str(photos)])
-    runpy.run_path(str(ROOT / "scripts/predict.py"), run_name="__main__")
+    run_script("predict.py", "--checkpoint", checkpoint, "--out", out, *flags, "--", photos)
     assert f"3 predicted: {out}" in capsys.readouterr().out
     kinds = ("cityscapes", "confidence", "overlay", "palette")
     assert written(out) == [f"{k}/{n}.png" for k in kinds for n in ("a/1", "a/2", "b/1")] + ["prediction.json"]

@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import runpy
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,8 +18,6 @@ from dada.domain_adaptation.training.runs import file_hash, find_snapshots, run_
 from dada.model import build_model
 from dada.model.weight_files import read_weights
 
-ROOT = Path(__file__).parent.parent
-
 
 @pytest.fixture
 def trained(tiny_cfg) -> Path:
@@ -33,13 +29,6 @@ def trained(tiny_cfg) -> Path:
     return find_snapshots(run.snapshots)[-1]
 
 
-def script(monkeypatch, *arguments: str) -> None:
-    config.reset()  # a script starts with the defaults
-    monkeypatch.setattr(sys, "argv", ["release.py", *arguments])
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    runpy.run_path(str(ROOT / "scripts/release.py"), run_name="__main__")
-
-
 def metadata_of(path: Path) -> dict[str, str]:
     from safetensors import safe_open
 
@@ -47,11 +36,11 @@ def metadata_of(path: Path) -> dict[str, str]:
         return file.metadata()
 
 
-def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_path, monkeypatch, capsys):
+def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_path, capsys, run_script):
     before = json.loads((trained.parent / f"test_{trained.stem}.json").read_text())
     local, target = str(tmp_path), cfg.DATA_DIRECTORY_TARGET
     out = tmp_path / "model.safetensors"
-    script(monkeypatch, "--checkpoint", str(trained), "--out", str(out))
+    run_script("release.py", "--checkpoint", str(trained), "--out", str(out))
     assert f"written: {out}, sha256 {file_hash(out)}" in capsys.readouterr().out
 
     said = metadata_of(out)
@@ -113,13 +102,13 @@ def test_a_head_with_or_without_bias_is_answered_with_the_option(bias, wanted, a
         run_test(cfg, run_of(cfg))
 
 
-def test_another_ending_and_weights_without_cfg_are_refused(tmp_path, monkeypatch, capsys):
+def test_another_ending_and_weights_without_cfg_are_refused(tmp_path, run_script):
     torch.save(build_model("resnet-18", 3).state_dict(), tmp_path / "bare.pth")
     with pytest.raises(ValueError, match=r"a release is a .safetensors file, but --out is '.*model\.pt'"):
         write_release(cfg, tmp_path / "bare.pth", tmp_path / "model.pt")
     with pytest.raises(ConfigError, match="bare.pth holds weights without a configuration; give a YAML file"):
         load_cfg(argparse.Namespace(cfg=[str(tmp_path / "bare.pth")], set=[]))
     with pytest.raises(SystemExit) as exit_:
-        script(monkeypatch, "--checkpoint", str(tmp_path / "bare.pth"), "--out", str(tmp_path / "model.safetensors"))
+        run_script("release.py", "--checkpoint", str(tmp_path / "bare.pth"), "--out", str(tmp_path / "model.safetensors"))
     assert "holds weights without a configuration" in exit_.value.code
     assert not (tmp_path / "model.safetensors").exists()

@@ -2,9 +2,7 @@
 
 import json
 import re
-import runpy
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +31,6 @@ from dada.domain_adaptation.report.pictures import columns
 from dada.domain_adaptation.report.plots import plot, tags_of
 from dada.domain_adaptation.report.runs import find_runs
 from dada.domain_adaptation.training.runs import run_of, save_snapshot
-
-ROOT = Path(__file__).parent.parent
 
 
 def confusion(hits: int, size: int = 16) -> torch.Tensor:
@@ -199,19 +195,17 @@ def test_pictures_are_those_of_the_data_and_a_method_without_weights_has_a_note(
     assert "not found" in only.note and not only.pictures
 
 
-def test_bad_input_is_one_message_each(root, tmp_path, monkeypatch):
+def test_bad_input_is_one_message_each(root, tmp_path, run_script):
     (tmp_path / "empty").mkdir()
     (tmp_path / "note.json").write_text("[]")
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     for flags, message in (
         ([str(tmp_path / "gone")], "gone does not exist; give folders of runs"),
         ([str(tmp_path / "empty")], "empty holds no run: neither train_cfg.yml"),
         ([str(tmp_path / "note.json")], "note.json is no test report, it lacks mIoU"),
         ([str(root), "--out", "page.txt"], "expected a name that ends in .html"),
     ):
-        monkeypatch.setattr(sys, "argv", ["report.py", *flags])
         with pytest.raises(SystemExit) as stopped:
-            runpy.run_path(str(ROOT / "scripts" / "report.py"), run_name="__main__")
+            run_script("report.py", *flags)
         assert str(stopped.value).startswith("error: ") and message in str(stopped.value)
 
 

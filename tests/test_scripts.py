@@ -1,6 +1,6 @@
 """The scripts as a user runs them, on a small city: from any folder, with every flag, and when something is wrong.
 
-Starting Python and torch takes seconds, so each run checks several things.
+Starting Python and torch takes seconds: what needs no process of its own runs in this one.
 """
 
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 from tiny import tiny_options
 
@@ -49,13 +50,26 @@ def error_of(done: subprocess.CompletedProcess) -> str:
     return "\n".join(lines[starts[0] :])
 
 
-def test_train_and_test_run_from_the_root_and_from_inside_scripts(city, tmp_path):
+@pytest.fixture
+def message_of(run_script, capfd):
+    """`message_of("train.py", *arguments)`: the one message of a script that fails as it should, in this process."""
+
+    def message(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            run_script(*arguments)
+        assert isinstance(ended.value.code, str)  # which Python prints, with exit code 1
+        assert "Traceback" not in capfd.readouterr().err
+        return ended.value.code
+
+    return message
+
+
+def test_a_run_is_trained_here_and_tested_by_a_process_from_inside_scripts(city, tmp_path, run_script, capsys):
     out = tmp_path / "runs"
     flags = ["--exp-suffix", "first", "--random-train", "--tensorboard", "--viz-every-iter", "2"]
-    done = call("scripts/train.py", *tiny(city, out), *flags)
-    assert done.returncode == 0, done.stderr
+    run_script("train.py", *tiny(city, out), *flags)
     folder = out / "snapshots" / "tiny_first"
-    assert done.stdout.strip().endswith(f"snapshots: {folder}")
+    assert capsys.readouterr().out.strip().endswith(f"snapshots: {folder}")
     assert files_below(folder) == ["checkpoint_2.pth", "model_2.pth", "train_cfg.yml"]
     resolved = yaml.safe_load((folder / "train_cfg.yml").read_text())
     assert resolved["TRAIN"]["RANDOM_SEED"] != 1234 and resolved["TRAIN"]["TENSORBOARD_VIZRATE"] == 2
@@ -70,23 +84,23 @@ def test_train_and_test_run_from_the_root_and_from_inside_scripts(city, tmp_path
     assert done.stdout.strip().endswith(f"written: {folder / 'test_model_2.json'}")
 
 
-def test_train_runs_from_inside_scripts_and_a_run_without_snapshot_cannot_be_tested(city, tmp_path):
+def test_train_runs_from_inside_scripts_and_a_run_without_snapshot_cannot_be_tested(
+    city, tmp_path, monkeypatch, run_script, message_of
+):
     out = tmp_path / "runs"
-    done = call(
-        "train.py", *tiny(city, out, "TRAIN.MAX_ITERS=1", "CONTRASTIVE_LEARNING=False"), cwd=ROOT / "scripts"
-    )
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(ROOT / "scripts")
+    run_script("train.py", *tiny(city, out, "TRAIN.MAX_ITERS=1", "CONTRASTIVE_LEARNING=False"))
     names = ("checkpoint_1.pth", "model_1.pth", "train_cfg.yml")
     assert files_below(out) == [f"snapshots/tiny/{name}" for name in names]
 
-    text = error_of(call("scripts/test.py", *tiny(city, out), "--exp-suffix", "other"))
+    text = message_of("test.py", *tiny(city, out), "--exp-suffix", "other")
     assert "no snapshot model_<iteration>.pth in" in text and "tiny_other" in text
 
 
-def test_a_missing_folder_and_a_misspelt_key_are_each_one_message(city, tmp_path):
+def test_a_missing_folder_and_a_misspelt_key_are_each_one_message(city, tmp_path, message_of):
     out = tmp_path / "runs"
     missing = f"DATA_DIRECTORY_SOURCE={tmp_path / 'nowhere'}"
-    text = error_of(call("scripts/train.py", *tiny(city, out, missing), "--tensorboard"))
+    text = message_of("train.py", *tiny(city, out, missing), "--tensorboard")
     assert (
         f"Set DATA_DIRECTORY_SOURCE to the folder that holds RGB/; it is now '{tmp_path / 'nowhere'}'" in text
     )
@@ -101,29 +115,34 @@ def test_a_missing_folder_and_a_misspelt_key_are_each_one_message(city, tmp_path
     assert not out.exists()
 
 
-def test_a_truncated_image_met_by_a_loader_process_is_one_message(city, tmp_path):
+def test_a_truncated_image_met_by_a_loader_process_is_one_message(city, tmp_path, message_of):
     broken = tmp_path / "city"
     for path in (p for p in city.rglob("*.png") if "val" not in p.parts):
         copy = broken / path.relative_to(city)
         copy.parent.mkdir(parents=True, exist_ok=True)
         content = path.read_bytes()
         copy.write_bytes(content[: len(content) // 2] if copy.parent.name == "RGB" else content)
-    text = error_of(call("scripts/train.py", *tiny(broken, tmp_path / "runs", "NUM_WORKERS=1")))
+    text = message_of("train.py", *tiny(broken, tmp_path / "runs", "NUM_WORKERS=1"))
     assert text.startswith(f"error: cannot read {broken / 'SYNTHIA/RGB'}/") and "cut short or damaged" in text
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(city, tmp_path):
-    done = call("scripts/check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", str(tmp_path / "found.json"))
-    assert done.returncode == 0, done.stderr
-    assert "training would work; testing would work" in done.stdout
+def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(
+    city, tmp_path, run_script, capfd
+):
+    with pytest.raises(SystemExit) as ended:
+        run_script("check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", tmp_path / "found.json")
+    assert ended.value.code == 0
+    assert "training would work; testing would work" in capfd.readouterr().out
     assert json.loads((tmp_path / "found.json").read_text())["training_would_work"] is True
 
     missing = f"DATA_DIRECTORY_TARGET={tmp_path / 'nowhere'}"
-    done = call("check_data.py", *tiny(city, tmp_path, missing), "--limit", "1", cwd=ROOT / "scripts")
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "error    target: dataset cannot be opened: Cityscapes images for split 'train' not found" in done.stdout
-    assert done.stdout.strip().endswith("training would fail; testing would fail")
+    with pytest.raises(SystemExit) as ended:
+        run_script("check_data.py", *tiny(city, tmp_path, missing), "--limit", "1", "--workers", "0")
+    printed, errors = capfd.readouterr()
+    assert ended.value.code == 1 and "Traceback" not in errors
+    assert "error    target: dataset cannot be opened: Cityscapes images for split 'train' not found" in printed
+    assert printed.strip().endswith("training would fail; testing would fail")
 
 
 def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, capsys):

@@ -117,7 +117,7 @@ def test_what_does_not_exist_or_says_nothing_of_its_data_is_refused(tmp_path):
         judge(tmp_path / "bare.pth")
 
 
-def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the_best(tiny_cfg, tmp_path):
+def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the_best(tiny_cfg, tmp_path, capsys, run_script):
     cfg_from_list(["TRAIN.SAVE_PRED_EVERY=1", "TEST.MODE=best"])
     run = run_of(cfg)
     train(cfg, run)
@@ -136,13 +136,11 @@ def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the
     assert judge(snapshots[-1], elsewhere, images=3, pairs=1) == found
 
     out = tmp_path / "ranking.json"
-    command = [sys.executable, "select.py", str(run.snapshots), "--every", "--images", "2", "--pairs", "1"]
-    done = subprocess.run(
-        [*command, "--with-labels", "--json", str(out)], cwd=ROOT / "scripts", capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
+    capsys.readouterr()
+    run_script("select.py", run.snapshots, "--every", "--images", 2, "--pairs", 1, "--with-labels", "--json", out)
+    printed = capsys.readouterr().out
     best = json.loads(out.read_text())["runs"][0]["snapshot"]
-    assert f"best by information: {best}" in done.stdout and "rank correlation" in done.stdout
+    assert f"best by information: {best}" in printed and "rank correlation" in printed
 
 
 def _made(folder: Path) -> Path:

@@ -3,11 +3,8 @@
 import copy
 import math
 import random
-import runpy
-import sys
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,7 +36,6 @@ from dada.domain_adaptation.training.runs import find_snapshots, run_of
 from dada.model.batch_norm import convert_domain_batch_norm, select_domain
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
-SCRIPTS = Path(__file__).parent.parent / "scripts"
 CPU = torch.device("cpu")
 ON = ["SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_PATCH=8", "SELF_TRAINING.THRESHOLD=0.2"]
 
@@ -489,12 +485,10 @@ def test_snapshots_hold_the_targets_statistics_and_the_teacher_has_its_own(small
         assert not torch.equal(written["stem.1.running_mean"], kept[key]["stem.1.running_mean"])
 
 
-def test_a_snapshot_is_adapted_to_a_file_that_reads_like_any_other(tiny_cfg, tmp_path, monkeypatch, capsys):
+def test_a_snapshot_is_adapted_to_a_file_that_reads_like_any_other(tiny_cfg, tmp_path, capsys, run_script):
     train(cfg, run_of(cfg))
     snapshot, out = run_of(cfg).snapshots / "model_2.pth", tmp_path / "adapted.pth"
-    monkeypatch.syspath_prepend(SCRIPTS)
-    monkeypatch.setattr(sys, "argv", ["adapt_bn.py", "--checkpoint", str(snapshot), "--out", str(out), "--images", "3"])
-    runpy.run_path(str(SCRIPTS / "adapt_bn.py"), run_name="__main__")
+    run_script("adapt_bn.py", "--checkpoint", snapshot, "--out", out, "--images", 3)
     assert f"written: {out}" in capsys.readouterr().out
     before, after = (torch.load(path, weights_only=True) for path in (snapshot, out))
     assert after["iter"] == 2 and after["cfg"] == before["cfg"]

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -356,13 +355,9 @@ def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path):
         ("--source", "-5", "source is -5, expected 0 or more"),
     ],
 )
-def test_the_script_ends_with_one_line_for_a_bad_option(tmp_path, monkeypatch, option, value, message):
-    monkeypatch.syspath_prepend(str(SCRIPT.parent))  # as python does for a script
-    monkeypatch.setattr(
-        sys, "argv", ["make_toycity.py", "--out", str(tmp_path / "city"), f"{option}={value}"]
-    )
+def test_the_script_ends_with_one_line_for_a_bad_option(tmp_path, run_script, option, value, message):
     with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(SCRIPT), run_name="__main__")
+        run_script("make_toycity.py", "--out", tmp_path / "city", f"{option}={value}")
     assert ended.value.code == f"error: {message}"  # text, so the exit status is 1
     assert os.listdir(tmp_path) == []
 

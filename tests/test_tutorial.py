@@ -74,7 +74,7 @@ def run_python(text: str, capsys) -> None:
     assert "'road', 'sidewalk'" in capsys.readouterr().out
 
 
-def test_every_command_works_in_order(tmp_path, monkeypatch, capsys):
+def test_every_command_works_in_order(tmp_path, monkeypatch, capsys, run_script):
     def small(text: str) -> str:
         return text.replace("model_200.pth", f"model_{ITERATIONS}.pth")
 
@@ -86,7 +86,7 @@ def test_every_command_works_in_order(tmp_path, monkeypatch, capsys):
         more = SMALL.get(name, [])
         if name in ("train", "test"):
             more = ["--set", *OPTIONS]
-        run_here(small(command), more, monkeypatch)
+        run_here(small(command), more, run_script)
         printed = capsys.readouterr().out
         if name == "check_data":
             assert "training would work; testing would work" in printed

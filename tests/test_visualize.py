@@ -1,8 +1,6 @@
 """Figures: that they show the numbers they are given, in the colours of the classes, and say what is wrong with bad input."""
 
 import re
-import runpy
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -35,14 +33,7 @@ from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion, 
 from dada.domain_adaptation.training.logs import Curve, read_scalars, thinned
 from dada.domain_adaptation.training.runs import save_snapshot
 
-ROOT = Path(__file__).parent.parent
 THREE = LabelSet(("road", "car", "sky"), np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]]))
-
-
-def script(monkeypatch, *flags: str) -> None:
-    monkeypatch.syspath_prepend(ROOT / "scripts")
-    monkeypatch.setattr(sys, "argv", ["visualize.py", *flags])
-    runpy.run_path(str(ROOT / "scripts" / "visualize.py"), run_name="__main__")
 
 
 def write_report(path: Path, confusion: list[list[int]], classes: LabelSet = THREE) -> Path:
@@ -202,11 +193,11 @@ def test_pdf_has_truetype_letters_and_the_same_bytes_every_time(tmp_path):
     assert width == pytest.approx(style.PAGE * 200, abs=2)
 
 
-def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, monkeypatch, capsys):
+def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, run_script):
     a = write_report(tmp_path / "plain/test_model_5.json", [[5, 5, 0], [0, 4, 0], [0, 0, 3]])
     b = write_report(tmp_path / "better/test_model_5.json", [[9, 1, 0], [0, 4, 0], [0, 0, 3]])
     assert commands._names([a, b]) == ["plain", "better"] and commands._names([a]) == ["test_model_5"]
-    script(monkeypatch, "classes", str(a), str(b), "--out", str(tmp_path / "c.pdf"))
+    run_script("visualize.py", "classes", str(a), str(b), "--out", str(tmp_path / "c.pdf"))
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF") and "written: " in capsys.readouterr().out
     (tmp_path / "no.json").write_text("{}")
     (tmp_path / "half.json").write_text("{")
@@ -220,7 +211,7 @@ def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, monkeypatc
         (["panels", str(tmp_path / "gone.pth")], "gone.pth does not exist"),
     ):
         with pytest.raises(SystemExit) as stopped:
-            script(monkeypatch, *flags)
+            run_script("visualize.py", *flags)
         assert str(stopped.value).startswith("error: ") and re.search(message, str(stopped.value)), stopped.value
 
 
