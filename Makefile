@@ -1,4 +1,5 @@
 # make demo   set up, then train and adapt on the embedded city; table and pictures in experiments/demo
+# make check  set up, then lint and run the tests that take no longer than a minute together
 # make test   set up, then lint and test
 # make gpu    all that a GPU has to show, in under nine minutes; ARGS="--device cpu --small" where there is none
 # make test-slurm   the batch scripts on a Slurm of one node, started and stopped here
@@ -7,7 +8,7 @@ BIN := .venv/bin
 # Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo test gpu test-slurm lint clean
+.PHONY: demo check test gpu test-slurm lint clean
 
 # The virtual environment is made once; a change of what is required updates it.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
@@ -22,6 +23,9 @@ demo: .venv/ready
 
 lint: .venv/ready
 	$(BIN)/ruff check .
+
+check: lint
+	$(BIN)/python -m pytest --fast
 
 test: lint
 	$(BIN)/python -m pytest

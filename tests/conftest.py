@@ -1,5 +1,6 @@
-"""Fixtures of several test files: the cfg at its defaults, a small city, scripts as functions, and the device of the tests."""
+"""How the tests are run, and the fixtures of several files: the cfg at its defaults, a small city, scripts, the device."""
 
+import importlib.util
 import os
 import runpy
 import signal
@@ -22,7 +23,8 @@ if os.environ.get(on_device.VARIABLE) and not on_device.missing():
 
 
 def pytest_collection_modifyitems(items):
-    """Tests that have no device to run on, or are of another one, are skipped and say why."""
+    """Long files come first. Tests that have no device to run on, or are of another one, are skipped and say why."""
+    items.sort(key=lambda item: _place(item.path))
     for item in items:
         reason = ""
         if item.get_closest_marker("gpu"):
@@ -47,6 +49,48 @@ def device():
     torch.set_float32_matmul_precision(precision)
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+# Files that train, compile, draw or start processes, those of most seconds first. `--fast` leaves them out; without it
+# they begin first, so that no worker is left alone with one of them in the end.
+LONG = """
+    ancestor_configs fused_association resume export distributed models methods explorer fuzz self_training tutorial
+    domain_batch_norm bench toycity trainer objectives validation encoders folder_dataset streaming_association compiling
+    tester segmenter report visualize faults scripts selection training_golden predict packed figures release every_dataset
+    documentation contributing
+""".split()
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
+    torch.set_num_threads(1)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--fast", action="store_true", help="leave out the files that take long, as `make check` does")
+    if not importlib.util.find_spec("xdist"):  # as on a machine with a GPU and little else: everything in this process
+        for name in ("--numprocesses", "--dist"):
+            parser.addoption(name)
+        parser.addoption("--no-loadscope-reorder", action="store_true")
+
+
+def pytest_ignore_collect(collection_path, config):
+    if config.getoption("--fast") and _place(collection_path) < len(LONG):
+        return True
+    return None
+
+
+def _place(path: Path) -> int:
+    name = path.stem.removeprefix("test_")
+    return LONG.index(name) if name in LONG else len(LONG)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config) -> int:
+    """A worker for each core; none where files are named, or tests chosen that have a GPU or a cluster to themselves."""
+    alone = config.option.markexpr in ("gpu", "slurm") or os.environ.get(on_device.VARIABLE, "cpu") != "cpu"
+    if alone or any(".py" in argument for argument in config.args):
+        return 0
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
 
 
 @pytest.fixture(autouse=True)

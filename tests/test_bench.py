@@ -1,5 +1,6 @@
 """The comparison of methods: which runs there are, what is used again, and the tables."""
 
+import multiprocessing
 import sys
 from pathlib import Path
 
@@ -132,11 +133,19 @@ def halve(job: Job) -> float:
     return cfg.TRAIN.MAX_ITERS / 2
 
 
-def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have_ended():
+@pytest.fixture
+def forked(monkeypatch):
+    """Processes of jobs begin as copies of this one, which has imported torch, and not with an import of seconds."""
+    context = multiprocessing.get_context("fork")
+    monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda method: context)
+
+
+def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have_ended(request):
     def job(iterations):
         return Job("toycity.yml", (f"TRAIN.MAX_ITERS={iterations}", f"EXP_NAME=run{iterations}", "GPU_ID=-1"))
 
     assert jobs.run_all([job(8), job(2)], halve, processes=1) == [4.0, 1.0]
+    request.getfixturevalue("forked")  # what is above has begun with an import
     with pytest.raises(RuntimeError, match="1 of 2 runs failed:\n  run3: ValueError: three is odd"):
         jobs.run_all([job(3), job(2)], halve, processes=1)
 
@@ -147,7 +156,7 @@ def stop_and_tell(job: Job) -> None:
     sys.exit(143)
 
 
-def test_a_signal_that_stops_one_run_begins_no_other(tmp_path):
+def test_a_signal_that_stops_one_run_begins_no_other(tmp_path, forked):
     waiting = [Job("toycity.yml", (f"EXP_ROOT={tmp_path}", f"EXP_NAME=run{k}", "GPU_ID=-1")) for k in range(3)]
     with pytest.raises(RuntimeError, match="a run was stopped from outside"):
         jobs.run_all(waiting, stop_and_tell, processes=1)

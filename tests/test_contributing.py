@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import LONG
 from pages import ROOT, blocks
 from PIL import Image
 
@@ -94,3 +95,8 @@ def test_the_network_keeps_what_is_promised_and_trains(tiny_cfg):
     trained("TRAIN.MODEL=small-cnn", "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=DADA", "USE_DEPTH=True")
     with pytest.raises(ValueError, match="no ImageNet weights are known for SmallCNN; give the path of a file"):
         build_model("small-cnn", 5, weights="imagenet")
+
+
+def test_the_files_that_make_check_leaves_out_are_there():
+    assert [name for name in LONG if not (ROOT / "tests" / f"test_{name}.py").is_file()] == []
+    assert len(set(LONG)) == len(LONG)

@@ -9,8 +9,8 @@ import pickle
 import shutil
 import signal
 import socket
-import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from unittest import mock
@@ -22,6 +22,7 @@ from tiny import TinyNetwork, random_batch, same, tiny_options
 from torch import nn
 
 from dada import config
+from dada.command_line import run_script
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation import trainer as trainer_module
@@ -29,6 +30,7 @@ from dada.domain_adaptation.build import source_loader
 from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.objectives import Term, build_objective
 from dada.domain_adaptation.parallel import ranks
+from dada.domain_adaptation.parallel.distributed import processes
 from dada.domain_adaptation.parallel.joint_batch_norm import JointBatchNorm, join_batch_norms
 from dada.domain_adaptation.parallel.place import place
 from dada.domain_adaptation.parallel.ranks import joint_max, joint_mean, joint_sum
@@ -41,7 +43,6 @@ from dada.model.batch_norm import convert_domain_batch_norm
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 
-ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 K = 5
 
@@ -53,7 +54,7 @@ class Pair:
     """Two processes in one group; `pair(function, *args)` calls it in both and returns both results."""
 
     def __init__(self, folder: Path) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("fork")  # of this process, which has imported torch
         self._pipes, self._processes = [], []
         for rank in range(2):
             ours, theirs = context.Pipe()
@@ -412,41 +413,51 @@ def test_an_incomplete_environment_is_named(environment, words):
     assert all(word in str(error.value) for word in words)
 
 
-def launched(code: str) -> list[subprocess.Popen]:
-    """Two processes that run `code` inside of `processes`, as torchrun would start them."""
+def launched(main: Callable[[], None], folder: Path) -> list[tuple[multiprocessing.Process, Path]]:
+    """Two processes that run `main` inside of `processes`, as torchrun would start them, and what each says on stderr."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    program = f"""
-import sys
-sys.path.insert(0, {str(ROOT)!r})
-from dada.command_line import run_script
-def main():
-    from dada.domain_adaptation.parallel.distributed import processes
-    from dada.domain_adaptation.parallel.ranks import every_rank, rank
-    from dada.config import cfg
-    cfg.DEVICE = "cpu"
-    with processes(cfg):
-{code}
-run_script(main)
-"""
-    common = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", program], env={**common, "RANK": str(r), "LOCAL_RANK": str(r)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for r in range(2)
-    ]  # fmt: skip
+    started = []
+    for r in range(2):
+        said = folder / f"{main.__name__}_{r}.txt"
+        process = multiprocessing.get_context("fork").Process(target=_as_a_script, args=(main, r, port, said))
+        process.start()
+        started.append((process, said))
+    return started
 
 
-def test_a_process_that_fails_ends_the_others_with_its_message_and_a_common_error_is_told_once():
-    one_fails = launched(
-        "        if rank() == 1: raise ValueError('the disk is on fire')\n        every_rank(None); every_rank(None)"
-    )
-    all_fail = launched("        raise FileNotFoundError('there is no data/Nowhere')")
-    (first, second), either = ([p.communicate(timeout=200)[1] for p in both] for both in (one_fails, all_fail))
-    assert [p.returncode for p in one_fails + all_fail] == [1, 1, 1, 1]
+def _as_a_script(main: Callable[[], None], rank: int, port: int, said: Path) -> None:
+    torch.set_num_threads(1)
+    sys.stderr = said.open("w", buffering=1)
+    where = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in where.items()})
+
+    def inside() -> None:
+        cfg.DEVICE = "cpu"
+        with processes(cfg):
+            main()
+
+    run_script(inside)
+
+
+def one_fails() -> None:
+    if ranks.rank() == 1:
+        raise ValueError("the disk is on fire")
+    ranks.every_rank(None)
+    ranks.every_rank(None)
+
+
+def all_fail() -> None:
+    raise FileNotFoundError("there is no data/Nowhere")
+
+
+def test_a_process_that_fails_ends_the_others_with_its_message_and_a_common_error_is_told_once(tmp_path):
+    started = [launched(main, tmp_path) for main in (one_fails, all_fail)]
+    for process, _ in (both := started[0] + started[1]):
+        process.join(200)
+    assert [process.exitcode for process, _ in both] == [1, 1, 1, 1]
+    (first, second), either = ([said.read_text() for _, said in two] for two in started)
     assert "error: the disk is on fire" in second
     assert "error: process 1 of 2 has failed: ValueError: the disk is on fire" in first and "Traceback" not in first
     assert sorted(text.count("error: there is no data/Nowhere") for text in either) == [0, 1]

@@ -202,13 +202,13 @@ def script(*more: str) -> list[str]:
 
 
 def wait_for(path: Path, process: subprocess.Popen) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 300
     while not path.exists():
         assert process.poll() is None and time.monotonic() < until, process.communicate()
         time.sleep(0.01)
 
 
-def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path):
+def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path, run_script, caplog):
     options = [*tiny_options(city, tmp_path), *AUGMENTED, "TRAIN.MAX_ITERS=8", "TRAIN.CHECKPOINT_EVERY=1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     flags = {"cwd": ROOT, "env": environment, "stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -219,11 +219,12 @@ def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path):
     process.communicate()
     assert (folder / "run.lock").exists() and not (folder / "model_8.pth").exists()
 
-    done = subprocess.run(script(*options, "--resume", "auto"), timeout=120, **flags)
-    assert done.returncode == 0, done.stderr
-    assert "is gone: its lock is taken over" in done.stderr and f"tiny goes on from {folder}" in done.stderr
+    with caplog.at_level(logging.INFO):
+        run_script("train.py", *script(*options, "--resume", "auto")[2:])
+    assert "is gone: its lock is taken over" in caplog.text and f"tiny goes on from {folder}" in caplog.text
     resumed = torch.load(folder / "model_8.pth", weights_only=True)
 
+    config.reset()
     config.cfg_from_file("toycity.yml")
     run("TRAIN.RESTORE_FROM=", *options, f"EXP_ROOT={tmp_path / 'uninterrupted'}")
     assert same(resumed["state_dict"], state_of(run_of(cfg).snapshots, 8)["state_dict"])

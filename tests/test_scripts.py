@@ -151,6 +151,8 @@ def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, c
         demo_module, "CITY", {"source": 2, "target": 4, "val": 2, "size": (128, 64), "seed": 0}
     )
     monkeypatch.setattr(demo_module, "write_city", lambda out, workers, **city: write_city(out, **city))
+    # Jobs in processes of their own are those of test_bench.py.
+    monkeypatch.setattr(demo_module, "run_all", lambda jobs, work: [work(job) for job in jobs])
     demo = tmp_path / "demo"
     options = [o for o in tiny_options(demo / "city", demo) if not o.startswith("EXP_NAME")]
     demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM="])

@@ -115,6 +115,7 @@ def _reason(store: dist.Store, where: Place, error: BaseException) -> BaseExcept
     try:
         if not lost_touch:
             first = _post(store, where.rank, mine)
+            _wait_for_others(store, where)
             # Most errors, such as a folder that does not exist, are those of all.
             return SystemExit(1) if first[0] != where.rank and first[1] == mine else error
         end = time.monotonic() + PATIENCE
@@ -126,6 +127,15 @@ def _reason(store: dist.Store, where: Place, error: BaseException) -> BaseExcept
     if number != where.rank:
         return Failed(f"process {number} of {where.world_size} has failed: {message}")
     return Failed(f"another process of the run has ended without a message, or cannot be reached: {error}")
+
+
+def _wait_for_others(store: dist.Store, where: Place) -> None:
+    """The store ends with the first process: others that fail of the same cause learn from it that this has been told."""
+    ended = store.add("ended by themselves", 1)
+    until = time.monotonic() + PATIENCE
+    while where.rank == 0 and ended < where.world_size and time.monotonic() < until:
+        time.sleep(0.05)
+        ended = store.add("ended by themselves", 0)
 
 
 FAILED = "failed"  # key in the store: rank and message of the first process that has
