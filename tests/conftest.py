@@ -55,8 +55,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 LONG = """
     ancestor_configs fused_association resume export distributed models methods explorer fuzz self_training tutorial
     domain_batch_norm bench toycity trainer objectives validation encoders folder_dataset streaming_association compiling
-    tester segmenter report visualize faults scripts selection training_golden predict packed figures release every_dataset
-    documentation contributing
+    tester segmenter report visualize faults scripts selection training_golden predict packed figures release
 """.split()
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
