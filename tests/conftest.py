@@ -21,33 +21,6 @@ from dada.domain_adaptation import contrastive_learning, losses
 if os.environ.get(on_device.VARIABLE) and not on_device.missing():
     on_device.move_functions([losses, contrastive_learning], on_device.DEVICE)
 
-
-def pytest_collection_modifyitems(items):
-    """Long files come first. Tests that have no device to run on, or are of another one, are skipped and say why."""
-    items.sort(key=lambda item: _place(item.path))
-    for item in items:
-        reason = ""
-        if item.get_closest_marker("gpu"):
-            reason = on_device.missing()
-            if on_device.DEVICE.type == "cpu" and "device" not in item.fixturenames:
-                reason = "is about CUDA itself"
-        elif item.get_closest_marker("looks_at_values") and os.environ.get(on_device.VARIABLE, "cpu") != "cpu":
-            reason = "on a GPU nothing waits to look at values"
-        if reason:
-            item.add_marker(pytest.mark.skip(reason=reason))
-
-
-@pytest.fixture
-def device():
-    """Where tests marked `gpu` run, with the float32 products and convolutions of a CPU."""
-    tf32 = torch.backends.cudnn.allow_tf32
-    precision = torch.get_float32_matmul_precision()
-    torch.backends.cudnn.allow_tf32 = False
-    torch.set_float32_matmul_precision("highest")
-    yield on_device.DEVICE
-    torch.backends.cudnn.allow_tf32 = tf32
-    torch.set_float32_matmul_precision(precision)
-
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 # Files that train, compile, draw or start processes, those of most seconds first. `--fast` leaves them out; without it
@@ -56,6 +29,7 @@ LONG = """
     ancestor_configs fused_association resume export distributed models methods explorer fuzz self_training tutorial
     domain_batch_norm bench toycity trainer objectives validation encoders folder_dataset streaming_association compiling
     tester segmenter report visualize faults scripts selection training_golden predict packed figures release
+    models_golden legacy monitor
 """.split()
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
@@ -77,6 +51,21 @@ def pytest_ignore_collect(collection_path, config):
     return None
 
 
+def pytest_collection_modifyitems(items):
+    """Long files come first. Tests that have no device to run on, or are of another one, are skipped and say why."""
+    items.sort(key=lambda item: _place(item.path))
+    for item in items:
+        reason = ""
+        if item.get_closest_marker("gpu"):
+            reason = on_device.missing()
+            if on_device.DEVICE.type == "cpu" and "device" not in item.fixturenames:
+                reason = "is about CUDA itself"
+        elif item.get_closest_marker("looks_at_values") and os.environ.get(on_device.VARIABLE, "cpu") != "cpu":
+            reason = "on a GPU nothing waits to look at values"
+        if reason:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
 def _place(path: Path) -> int:
     name = path.stem.removeprefix("test_")
     return LONG.index(name) if name in LONG else len(LONG)
@@ -90,6 +79,18 @@ def pytest_xdist_auto_num_workers(config) -> int:
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)
+
+
+@pytest.fixture
+def device():
+    """Where tests marked `gpu` run, with the float32 products and convolutions of a CPU."""
+    tf32 = torch.backends.cudnn.allow_tf32
+    precision = torch.get_float32_matmul_precision()
+    torch.backends.cudnn.allow_tf32 = False
+    torch.set_float32_matmul_precision("highest")
+    yield on_device.DEVICE
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.set_float32_matmul_precision(precision)
 
 
 @pytest.fixture(autouse=True)
