@@ -146,9 +146,7 @@ def criteria(device: torch.device) -> Work:
 
 def closure(device: torch.device) -> Work:
     network, pair = predictor_on(device).networks[0], (batch(0, device), batch(1, device))
-    return lambda: [
-        cycle_closure(network, [pair], K, level=level, with_truth=True) for level in ("fass", "cass")
-    ]
+    return partial(cycle_closure, network, [pair], K, with_truth=True)
 
 
 def export(device: torch.device) -> Work:

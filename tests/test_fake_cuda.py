@@ -52,7 +52,7 @@ OTHERS = {
     "criteria": Counter({
         f"{EVALUATION}/criteria.py label_free_criteria": 3,  # at the end of all images
     }),
-    "closure": Counter({"domain_adaptation/cycles/closure.py cycle_closure": 10}),  # five numbers of each of two levels
+    "closure": Counter({"domain_adaptation/cycles/closure.py cycle_closure": 5}),
     "export": Counter(),
     "batch norm statistics": Counter({"model/timm_encoder.py forward": 34}),  # torch reads the count of each layer for a plain mean
     "check before saving": Counter({"domain_adaptation/training/post_mortem.py not_finite": 4}),  # one a tensor of the network

@@ -44,8 +44,9 @@ def auto_takes_fused(x: Tensor, metric: str) -> bool:
 
 
 def _has_values(x: Tensor) -> bool:
-    capturing = x.is_cuda and torch.cuda.is_current_stream_capturing()
-    return type(x) in (Tensor, torch.nn.Parameter) and not capturing
+    if type(x) not in (Tensor, torch.nn.Parameter):
+        return False
+    return not (x.is_cuda and torch.cuda.is_current_stream_capturing())
 
 
 def _passes(device: torch.device, metric: str, dtype: torch.dtype) -> bool:
