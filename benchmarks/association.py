@@ -144,14 +144,14 @@ class PeakMemory:
 
 def run_once(case: str, impl: str, device: str, batch: int) -> dict:
     """One forward and backward pass in this process."""
-    from dada.domain_adaptation.contrastive_learning import association_loss
+    from dada.domain_adaptation.contrastive_learning import cycle_association_loss
 
     metric, channels, side = parse_case(case)
 
     def forward(source: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
         if impl == "published":
             return published_loss(source, target, labels, metric), {}
-        result = association_loss(source, target, labels, metric=metric, impl=impl)
+        result = cycle_association_loss(source, target, labels, metric=metric, impl=impl)
         return result.loss, {name: getattr(result, name).item() for name in ("closed", "labelled", "covered")}
 
     def timed() -> float:

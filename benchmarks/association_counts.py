@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 from torch.utils.weak import WeakIdKeyDictionary
 
-from dada.domain_adaptation.association import aggregation, form, loss, tiles
+from dada.domain_adaptation.association import aggregation, form, streamed_loss, tiles
 
 CASES = ("cos-512-92", "cos-2048-92", "kl-19-92")
 ALPHA = 0.5
@@ -98,9 +98,9 @@ def count(case: str, batch: int, compiled: bool, rows: int | None) -> Counter:
         source, target = torch.empty(2, batch, int(channels), int(side), int(side)).unbind()
         inputs = counter.bytes
         mixed, *softmax = aggregation.aggregate(target, metric, ALPHA, choice)
-        j, back, usable = loss.ways(source, mixed, metric, choice)
+        j, back, usable = streamed_loss.ways(source, mixed, metric, choice)
         weights = usable.to(source.dtype)
-        _, *grads = loss.sum_over_cycles(source, mixed, j, back, weights, metric, (True, True), choice)
+        _, *grads = streamed_loss.sum_over_cycles(source, mixed, j, back, weights, metric, (True, True), choice)
         for grad in grads:
             grad.mul_(grad.new_empty(()))
         kept = aggregation.aggregate_backward(target, mixed, *softmax, grads[1], metric, ALPHA, choice)

@@ -49,8 +49,8 @@ def run_variant(args: argparse.Namespace) -> None:
     """One variant in this process: batches of one sample, from a loader that never ends."""
     from ancestors import pillow_loader
 
+    from dada.build import source_loader, target_loader
     from dada.config import cfg
-    from dada.domain_adaptation.build import source_loader, target_loader
     from dada.normalization import CAFFE_BGR
 
     torch.set_num_threads(1)
@@ -86,8 +86,8 @@ def main() -> None:
     if args.variant:
         run_variant(args)
         return
+    from dada.commands.pack_dataset import pack
     from dada.config import cfg
-    from dada.domain_adaptation.tools.packing import pack
 
     if args.device == "cuda" and not torch.cuda.is_available():
         print("not measured: torch finds no CUDA device")

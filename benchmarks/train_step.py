@@ -78,11 +78,11 @@ class Timed(Iterator):
 
 
 def run_variant(args: argparse.Namespace) -> None:
+    from dada.build import source_loader, target_loader
     from dada.config import cfg
-    from dada.domain_adaptation.build import source_loader, target_loader
-    from dada.domain_adaptation.trainer import build_trainer
-    from dada.domain_adaptation.training.prefetch import Prefetcher, paired
-    from dada.domain_adaptation.training.rng import seed_all
+    from dada.training.prefetch import Prefetcher, paired
+    from dada.training.rng import seed_all
+    from dada.training.trainer import build_trainer
 
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -167,13 +167,13 @@ def main() -> None:
     from dada.config import cfg
 
     if args.variant:
-        from dada.domain_adaptation.build import cudnn_search
+        from dada.build import cudnn_search
         from dada.matmul_precision import matmul_precision
 
         with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, args.device), cudnn_search(args.device == "cuda"):
             run_variant(args)
         return
-    from dada.domain_adaptation.tools.packing import pack
+    from dada.commands.pack_dataset import pack
 
     if args.device == "cuda" and not torch.cuda.is_available():
         print("not measured: torch finds no CUDA device")

@@ -22,17 +22,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from dada.build import classes_of, eval_transform
 from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, flat_options, separate_cfg
-from dada.dataset.label_sets import LabelSet, cityscapes_id_of_class, colorize
-from dada.domain_adaptation.build import test_transform
-from dada.domain_adaptation.evaluation.tester import load_predictor
-from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.parallel.device import find_device, tell
-from dada.domain_adaptation.parallel.place import local_rank
-from dada.domain_adaptation.tools.release import classes_of, read_metadata
-from dada.domain_adaptation.training.runs import file_hash
-from dada.model.weight_files import read_weights
-from dada.pictures import as_picture
+from dada.dataset.pictures import as_picture
+from dada.evaluation.predictor import Predictor
+from dada.evaluation.tester import load_predictor
+from dada.label_sets import LabelSet, cityscapes_id_of_class, colorize
+from dada.model.weight_files import read_metadata, read_weights
+from dada.parallel.device import find_device, tell
+from dada.parallel.place import local_rank
+from dada.runs import file_hash
 
 # Scores of larger pictures are computed at this many pixels and brought to their size by the nearest: 16 classes take 1 GB.
 MOST_PIXELS = 1 << 24
@@ -89,7 +88,7 @@ class Segmenter:
         names: of the classes, in the order of their ids.
         classes: names and colours.
         card: the model card of a release, Markdown; "" for other files.
-        cfg: the configuration, its TEST section above all; see dada/config.py.
+        cfg: the configuration, its TEST section above all; see dada/config/table.py.
         device: where the network is.
         predictor: the network with the options of the test.
     """
@@ -155,7 +154,7 @@ class Segmenter:
         What is None is as the TEST section of the cfg has it. Images that the network sees at one size go through it together.
 
         Args:
-            image: see dada.pictures.as_picture; a sequence, or an array (B, H, W, 3) or tensor (B, 3, H, W), for several.
+            image: see dada.dataset.pictures.as_picture; a sequence, or an array (B, H, W, 3) or tensor (B, 3, H, W), for several.
             size: (width, height) that images are resized to for the network, TEST.INPUT_SIZE_TARGET.
             keep_ratio: they keep their shape, TEST.KEEP_RATIO; recommended for photographs of any shape.
             flip: TEST.FLIP.
@@ -188,7 +187,7 @@ class Segmenter:
         return found[0] if one else found
 
     def _transform(self, size: tuple[int, int] | None, keep_ratio: bool | None):
-        transform = copy.copy(test_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))
+        transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))
         transform.label_size = None
         if size is not None:
             if len(size) != 2 or min(size) < 1:

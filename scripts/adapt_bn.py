@@ -22,7 +22,7 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.self_training.adabn import adapt_snapshot
+    from dada.training.adabn import adapt_snapshot
 
     adapt_snapshot(cfg, args.checkpoint, args.out, args.images)
     print(f"written: {args.out}")

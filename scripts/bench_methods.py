@@ -12,8 +12,8 @@ from pathlib import Path
 import _root  # noqa: F401
 
 from dada.command_line import add_device_flag, run_script
-from dada.domain_adaptation.tools.bench import BENCHMARKS, CANDIDATES, METHODS, STEPS, Plan, compare
-from dada.domain_adaptation.tools.bench_tables import insert_tables, tables
+from dada.commands.bench import BENCHMARKS, CANDIDATES, METHODS, STEPS, Plan, compare
+from dada.commands.bench_tables import insert_tables, tables
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ def main() -> None:
         raise ValueError(f"--workers {args.workers} and --limit {args.limit} must not be negative")
     load_cfg(args)
 
+    from dada.commands.check_data import as_dict, check_data, report
     from dada.config import cfg
-    from dada.domain_adaptation.evaluator import to_json
-    from dada.domain_adaptation.tools.check_data import as_dict, check_data, report
+    from dada.evaluation.evaluator import to_json
     from dada.files import write_whole
 
     check = check_data(cfg, args.workers, args.limit)

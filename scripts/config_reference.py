@@ -5,7 +5,7 @@ import argparse
 import _root  # noqa: F401
 
 from dada.command_line import run_script
-from dada.config_reference import PAGE, reference
+from dada.config.reference_page import PAGE, reference
 from dada.files import write_whole
 
 
@@ -18,7 +18,7 @@ def main() -> None:
         write_whole(PAGE, text.encode())
         print(f"written: {PAGE}")
     elif not PAGE.is_file() or PAGE.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{PAGE} is not what dada/config.py says: run python scripts/config_reference.py")
+        raise ValueError(f"{PAGE} is not what dada/config/table.py says: run python scripts/config_reference.py")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def main() -> None:
     add_device_flag(parser)
     args = parser.parse_args()
 
-    from dada.domain_adaptation.tools.demo import demo
+    from dada.commands.demo import demo
 
     demo(args.out, args.seeds, args.set)
 

@@ -23,9 +23,9 @@ def main() -> None:
     args.cfg = args.cfg or []
     load_cfg(args)
 
+    from dada.commands.environment import environment, report
     from dada.config import cfg
-    from dada.domain_adaptation.evaluator import to_json
-    from dada.domain_adaptation.tools.environment import environment, report
+    from dada.evaluation.evaluator import to_json
     from dada.files import write_whole
 
     found = environment(cfg, args.images if measured else 0)

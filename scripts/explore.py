@@ -27,7 +27,7 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.explorer.page import explore
+    from dada.explorer.cycle_page import explore
 
     explore(cfg, args.checkpoint, args.out, args.pairs, args.megabytes, args.with_target_labels)
     print(f"written: {args.out}")

@@ -21,8 +21,8 @@ def main() -> None:
     parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of all images; else they are of any size")
     args = parser.parse_args()
 
-    from dada.domain_adaptation.tools.export import export, require_onnx
-    from dada.domain_adaptation.training.runs import file_hash
+    from dada.commands.export import export, require_onnx
+    from dada.runs import file_hash
     from dada.segmenter import Segmenter
 
     if args.out.endswith(".onnx"):

@@ -30,7 +30,7 @@ def main() -> None:
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers} must not be negative")
 
-    from dada.domain_adaptation.tools.packing import check, pack
+    from dada.commands.pack_dataset import check, pack
 
     if args.check:
         found = check(args.check)

@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
     args = parser.parse_intermixed_args()
 
-    from dada.domain_adaptation.tools.predict import find_inputs, predict_files
+    from dada.commands.predict import find_inputs, predict_files
     from dada.segmenter import Segmenter
 
     find_inputs(args.inputs, args.out)  # a wrong path is told before the network is read

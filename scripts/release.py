@@ -21,9 +21,9 @@ def main() -> None:
     args.cfg = args.cfg or [args.checkpoint]
     load_cfg(args)
 
+    from dada.commands.release import write_release
     from dada.config import cfg
-    from dada.domain_adaptation.tools.release import write_release
-    from dada.domain_adaptation.training.runs import file_hash
+    from dada.runs import file_hash
 
     for key, value in write_release(cfg, args.checkpoint, args.out, args.licence).items():
         if key != "model_card":

@@ -22,9 +22,9 @@ def main() -> None:
     add_device_flag(parser)
     args = parser.parse_args()
 
+    from dada.commands.replay import replay, report
     from dada.config import cfg, cfg_from_dict, cfg_from_list
-    from dada.domain_adaptation.training.post_mortem import read_post_mortem
-    from dada.domain_adaptation.training.replay import replay, report
+    from dada.training.post_mortem import read_post_mortem
 
     content = read_post_mortem(args.file)
     cfg_from_dict(content["cfg"], str(args.file))

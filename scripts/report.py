@@ -24,7 +24,7 @@ def main() -> None:
     add_device_flag(parser)
     args = parser.parse_args()
 
-    from dada.domain_adaptation.report.page import write_page
+    from dada.report.comparison_page import write_page
 
     groups = write_page(args.runs, args.out, args.images, args.set)
     for group in groups:

@@ -27,7 +27,8 @@ from dada.command_line import add_device_flag, run_script
 
 
 def main() -> None:
-    from dada.domain_adaptation.evaluation.selection import (
+    from dada.evaluation.evaluator import to_json
+    from dada.evaluation.selection import (
         CHOICES,
         as_record,
         candidates_of,
@@ -35,7 +36,6 @@ def main() -> None:
         ranking,
         report,
     )
-    from dada.domain_adaptation.evaluator import to_json
     from dada.files import write_whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

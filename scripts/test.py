@@ -18,12 +18,12 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.evaluation.tester import test
-    from dada.domain_adaptation.parallel.distributed import processes
-    from dada.domain_adaptation.training.runs import run_of
+    from dada.evaluation.tester import evaluate_run
+    from dada.parallel.distributed import processes
+    from dada.runs import run_of
 
     with processes(cfg):
-        test(cfg, run_of(cfg, args.exp_suffix))
+        evaluate_run(cfg, run_of(cfg, args.exp_suffix))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ def main() -> None:
     load_cfg(args)
 
     from dada.config import cfg
-    from dada.domain_adaptation.parallel.distributed import processes
+    from dada.parallel.distributed import processes
 
     with processes(cfg):
         run_training(args)
@@ -39,10 +39,10 @@ def main() -> None:
 
 def run_training(args: argparse.Namespace) -> None:
     from dada.config import cfg, cfg_from_list, read_cfg
-    from dada.domain_adaptation.parallel.ranks import from_main, is_main
-    from dada.domain_adaptation.training.checkpoint import fixed_options
-    from dada.domain_adaptation.training.loop import is_finished, train
-    from dada.domain_adaptation.training.runs import run_of
+    from dada.parallel.ranks import from_main, is_main
+    from dada.runs import run_of
+    from dada.training.checkpoint import fixed_options
+    from dada.training.loop import is_finished, train
 
     run = run_of(cfg, args.exp_suffix)
     if args.random_train:

@@ -63,24 +63,24 @@ def parser_of() -> argparse.ArgumentParser:
 def main() -> None:
     args = parser_of().parse_args()
 
-    from dada.domain_adaptation.figures import commands
+    from dada.commands import visualize
 
-    options = commands.Options(args.cfg, args.set) if "cfg" in args else None
+    options = visualize.Options(args.cfg, args.set) if "cfg" in args else None
     if args.kind == "cycles":
         more = {"pair": args.pair or 0, "level": args.level, "count": args.count, "only": args.of}
-        commands.cycles(args.checkpoint, args.out, options, **more)
+        visualize.cycles(args.checkpoint, args.out, options, **more)
     elif args.kind == "maps":
-        commands.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
+        visualize.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
     elif args.kind == "features":
-        commands.features(args.checkpoint, args.out, options, pairs=args.pairs, per_class=args.per_class)
+        visualize.features(args.checkpoint, args.out, options, pairs=args.pairs, per_class=args.per_class)
     elif args.kind == "panels":
-        commands.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
+        visualize.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
     elif args.kind == "confusion":
-        commands.confusion(args.report, args.out)
+        visualize.confusion(args.report, args.out)
     elif args.kind == "classes":
-        commands.classes(args.reports, args.out, names=args.names)
+        visualize.classes(args.reports, args.out, names=args.names)
     else:
-        commands.curves(args.logs, args.out, names=args.names, tags=args.tags)
+        visualize.curves(args.logs, args.out, names=args.names, tags=args.tags)
     print(f"written: {', '.join(map(str, args.out))}")
 
 

@@ -13,23 +13,23 @@ import torch
 from tiny import TINY_NETWORK, TinyNetwork, random_batch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dada.build import build_network
+from dada.commands.export import Exportable
 from dada.config import cfg, cfg_from_list, reset
-from dada.dataset.label_sets import label_set
 from dada.domain_adaptation import adversarial, contrastive_learning, losses
 from dada.domain_adaptation.association import form, operators
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.cycles.closure import cycle_closure
-from dada.domain_adaptation.evaluation.criteria import label_free_criteria
-from dada.domain_adaptation.evaluation.tester import build_predictor
-from dada.domain_adaptation.evaluator import evaluate
 from dada.domain_adaptation.objectives import METHODS, build_objective
-from dada.domain_adaptation.self_training.adabn import adapt_batch_norm
-from dada.domain_adaptation.self_training.teacher import Teacher
-from dada.domain_adaptation.tools.export import Exportable
-from dada.domain_adaptation.trainer import Trainer, build_optimizer, build_trainer, check_weights
+from dada.domain_adaptation.teacher import Teacher
+from dada.evaluation.criteria import label_free_criteria
+from dada.evaluation.cycle_closure import cycle_closure
+from dada.evaluation.evaluator import evaluate
+from dada.evaluation.tester import build_predictor
+from dada.label_sets import label_set
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import CAFFE_BGR
 from dada.segmenter import Segmenter
+from dada.training.adabn import adapt_batch_norm
+from dada.training.trainer import Trainer, build_optimizer, build_trainer, check_weights
 
 K, SIDE = 16, (32, 48)
 SMALL = [f"NUM_CLASSES={K}", "TRAIN.LAMBDA_LOVASZ=0.5", "SELF_TRAINING.START=0"]

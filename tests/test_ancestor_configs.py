@@ -23,13 +23,13 @@ from dada.config import (
     flat_options,
     plain_cfg,
 )
-from dada.dataset.label_sets import cityscapes_id_map, label_set
 from dada.dataset.mapillary import NAMES_OF_V1_2
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.label_sets import cityscapes_id_map, label_set
 from dada.model import DeepLabV2
-from dada.model import build as build_module
+from dada.model import registry as build_module
+from dada.runs import run_of
+from dada.training.loop import train
 
 WEIGHTS = "../../pretrained_models/"
 IMAGENET = WEIGHTS + "DeepLab_resnet_pretrained_imagenet.pth"

@@ -7,10 +7,9 @@ from pathlib import Path
 import pytest
 from tiny import tiny_options
 
+from dada.commands import bench, bench_tables, jobs
+from dada.commands.jobs import Job
 from dada.config import cfg, plain_cfg
-from dada.domain_adaptation.tools import bench, bench_tables
-from dada.domain_adaptation.training import jobs
-from dada.domain_adaptation.training.jobs import Job
 
 
 def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iterations=300, **iou):
@@ -112,18 +111,18 @@ def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city
 
 def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_options_is(city, tmp_path, monkeypatch):
     calls = []
-    for name in ("train", "test"):
+    for name in ("train", "evaluate_run"):
         module = jobs if name == "train" else bench
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _f=original, _n=name, **k: calls.append(_n) or _f(*a, **k))
     options = (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=1")
     first = bench.train_and_test(Job("toycity.yml", options))
     again = bench.train_and_test(Job("toycity.yml", options))
-    assert calls == ["train", "test"] and first == again and 0 <= first["mIoU"]["16"] <= 100
+    assert calls == ["train", "evaluate_run"] and first == again and 0 <= first["mIoU"]["16"] <= 100
     bench.train_and_test(Job("toycity.yml", (*options, "TEST.FLIP=True")))
-    assert calls == ["train", "test", "test"]
+    assert calls == ["train", "evaluate_run", "evaluate_run"]
     bench.train_and_test(Job("toycity.yml", (*options, "TRAIN.RANDOM_SEED=5")))
-    assert calls == ["train", "test", "test", "train", "test"]
+    assert calls == ["train", "evaluate_run", "evaluate_run", "train", "evaluate_run"]
 
 
 def halve(job: Job) -> float:

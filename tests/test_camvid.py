@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from layouts import save_ids, save_image
 
-from dada.dataset import LABEL_SETS, CamVid, TestTransform
+from dada.dataset import LABEL_SETS, CamVid, EvalTransform
 
-PLAIN = TestTransform(lambda image: image.float())
+PLAIN = EvalTransform(lambda image: image.float())
 DATA = Path(os.environ.get("DADA_TEST_DATA") or Path(__file__).resolve().parents[2] / "shared" / "data") / "CamVid"
 DUSK = [f"0001TP_{frame:06d}" for frame in range(6690, 8521, 30)]
 

@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from tiny import tiny_options
 
+from dada.commands import check_data as module
+from dada.commands.check_data import as_dict, check_data, report
 from dada.config import cfg, cfg_from_list
 from dada.dataset.synthia_release import guess_release
-from dada.domain_adaptation.evaluator import to_json
-from dada.domain_adaptation.tools import check_data as module
-from dada.domain_adaptation.tools.check_data import as_dict, check_data, report
+from dada.evaluation.evaluator import to_json
 
 
 @pytest.fixture

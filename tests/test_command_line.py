@@ -9,9 +9,9 @@ from tiny import tiny_options
 
 from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
 from dada.config import ConfigError, cfg, cfg_from_list
-from dada.domain_adaptation.trainer import NonFiniteLoss
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.runs import run_of
+from dada.training.loop import train
+from dada.training.trainer import NonFiniteLoss
 
 
 def parsed(*flags: str) -> argparse.Namespace:

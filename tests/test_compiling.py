@@ -9,10 +9,10 @@ from tiny import TinyNetwork, random_batch
 from torch import nn
 
 from dada.domain_adaptation.objectives import Objective, Term, source_cross_entropy, target_entropy
-from dada.domain_adaptation.trainer import Trainer
 from dada.model import build_model
 from dada.model.batch_norm import SOURCE, TARGET, DomainBatchNorm2d, select_domain
 from dada.model.compiling import compile_network
+from dada.training.trainer import Trainer
 
 # Traces and differentiates as the real one does, and generates no code: a second in place of a minute.
 BACKEND = "aot_eager"

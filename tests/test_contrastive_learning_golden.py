@@ -5,9 +5,9 @@ import torch
 from golden_cases import Case, assert_close_relative, golden_cases
 
 from dada.domain_adaptation.contrastive_learning import (
-    association_loss,
     contrast_normalize,
     cycle_associate,
+    cycle_association_loss,
     similarity,
     spatial_aggregation,
 )
@@ -28,7 +28,7 @@ def run(case: Case, dtype: torch.dtype):
     source = case.tensor("x1", dtype).requires_grad_()
     target = case.tensor("x2", dtype).requires_grad_()
     s = case.settings
-    result = association_loss(
+    result = cycle_association_loss(
         source, target, case.tensor("gt1"), metric=s["metric"], aggregate=s["spagg"], alpha=s["spagg_alpha"],
         ignore_index=s["ignore_label"],
     )

@@ -11,11 +11,11 @@ from PIL import Image
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset import DATASETS, IGNORE_LABEL
-from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.objectives import METHODS
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import MODELS, build_model, check_parameter_groups
+from dada.runs import run_of
+from dada.training.loop import train
 
 PAGE = ROOT / "CONTRIBUTING.md"
 

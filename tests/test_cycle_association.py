@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dada.domain_adaptation.contrastive_learning import (
-    association_loss,
     contrast_normalize,
     cosine_similarity,
     cycle_associate,
+    cycle_association_loss,
     kl_similarity,
     labels_at,
     similarity,
@@ -90,7 +90,7 @@ def loss_by_hand(source, target, labels, metric, aggregate, alpha=0.5):
 @pytest.mark.parametrize("seed", range(3))
 def test_loss_is_the_formula_on_a_batch_of_maps_of_unequal_size(seed, aggregate, metric):
     source, target, labels = random_case(seed, batch=2, metric=metric)
-    result = association_loss(source, target, labels, metric=metric, aggregate=aggregate, alpha=0.3)
+    result = cycle_association_loss(source, target, labels, metric=metric, aggregate=aggregate, alpha=0.3)
     want, closed = loss_by_hand(source, target, labels, metric, aggregate, alpha=0.3)
     assert result.closed.item() == closed > 0
     assert result.loss.item() == pytest.approx(want, rel=1e-9)
@@ -106,7 +106,7 @@ def test_loss_is_the_formula_on_any_shape(data):
     source, target, labels = random_case(
         seed, draw(st.integers(1, 3)), draw(st.integers(2, 6)), *sizes, draw(st.integers(1, 3)), metric
     )
-    result = association_loss(source, target, labels, metric=metric, aggregate=aggregate)
+    result = cycle_association_loss(source, target, labels, metric=metric, aggregate=aggregate)
     want, closed = loss_by_hand(source, target, labels, metric, aggregate)
     assert result.closed.item() == closed
     assert result.loss.item() == pytest.approx(want, rel=1e-8, abs=1e-12)
@@ -171,7 +171,7 @@ def test_ties_go_to_the_first_pixel():
 
 def test_counts_say_how_busy_the_loss_is():
     labels = torch.tensor([[[0, 1, 1, IGNORE]]])
-    result = association_loss(SOURCE, TARGET, labels, aggregate=False)
+    result = cycle_association_loss(SOURCE, TARGET, labels, aggregate=False)
     assert (result.closed.item(), result.labelled.item(), result.covered.item()) == (3, 3, 2)
 
 
@@ -182,10 +182,10 @@ def test_counts_say_how_busy_the_loss_is():
 def test_a_gradient_step_lowers_the_loss(metric):
     source, target, labels = random_case(3, source_size=(5, 6), target_size=(4, 5), classes=3, metric=metric)
     source.requires_grad_(), target.requires_grad_()
-    before = association_loss(source, target, labels, metric=metric)
+    before = cycle_association_loss(source, target, labels, metric=metric)
     before.loss.backward()
     step = 1e-3
-    after = association_loss(
+    after = cycle_association_loss(
         source.detach() - step * source.grad, target.detach() - step * target.grad, labels, metric=metric
     )
     assert after.closed == before.closed and after.loss < before.loss
@@ -207,7 +207,7 @@ def test_gradient_is_the_derivative_at_fixed_temperature(metric, aggregate):
     """Finite differences of the formula with every mean and std frozen at its value."""
     source, target, labels = random_case(5, metric=metric)
     source.requires_grad_(), target.requires_grad_()
-    loss = association_loss(source, target, labels, metric=metric, aggregate=aggregate).loss
+    loss = cycle_association_loss(source, target, labels, metric=metric, aggregate=aggregate).loss
     grads = torch.autograd.grad(loss, (source, target))
 
     def frozen_loss(s, t):
@@ -256,7 +256,7 @@ def loss_at_frozen_statistics(source, target, source_0, target_0, labels, metric
 def test_no_closed_cycle_gives_zero_loss_and_zero_gradient(metric):
     source, target, labels = random_case(0, metric=metric)
     source.requires_grad_(), target.requires_grad_()
-    result = association_loss(source, target, torch.full_like(labels, IGNORE), metric=metric)
+    result = cycle_association_loss(source, target, torch.full_like(labels, IGNORE), metric=metric)
     result.loss.backward()
     assert result.loss.item() == 0 and result.closed.item() == 0
     assert not source.grad.any() and not target.grad.any()
@@ -268,7 +268,7 @@ def test_maps_of_one_pixel_have_no_contrast_and_stay_finite(source_size, target_
     source, target, labels = random_case(0, source_size=source_size, target_size=target_size, classes=1, metric=metric)
     labels.zero_()
     source.requires_grad_(), target.requires_grad_()
-    result = association_loss(source, target, labels, metric=metric)
+    result = cycle_association_loss(source, target, labels, metric=metric)
     result.loss.backward()
     assert result.closed.item() == labels.numel()
     assert result.loss.isfinite() and source.grad.isfinite().all() and target.grad.isfinite().all()
@@ -282,7 +282,7 @@ def test_a_zero_feature_vector_starts_no_cycle_and_receives_no_gradient():
     target[0, :, 0, 2] = 0
     labels.zero_()
     source.requires_grad_(), target.requires_grad_()
-    result = association_loss(source, target, labels, aggregate=False)
+    result = cycle_association_loss(source, target, labels, aggregate=False)
     result.loss.backward()
     assert 0 < result.closed.item() <= labels.numel() - 1
     assert not source.grad[0, :, 1, 1].any() and not target.grad[0, :, 0, 2].any()
@@ -292,7 +292,7 @@ def test_a_zero_feature_vector_starts_no_cycle_and_receives_no_gradient():
 def test_equal_target_pixels_give_a_uniform_choice_not_amplified_rounding():
     source, labels = maps(1, 6, 3, 3, dtype=torch.float32), torch.zeros(1, 3, 3, dtype=torch.long)
     target = maps(1, 6, 1, 1, dtype=torch.float32).expand(1, 6, 2, 2).clone().requires_grad_()
-    result = association_loss(source, target, labels, aggregate=False)
+    result = cycle_association_loss(source, target, labels, aggregate=False)
     result.loss.backward()
     assert result.loss.item() >= math.log(4) and target.grad.abs().max() < 10
 
@@ -300,17 +300,17 @@ def test_equal_target_pixels_give_a_uniform_choice_not_amplified_rounding():
 def test_one_image_without_labels_adds_nothing_to_the_batch():
     source, target, labels = random_case(7, batch=2)
     labels[1] = IGNORE
-    alone = association_loss(source[:1], target[:1], labels[:1])
-    both = association_loss(source, target, labels)
+    alone = cycle_association_loss(source[:1], target[:1], labels[:1])
+    both = cycle_association_loss(source, target, labels)
     torch.testing.assert_close(both.loss, alone.loss)
 
 
 def test_half_precision_is_computed_in_float32_also_under_autocast():
     source, target, labels = random_case(2, channels=16, source_size=(6, 7), target_size=(5, 6))
     source, target = source.bfloat16(), target.bfloat16()
-    want = association_loss(source.float(), target.float(), labels)
+    want = cycle_association_loss(source.float(), target.float(), labels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        got = association_loss(source, target, labels)
+        got = cycle_association_loss(source, target, labels)
     assert got.loss.dtype == torch.float32 and got.closed == want.closed
     torch.testing.assert_close(got.loss, want.loss)
 
@@ -320,7 +320,7 @@ def test_strided_inputs_give_the_same_result():
     strided = [x.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2) for x in (source, target)]
     assert not strided[0].is_contiguous()
     torch.testing.assert_close(
-        association_loss(*strided, labels).loss, association_loss(source, target, labels).loss, rtol=1e-12, atol=0
+        cycle_association_loss(*strided, labels).loss, cycle_association_loss(source, target, labels).loss, rtol=1e-12, atol=0
     )
 
 
@@ -345,21 +345,21 @@ def test_labels_are_resized_to_the_nearest_never_blended():
 def test_full_resolution_labels_are_refused_with_the_fix():
     source, target, _ = random_case(0)
     with pytest.raises(ValueError, match=r"\(1, 24, 32\).*\(1, 5, 3, 4\).*nearest"):
-        association_loss(source, target, torch.zeros(1, 24, 32, dtype=torch.long))
+        cycle_association_loss(source, target, torch.zeros(1, 24, 32, dtype=torch.long))
 
 
 def test_disagreeing_batches_and_channels_are_refused_with_both_shapes():
     source, target, labels = random_case(0)
     with pytest.raises(ValueError, match=r"\(1, 5, 3, 4\).*\(1, 4, 2, 3\)"):
-        association_loss(source, target[:, :4], labels)
+        cycle_association_loss(source, target[:, :4], labels)
     with pytest.raises(ValueError, match=r"\(1, 5, 3, 4\).*\(2, 5, 2, 3\)"):
-        association_loss(source, target.repeat(2, 1, 1, 1), labels)
+        cycle_association_loss(source, target.repeat(2, 1, 1, 1), labels)
 
 
 def test_unknown_metric_and_alpha_are_refused():
     source, target, labels = random_case(0)
     with pytest.raises(ValueError, match="'euclid'.*|metric.*'cos', 'kl'.*'euclid'"):
-        association_loss(source, target, labels, metric="euclid")
+        cycle_association_loss(source, target, labels, metric="euclid")
     with pytest.raises(ValueError, match="alpha.*1.5"):
         spatial_aggregation(target, alpha=1.5)
 
@@ -367,6 +367,6 @@ def test_unknown_metric_and_alpha_are_refused():
 def test_maps_must_be_four_dimensional_and_not_empty():
     source, target, labels = random_case(0)
     with pytest.raises(ValueError, match=r"target.*\(B, C, H, W\).*\(5, 2, 3\)"):
-        association_loss(source, target[0], labels)
+        cycle_association_loss(source, target[0], labels)
     with pytest.raises(ValueError, match="no empty side"):
-        association_loss(source, target[..., :0], labels)
+        cycle_association_loss(source, target[..., :0], labels)

@@ -7,12 +7,12 @@ import torch
 from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.contrastive_learning import Cycles, association_loss, cycle_association, labels_at
-from dada.domain_adaptation.cycles.closure import cycle_closure
-from dada.domain_adaptation.cycles.rates import turning_confidence
-from dada.domain_adaptation.cycles.term import association_term
+from dada.domain_adaptation.association_term import association_term
+from dada.domain_adaptation.contrastive_learning import Cycles, cycle_association_loss, find_cycles, labels_at
+from dada.domain_adaptation.cycle_rates import turning_confidence
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.step import Step
+from dada.evaluation.cycle_closure import cycle_closure
 
 CPU = torch.device("cpu")
 K = 4
@@ -47,7 +47,7 @@ def test_the_term_is_the_published_loss_between_the_images_of_the_step(level, me
     source, target = maps(step, level)
     labels = labels_at(step.source.label, source.shape[-2:])
     options = {"aggregate": aggregate, "alpha": 0.4}
-    want = association_loss(source, target, labels, metric=metric, **options)
+    want = cycle_association_loss(source, target, labels, metric=metric, **options)
     torch.testing.assert_close(association_term(level, K, **options)(step), want.loss)
     assert step.notes[f"{level}/closed"] == want.closed / want.labelled
     assert step.notes[f"{level}/covered"] == want.covered / want.closed
@@ -70,7 +70,7 @@ def test_rates_of_each_class_are_those_of_its_pixels():
     association_term("fass", K, aggregate=True, alpha=0.5)(step)
     source, target = maps(step, "fass")
     labels = labels_at(step.source.label, source.shape[-2:])
-    cycles = cycle_association(source, target, labels)
+    cycles = find_cycles(source, target, labels)
     for k in range(K):
         mine = labels.flatten(1) == k
         torch.testing.assert_close(step.by_class["fass/closed"][k], cycles.closed[mine].double().mean())
@@ -101,7 +101,7 @@ def test_closure_counts_cycles_over_all_pairs_and_leaves_the_network_as_it_is():
     for source, target in pairs:
         x, y = (network(b.image).features for b in (source, target))
         labels = labels_at(source.label, x.shape[-2:])
-        found = cycle_association(x, y, labels).closed
+        found = find_cycles(x, y, labels).closed
         for k in range(K):
             closed[k] += (found & (labels.flatten(1) == k)).sum()
             labelled[k] += (labels == k).sum()
@@ -119,7 +119,7 @@ def test_closed_cycles_are_correct_where_the_target_has_the_class_of_their_start
     for source, target in pairs:
         x, y = (network(b.image).features for b in (source, target))
         labels, truth = (labels_at(b.label, x.shape[-2:]).flatten(1) for b in (source, target))
-        cycles = cycle_association(x, y, labels_at(source.label, x.shape[-2:]))
+        cycles = find_cycles(x, y, labels_at(source.label, x.shape[-2:]))
         for b, s in cycles.closed.nonzero().tolist():
             there = truth[b, cycles.target_index[b, s]]
             closed += bool(there != 255)

@@ -7,10 +7,10 @@ import torch
 from golden_cases import Case, golden_cases
 from PIL import Image
 
-from dada.dataset import label_sets
-from dada.dataset.files import read_inverse_depth, read_label_ids
+from dada import label_sets
+from dada.dataset.image_files import read_inverse_depth, read_label_ids
 from dada.dataset.mapillary import NAMES_OF_V1_2, mapillary_id_map
-from dada.dataset.transforms import TestTransform, TrainTransform, resize_depth
+from dada.dataset.transforms import EvalTransform, TrainTransform, resize_depth
 from dada.normalization import CAFFE_BGR, Normalization
 
 
@@ -38,10 +38,10 @@ def test_image_preprocessing_is_advents(case):
     assert mean == CAFFE_BGR.mean
     for transform in (
         TrainTransform(CAFFE_BGR, resize=size, flip=0.0),
-        TestTransform(CAFFE_BGR, size, "bicubic"),
+        EvalTransform(CAFFE_BGR, size, "bicubic"),
     ):
         torch.testing.assert_close(transform(image).image, case.tensor("output"), rtol=0, atol=1e-5)
-    resized = TestTransform(raw_pixels, size, "bicubic")(image).image
+    resized = EvalTransform(raw_pixels, size, "bicubic")(image).image
     assert torch.equal(resized, case.tensor("resized_rgb").permute(2, 0, 1))
 
 
@@ -63,7 +63,7 @@ def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
         )
     gta5 = labels_of(case.arrays["gta5_ids"], label_sets.gta5_id_map(19), size)
     np.testing.assert_array_equal(gta5, case.arrays["gta5_label19"])
-    image = TestTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
+    image = EvalTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
     torch.testing.assert_close(image, case.tensor("image"), rtol=0, atol=1e-5)
 
 
@@ -105,7 +105,7 @@ def test_mapillary_in_training_is_dadas(case):
 def test_mapillary_in_a_test_is_dadas(case):
     background = case.settings["background_index"]
     ids = Image.fromarray(case.arrays["ids"]).point([*range(background), *[255] * (256 - background)])
-    transform = TestTransform(raw_pixels, tuple(case.settings["size_wh"]), pad=True)
+    transform = EvalTransform(raw_pixels, tuple(case.settings["size_wh"]), pad=True)
     views = transform(Image.fromarray(case.arrays["rgb"]), ids)
     padded_ids = case.arrays["aspect_padded_ids"]
     np.testing.assert_array_equal(views.label, np.where(padded_ids == background, 255, padded_ids))
@@ -167,7 +167,7 @@ def test_normalisation_is_plcas(case):
 def test_resize_is_plcas(case):
     height, width = case.settings["size_hw"]
     image, label = Image.fromarray(case.arrays["rgb"]), Image.fromarray(case.arrays["label"])
-    views = TestTransform(raw_pixels, (width, height), "bilinear", label_size=(width, height))(image, label)
+    views = EvalTransform(raw_pixels, (width, height), "bilinear", label_size=(width, height))(image, label)
     assert torch.equal(views.image, case.tensor("image").permute(2, 0, 1).float())
     assert torch.equal(views.label, case.tensor("target").long())
 

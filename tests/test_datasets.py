@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from dada.dataset import SYNTHIA, Cityscapes, Draw, TestTransform, TrainTransform, build_dataset, step_loader
-from dada.dataset.files import read_image, read_inverse_depth, read_label_ids
-from dada.dataset.label_sets import synthia_id_map
+from dada.dataset import SYNTHIA, Cityscapes, Draw, EvalTransform, TrainTransform, build_dataset, step_loader
+from dada.dataset.image_files import read_image, read_inverse_depth, read_label_ids
+from dada.label_sets import synthia_id_map
 from dada.normalization import CAFFE_BGR
 
 WIDTH, HEIGHT = 20, 12
@@ -20,7 +20,7 @@ def raw_pixels(image):
     return image.float()
 
 
-PLAIN = TestTransform(raw_pixels)
+PLAIN = EvalTransform(raw_pixels)
 SYNTHIA_IDS = (np.arange(HEIGHT * WIDTH) % 23).reshape(HEIGHT, WIDTH)
 CITYSCAPES_IDS = (np.arange(HEIGHT * WIDTH) % 34).reshape(HEIGHT, WIDTH)
 

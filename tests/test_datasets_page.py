@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from dada.dataset import DATASETS, LABEL_SETS
-from dada.dataset.label_sets import cityscapes_id_map, gta5_id_map, synthia_id_map
+from dada.label_sets import cityscapes_id_map, gta5_id_map, synthia_id_map
 
 PAGE = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
 

@@ -15,17 +15,17 @@ from torch.utils._pytree import tree_leaves
 
 import dada
 from dada.command_line import load_cfg
+from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list, reset
 from dada.domain_adaptation import adversarial, contrastive_learning
 from dada.domain_adaptation.association import form
 from dada.domain_adaptation.objectives import METHODS, build_objective
-from dada.domain_adaptation.parallel import device as module
-from dada.domain_adaptation.parallel import distributed
-from dada.domain_adaptation.parallel.device import choose_device, find_device
-from dada.domain_adaptation.tools.release import write_release
-from dada.domain_adaptation.trainer import Trainer
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
+from dada.parallel import device as module
+from dada.parallel import distributed
+from dada.parallel.device import choose_device, find_device
+from dada.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "no GPU found (this torch has no CUDA): running on the CPU"

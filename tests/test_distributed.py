@@ -22,26 +22,26 @@ from tiny import TinyNetwork, random_batch, same, tiny_options
 from torch import nn
 
 from dada import config
+from dada.build import source_loader
 from dada.command_line import run_script
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.build import source_loader
-from dada.domain_adaptation.evaluation.tester import test as run_test
 from dada.domain_adaptation.objectives import Term, build_objective
-from dada.domain_adaptation.parallel import ranks
-from dada.domain_adaptation.parallel.distributed import processes
-from dada.domain_adaptation.parallel.joint_batch_norm import JointBatchNorm, join_batch_norms
-from dada.domain_adaptation.parallel.place import place
-from dada.domain_adaptation.parallel.ranks import joint_max, joint_mean, joint_sum
-from dada.domain_adaptation.self_training.teacher import Teacher
-from dada.domain_adaptation.trainer import Trainer, build_optimizer
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.domain_adaptation.teacher import Teacher
+from dada.evaluation.tester import evaluate_run as run_test
 from dada.model.batch_norm import convert_domain_batch_norm
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
+from dada.parallel import ranks
+from dada.parallel.distributed import processes
+from dada.parallel.joint_batch_norm import JointBatchNorm, join_batch_norms
+from dada.parallel.place import place
+from dada.parallel.ranks import joint_max, joint_mean, joint_sum
+from dada.runs import run_of
+from dada.training import trainer as trainer_module
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.trainer import Trainer, build_optimizer
 
 CPU = torch.device("cpu")
 K = 5
@@ -354,7 +354,7 @@ def test_a_test_of_two_processes_gives_the_report_of_one(pair, pairs, tmp_path):
 
 
 def _tested(pairs: list[str]) -> None:
-    from dada.domain_adaptation.evaluation import tester
+    from dada.evaluation import tester
 
     config.reset()
     cfg_from_list(pairs)

@@ -10,9 +10,9 @@ import yaml
 from pages import PAGES, ROOT, blocks, commands, run_here
 from tiny import tiny_options
 
-from dada import __version__, config_reference
-from dada.config import OPTIONS, flat_options
-from dada.option import Option
+from dada import __version__
+from dada.config import OPTIONS, flat_options, reference_page
+from dada.config.option import Option
 
 README = ROOT / "README.md"
 
@@ -81,18 +81,18 @@ def test_that_nothing_was_measured_on_a_gpu_is_said_once_or_no_more():
 
 def test_the_list_of_options_is_what_the_table_says():
     advice = "run python scripts/config_reference.py"
-    assert config_reference.PAGE.read_text(encoding="utf-8") == config_reference.reference(), advice
-    assert anchors(config_reference.PAGE) >= {config_reference.anchor(name) for name in flat_options()}
+    assert reference_page.PAGE.read_text(encoding="utf-8") == reference_page.reference(), advice
+    assert anchors(reference_page.PAGE) >= {reference_page.anchor(name) for name in flat_options()}
 
 
 def test_a_section_without_a_sentence_is_refused():
     with pytest.raises(ValueError, match=r"SECTIONS must name the sections.*\['NEW'\]"):
-        config_reference.reference({**OPTIONS, "NEW": {"KEY": Option(1, "A number.")}})
+        reference_page.reference({**OPTIONS, "NEW": {"KEY": Option(1, "A number.")}})
 
 
 def test_an_option_is_listed_with_all_that_is_known_of_it():
     options = {**OPTIONS, "WIDE": Option((1, 2), "Either | or, *.", unit="pixels", length=2, minimum=1, maximum=9)}
-    (row,) = [line for line in config_reference.reference(options).splitlines() if "`WIDE`" in line]
+    (row,) = [line for line in reference_page.reference(options).splitlines() if "`WIDE`" in line]
     assert row == r'| <a id="wide"></a>`WIDE` | `[1, 2]` | list of 2 int, 1 to 9; pixels | Either \| or, \*. |'
 
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny import TINY_NETWORK, random_batch
 
+from dada.build import build_network
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.evaluator import Predictor
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.step import Step
+from dada.evaluation.predictor import Predictor
 from dada.model import build_model, load_weights
 from dada.model.batch_norm import SOURCE, TARGET, DomainBatchNorm2d, select_domain, without_domain
 

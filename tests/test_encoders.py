@@ -12,22 +12,22 @@ from tiny import same
 from torch import nn
 
 import dada.torchvision_compat  # noqa: F401
+from dada.build import build_network
+from dada.commands.release import write_release
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.evaluation.windows import slide
 from dada.domain_adaptation.losses import upsample
-from dada.domain_adaptation.tools.release import write_release
-from dada.domain_adaptation.trainer import build_optimizer
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.evaluation.windows import slide
 from dada.model import build_model, load_weights
 from dada.model.layer_rates import blocks_above, is_decayed
 from dada.model.licences import check_licence, licence_of
 from dada.model.timm_encoder import TimmSegmenter, resized_to_multiple
 from dada.model.vit_encoder import VitSegmenter
 from dada.model.weight_files import read_weights
+from dada.runs import run_of
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.trainer import build_optimizer
 
 import timm  # isort: skip
 

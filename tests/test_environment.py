@@ -12,9 +12,9 @@ import torch
 from tiny import tiny_options
 
 from dada import __version__
+from dada.commands import environment as module
+from dada.commands.environment import environment, report
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.tools import environment as module
-from dada.domain_adaptation.tools.environment import environment, report
 
 ROOT = Path(__file__).parent.parent
 

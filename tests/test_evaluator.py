@@ -9,12 +9,13 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import TinyNetwork, random_batch
 
+from dada.build import eval_loader as build_eval_loader
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Batch
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.build import test_loader as build_test_loader
 from dada.domain_adaptation.contrastive_learning import spatial_aggregation
-from dada.domain_adaptation.evaluator import Evaluation, Predictor, evaluate, table, to_json
+from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
+from dada.evaluation.predictor import Predictor
+from dada.label_sets import label_set
 from dada.model.outputs import Outputs
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
@@ -336,7 +337,7 @@ def cityscapes(tmp_path):
 
 def evaluated(rule: str, num_classes: int = 16) -> Evaluation:
     cfg_from_list([f"TEST.CLASS_RULE={rule}", f"NUM_CLASSES={num_classes}"])
-    loader = build_test_loader(cfg, TORCHVISION_RGB)
+    loader = build_eval_loader(cfg, TORCHVISION_RGB)
     return evaluate(Predictor([Answer(num_classes)]), loader, label_set(num_classes), CPU, rule)
 
 
@@ -373,7 +374,7 @@ def test_images_and_labels_of_other_sizes_share_a_batch_size_and_are_all_counted
     for path in tmp_path.rglob("ulm_000001*.png"):
         Image.open(path).resize((16, 16), Image.Resampling.NEAREST).save(path)
     cfg_from_list(["TEST.KEEP_RATIO=True"])
-    batches = list(build_test_loader(cfg, TORCHVISION_RGB))
+    batches = list(build_eval_loader(cfg, TORCHVISION_RGB))
     assert [tuple(b.image.shape) for b in batches] == [(1, 3, 4, 8), (1, 3, 4, 4)]
     assert [tuple(b.label.shape) for b in batches] == [(1, 4, 8), (1, 16, 16)]
     assert evaluated("ignore").confusion.sum() == 8 + 16 * 4
@@ -381,5 +382,5 @@ def test_images_and_labels_of_other_sizes_share_a_batch_size_and_are_all_counted
 
 def test_images_enter_the_network_at_the_input_size_and_labels_keep_theirs(cityscapes):
     cfg_from_list(["TEST.INPUT_SIZE_TARGET=[12, 6]"])
-    batch = next(iter(build_test_loader(cfg, TORCHVISION_RGB)))
+    batch = next(iter(build_eval_loader(cfg, TORCHVISION_RGB)))
     assert batch.image.shape == (2, 3, 6, 12) and batch.label.shape == (2, 4, 8)

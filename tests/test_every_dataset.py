@@ -8,9 +8,9 @@ import pytest
 from layouts import HEIGHT, LAYOUTS, WIDTH, ids_of, random_rgb, save_ids, write_dataset
 from PIL import Image
 
-from dada.dataset import DATASETS, LABEL_SETS, Draw, TestTransform, TrainTransform, build_dataset
+from dada.dataset import DATASETS, LABEL_SETS, Draw, EvalTransform, TrainTransform, build_dataset
 
-PLAIN = TestTransform(lambda image: image.float())
+PLAIN = EvalTransform(lambda image: image.float())
 
 
 @pytest.fixture(params=sorted(LAYOUTS))

@@ -12,12 +12,12 @@ from browser import Browser, find_chromium
 from tiny import TINY_NETWORK, TinyNetwork
 
 from dada.config import cfg, plain_cfg
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.contrastive_learning import cycle_association, similarity
-from dada.domain_adaptation.explorer.page import explore, page
-from dada.domain_adaptation.explorer.pairs import Pair, View, datasets, read_pairs, view_of
-from dada.domain_adaptation.explorer.prepare import page_maps, prepare
-from dada.domain_adaptation.explorer.reduce import reduce, restore
+from dada.domain_adaptation.contrastive_learning import find_cycles, similarity
+from dada.explorer.cycle_page import explore, page
+from dada.explorer.pairs import Pair, View, datasets, read_pairs, view_of
+from dada.explorer.prepare import page_maps, prepare
+from dada.explorer.reduce import reduce, restore
+from dada.label_sets import label_set
 from dada.model import build_model
 from dada.normalization import TORCHVISION_RGB
 
@@ -90,7 +90,7 @@ def test_stored_cycles_are_those_of_the_definition():
     ):
         for n, alpha in enumerate((0.0, 0.3, 1.0)):
             options = {"metric": metric, "aggregate": alpha > 0, "alpha": alpha, "impl": "dense"}
-            cycles = cycle_association(source, target, pair.source.labels, **options)
+            cycles = find_cycles(source, target, pair.source.labels, **options)
             assert np.array_equal(arrays[f"{level} {n} target"], cycles.target_index[0])
             assert np.array_equal(arrays[f"{level} {n} source"], cycles.source_index[0])
             assert np.array_equal(arrays[f"{level} {n} closed"], cycles.closed[0])

@@ -11,8 +11,8 @@ import torch
 from tiny import TINY_NETWORK, TinyNetwork, untrained_snapshot
 
 import dada
-from dada.domain_adaptation.tools import export as export_module
-from dada.domain_adaptation.tools.export import Exportable, export
+from dada.commands import export as export_module
+from dada.commands.export import Exportable, export
 from dada.model import build_model
 from dada.model.batch_norm import SOURCE, select_domain
 from dada.normalization import CAFFE_BGR

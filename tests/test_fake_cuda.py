@@ -22,8 +22,8 @@ from gpu_work import STEPS, TESTS, works
 
 TESTS_FOLDER = Path(__file__).resolve().parent
 
-TRAINER = "domain_adaptation/trainer.py"
-EVALUATION = "domain_adaptation/evaluation"
+TRAINER = "training/trainer.py"
+EVALUATION = "evaluation"
 
 
 def intended_waits(name: str) -> Counter[str]:
@@ -45,17 +45,17 @@ def intended_waits(name: str) -> Counter[str]:
 
 # A batch: whether all predictions are classes, which pixels are labelled (twice), bincount's own look at the largest; the counts.
 EVALUATED = Counter(
-    {f"{EVALUATION}/metrics.py confusion_matrix": 4, "domain_adaptation/evaluator.py evaluate": 1}
+    {f"{EVALUATION}/metrics.py confusion_matrix": 4, "evaluation/evaluator.py evaluate": 1}
 )
 OTHERS = {
     "prediction": Counter({"segmenter.py own_size": 6}),  # of two images: ids, confidence, probabilities
     "criteria": Counter({
         f"{EVALUATION}/criteria.py label_free_criteria": 3,  # at the end of all images
     }),
-    "closure": Counter({"domain_adaptation/cycles/closure.py cycle_closure": 5}),
+    "closure": Counter({"evaluation/cycle_closure.py cycle_closure": 5}),
     "export": Counter(),
     "batch norm statistics": Counter({"model/timm_encoder.py forward": 34}),  # torch reads the count of each layer for a plain mean
-    "check before saving": Counter({"domain_adaptation/training/post_mortem.py not_finite": 4}),  # one a tensor of the network
+    "check before saving": Counter({"training/post_mortem.py not_finite": 4}),  # one a tensor of the network
 }  # fmt: skip
 
 

@@ -13,21 +13,21 @@ from torch import nn
 
 from dada import config
 from dada.command_line import run_script
+from dada.commands.replay import replay, report
 from dada.config import cfg, cfg_from_dict, cfg_from_list
-from dada.dataset import SYNTHIA, Draw, TestTransform, step_loader
+from dada.dataset import SYNTHIA, Draw, EvalTransform, step_loader
 from dada.domain_adaptation import objectives
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer
-from dada.domain_adaptation.training import bad_files, memory
-from dada.domain_adaptation.training import loop as training_module
-from dada.domain_adaptation.training.bad_files import BadFiles, TooManyBadFiles
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.memory import OutOfMemory, explain_out_of_memory
-from dada.domain_adaptation.training.post_mortem import read_post_mortem
-from dada.domain_adaptation.training.replay import replay, report
-from dada.domain_adaptation.training.runs import run_of
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training import bad_files, memory
+from dada.training import loop as training_module
+from dada.training import trainer as trainer_module
+from dada.training.bad_files import BadFiles, TooManyBadFiles
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.memory import OutOfMemory, explain_out_of_memory
+from dada.training.post_mortem import read_post_mortem
+from dada.training.trainer import NonFiniteLoss, Trainer
 
 
 class SmallNetwork(TinyNetwork):
@@ -210,7 +210,7 @@ def test_the_script_tells_by_its_exit_code_whether_the_failure_is_reproduced(exp
 
 # --- files that cannot be read -------------------------------------------------------------------------------
 
-PLAIN = TestTransform(TORCHVISION_RGB, size=(128, 64))
+PLAIN = EvalTransform(TORCHVISION_RGB, size=(128, 64))
 
 
 @pytest.fixture

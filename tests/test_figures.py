@@ -7,11 +7,10 @@ from PIL import Image
 from tiny import TinyNetwork
 
 from dada.dataset import Sample
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
-from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.figures.panels import draw_panel, predict_labels
-from dada.domain_adaptation.figures.style import save_figure
+from dada.evaluation.predictor import Predictor
+from dada.figures.panels import draw_panel, predict_labels
+from dada.figures.style import save_figure
+from dada.label_sets import OTHER_LABEL, label_set
 from dada.normalization import TORCHVISION_RGB
 
 

@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from tiny import TINY_NETWORK
 
+from dada.build import build_network, source_loader
 from dada.config import cfg, cfg_from_file, cfg_from_list
-from dada.dataset import Draw, Folder, TestTransform, build_dataset, step_loader
-from dada.dataset.files import LabelIdError
+from dada.dataset import Draw, EvalTransform, Folder, build_dataset, step_loader
+from dada.dataset.image_files import LabelIdError
 from dada.dataset.masks import parse_color
 from dada.dataset.own_classes import distinct_colors, own_classes
 from dada.dataset.pairing import Pattern
-from dada.domain_adaptation.build import build_network, source_loader
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.runs import run_of
+from dada.training.loop import train
 
 CLASSES = own_classes(("grass", "trunk", "apple"), ((0, 160, 0), (120, 80, 40), (200, 0, 30)))
 UNLABELLED = (9, 9, 9)
@@ -32,7 +32,7 @@ def raw_pixels(image):
     return image.float()
 
 
-PLAIN = TestTransform(raw_pixels)
+PLAIN = EvalTransform(raw_pixels)
 
 
 def truth(number):

@@ -21,17 +21,17 @@ from dada.domain_adaptation import contrastive_learning
 from dada.domain_adaptation.association import (
     aggregation,
     check,
-    cycles,
+    cycle_search,
     form,
-    loss,
     operators,
     pixels,
     products,
+    streamed_loss,
     tiles,
 )
 from dada.domain_adaptation.contrastive_learning import (
-    association_loss,
-    cycle_association,
+    cycle_association_loss,
+    find_cycles,
 )
 from dada.matmul_precision import full_float32_products
 
@@ -85,7 +85,7 @@ def said(caplog):
 def test_the_static_schedule_is_the_dense_form_on_any_shape(small, static, uncompiled):
     (source, target, labels), options = small
     assert_same(source, target, labels, 1e-9, impl="fused", **options)
-    got, want = (cycle_association(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
+    got, want = (find_cycles(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
     assert all(map(torch.equal, got, want))
 
 
@@ -112,9 +112,9 @@ def test_the_static_schedule_never_looks_at_a_value(metric):
     source, target, labels = random_case(0, 2, 5, (5, 6), (6, 4), metric)
 
     def everything(choice):
-        j, back, usable = loss.ways(source, target, metric, choice)
+        j, back, usable = streamed_loss.ways(source, target, metric, choice)
         weights = usable.to(source.dtype)
-        results = loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), choice)
+        results = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), choice)
         mixed, *softmax = aggregation.aggregate(target, metric, 0.5, choice)
         grad = aggregation.aggregate_backward(target, mixed, *softmax, mixed, metric, 0.5, choice)
         return *results, grad, j, back, usable
@@ -174,7 +174,7 @@ def test_ties_zero_vectors_and_open_cycles_with_traced_epilogues(metric, static,
     )
     labels = torch.randint(0, 3, (2, 5, 7), generator=g)
     options = {"metric": metric, "aggregate": False}
-    got, want = (cycle_association(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
+    got, want = (find_cycles(source, target, labels, impl=i, **options) for i in ("fused", "dense"))
     assert all(map(torch.equal, got, want))  # products are exact: many equal maxima, also across tiles
     assert_same(source, target, labels, 1e-9, impl="fused", **options)
     if metric == "cos":
@@ -257,7 +257,7 @@ def all_kinds(metrics, dtypes):
     for metric, dtype, sizes in itertools.product(metrics, dtypes, sizes):
         case = random_case(0, 1, 5, *sizes, metric, dtype=dtype)
         run(*case, metric=metric, impl="fused")
-        association_loss(*case, metric=metric, impl="fused")
+        cycle_association_loss(*case, metric=metric, impl="fused")
 
 
 def test_each_kind_of_epilogue_is_compiled_once_for_each_setting_of_products(static, monkeypatch, caplog):
@@ -355,7 +355,7 @@ def test_auto_refuses_kernels_that_err_in_one_row(
             results = changed, *results[1:]
         return results
 
-    for user in (tiles, aggregation, cycles):
+    for user in (tiles, aggregation, cycle_search):
         if hasattr(user, name):
             monkeypatch.setattr(user, name, wrong)
     case = random_case(0, 2, 5, (5, 6), (6, 4), metric, dtype=torch.float32)
@@ -412,11 +412,11 @@ def test_nothing_is_checked_and_nothing_new_trusted_without_values(like_cuda, ea
         fake = mode.from_tensor(x)
         assert not check.auto_takes_fused(fake, "cos")
     case = random_case(3, 1, 3, (3, 4), (4, 3), "cos", dtype=torch.float32)
-    step = torch.compile(lambda *x: association_loss(*x).loss, backend="eager", fullgraph=True)
-    torch.testing.assert_close(step(*case), association_loss(*case, impl="dense").loss)
+    step = torch.compile(lambda *x: cycle_association_loss(*x).loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(step(*case), cycle_association_loss(*case, impl="dense").loss)
     assert not check._passed
     assert check.auto_takes_fused(x, "cos") and check.auto_takes_fused(fake, "cos")
-    torch.testing.assert_close(step(*case), association_loss(*case, impl="dense").loss)
+    torch.testing.assert_close(step(*case), cycle_association_loss(*case, impl="dense").loss)
 
 
 # ---- sizes for a GPU -----------------------------------------------------------------------------
@@ -481,11 +481,11 @@ class Model(torch.nn.Module):
         source, target = self.convolution(source), self.convolution(target)
         if self.options["metric"] == "kl":
             source, target = source.softmax(1), target.softmax(1)
-        result = association_loss(source, target, labels, **self.options)
+        result = cycle_association_loss(source, target, labels, **self.options)
         return (
             3 * result.loss,
             result.closed,
-            cycle_association(source, target, labels, **self.options).closed,
+            find_cycles(source, target, labels, **self.options).closed,
         )
 
 
@@ -521,7 +521,7 @@ def test_backward_of_a_compiled_model_may_be_called_again(metric, uncompiled):
 
     @torch.compile(backend="aot_eager", fullgraph=True)
     def step(x, y):
-        return association_loss(x, y, labels, metric=metric, impl="fused").loss
+        return cycle_association_loss(x, y, labels, metric=metric, impl="fused").loss
 
     value = step(source, target)
     first, second = (torch.autograd.grad(f * value, source, retain_graph=True)[0] for f in (1, -2))
@@ -535,7 +535,7 @@ def test_activation_checkpointing_recomputes_the_same(metric, static, uncompiled
     source.requires_grad_(), target.requires_grad_()
     for reentrant in (False, True):
         value = torch.utils.checkpoint.checkpoint(
-            lambda s, t: 3 * association_loss(s, t, labels, impl="fused", metric=metric).loss,
+            lambda s, t: 3 * cycle_association_loss(s, t, labels, impl="fused", metric=metric).loss,
             source,
             target,
             use_reentrant=reentrant,
@@ -551,7 +551,7 @@ def test_activation_checkpointing_recomputes_the_same(metric, static, uncompiled
 def test_a_second_derivative_is_refused(uncompiled):
     source, target, labels = random_case(0, 1, 4, (3, 4), (4, 3), "cos")
     source.requires_grad_(), target.requires_grad_()
-    value = association_loss(source, target, labels, impl="fused").loss.square()
+    value = cycle_association_loss(source, target, labels, impl="fused").loss.square()
     grad, _ = torch.autograd.grad(value, (source, target), create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         grad.sum().backward()
@@ -652,7 +652,7 @@ def test_half_products_move_gradients_by_their_rounding(halves, metric, monkeypa
                 patch.setattr(module, "rounded_to_half", lambda x: x.dtype is torch.bfloat16)
             yield
 
-    monkeypatch.setattr(cycles, "full_float32_products", full)
+    monkeypatch.setattr(cycle_search, "full_float32_products", full)
     source, target, labels = random_case(0, 1, 64, (20, 20), (19, 21), metric)
     source, target = source.float(), target.float()
     # Not aggregated, the cycles are those of the maps as they are: none may differ.

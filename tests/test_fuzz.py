@@ -32,20 +32,20 @@ from safetensors.torch import save_file
 
 from dada import config
 from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
-from dada.dataset import files, storage
-from dada.dataset.label_sets import label_set_from_info
+from dada.dataset import image_files, storage
 from dada.dataset.mapillary import _names_in
 from dada.dataset.masks import read_color_numbers
-from dada.domain_adaptation.training.checkpoint import (
+from dada.label_sets import label_set_from_info
+from dada.model.weight_files import read_weights
+from dada.training.checkpoint import (
     check_unchanged,
     find_checkpoint,
     fixed_options,
     must_fit,
     read_checkpoint,
 )
-from dada.domain_adaptation.training.post_mortem import read_post_mortem
-from dada.domain_adaptation.training.rng import rng_state, set_rng_state
-from dada.model.weight_files import read_weights
+from dada.training.post_mortem import read_post_mortem
+from dada.training.rng import rng_state, set_rng_state
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 20  # for one file; the slowest takes one
@@ -207,7 +207,7 @@ PICTURES = [
 def test_a_picture_is_read_or_refused(tmp_path, content):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    for read in (files.read_image, files.read_label_ids, files.read_inverse_depth, read_color_numbers):
+    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
         read_or_refused(lambda: read(path), path)
 
 
@@ -226,7 +226,7 @@ def promising(width: int, height: int, bits: int, color: int) -> bytes:
 def test_a_picture_that_promises_too_many_pixels_is_refused(tmp_path, size, kind):
     path = tmp_path / "bomb.png"
     path.write_bytes(promising(*size, *kind))
-    for read in (files.read_image, files.read_label_ids, files.read_inverse_depth, read_color_numbers):
+    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
         assert read_or_refused(lambda: read(path), path) is None
 
 
@@ -239,7 +239,7 @@ def test_a_picture_runs_no_other_program(tmp_path, monkeypatch):
     path = tmp_path / "image.png"
     path.write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n%%EndComments\nshowpage\n%%EOF\n")
     with pytest.raises(ValueError, match=f"cannot read {path} .*EPS and other formats are not read"):
-        files.read_image(path)
+        image_files.read_image(path)
     assert not trace.exists()
 
 
@@ -268,7 +268,7 @@ def test_an_archive_is_read_or_refused(tmp_path, content):
     for name in found or ():
         read_or_refused(lambda: storage.read_bytes(path / name), path)
         if name.endswith(".png"):
-            read_or_refused(lambda: files.read_image(path / name), path)
+            read_or_refused(lambda: image_files.read_image(path / name), path)
 
 
 def patched(content: bytes, size: int) -> bytes:
@@ -303,25 +303,25 @@ LISTS = ["a.png\nb.png b_label.png\n# c\n".encode(), "Straße 1.png\tmask.png\n"
 def test_a_list_is_read_or_refused(tmp_path, content):
     path = tmp_path / "list.txt"
     path.write_bytes(content)
-    rows = read_or_refused(lambda: files.read_list(path, "DATA_LIST_SOURCE"), path)
+    rows = read_or_refused(lambda: image_files.read_list(path, "DATA_LIST_SOURCE"), path)
     for row in rows or ():
         assert len(row) in (1, 2) and not any("\0" in field for field in row)
         image = tmp_path / row[0]
         if not storage.exists(image):
             with pytest.raises(FileNotFoundError):
-                files.read_image(image)
+                image_files.read_image(image)
 
 
 def test_a_list_says_what_is_wrong_with_it_and_where(tmp_path):
     path = tmp_path / "list.txt"
     path.write_bytes(b"a.png\nb\0.png\n")
     with pytest.raises(ValueError, match=f"{path}, line 2 holds a zero byte"):
-        files.read_list(path, "DATA_LIST_SOURCE")
+        image_files.read_list(path, "DATA_LIST_SOURCE")
     path.write_bytes("ä.png\n".encode("latin-1"))
     with pytest.raises(ValueError, match=f"{path} is no text in UTF-8 .*at byte 0.: save it again as UTF-8"):
-        files.read_list(path, "DATA_LIST_SOURCE")
+        image_files.read_list(path, "DATA_LIST_SOURCE")
     path.write_bytes("\ufeffa.png\n".encode())  # as some editors on Windows begin a file
-    assert files.read_list(path, "DATA_LIST_SOURCE") == [["a.png"]]
+    assert image_files.read_list(path, "DATA_LIST_SOURCE") == [["a.png"]]
 
 
 CONFIGURATIONS = [path.read_bytes() for path in sorted((ROOT / "configs").glob("*.yml"))[:6]]

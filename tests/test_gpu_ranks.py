@@ -7,7 +7,7 @@ import torch
 import torch.distributed as dist
 from tiny import TinyNetwork
 
-from dada.domain_adaptation.parallel import distributed
+from dada.parallel import distributed
 
 pytestmark = pytest.mark.gpu
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import untrained_snapshot
 
-from dada.domain_adaptation.tools.export import TOLERANCE, export
+from dada.commands.export import TOLERANCE, export
 from dada.segmenter import Segmenter
 
 pytestmark = pytest.mark.gpu

@@ -12,11 +12,11 @@ from tiny import TINY_NETWORK, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.objectives import METHODS
-from dada.domain_adaptation.trainer import build_trainer
-from dada.domain_adaptation.training.prefetch import Prefetcher
-from dada.domain_adaptation.training.rng import rng_state, seed_all, set_rng_state
 from dada.model import build_model
 from dada.model.compiling import compile_network
+from dada.training.prefetch import Prefetcher
+from dada.training.rng import rng_state, seed_all, set_rng_state
+from dada.training.trainer import build_trainer
 
 pytestmark = pytest.mark.gpu
 

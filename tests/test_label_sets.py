@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from dada.dataset import label_sets
-from dada.dataset.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
+from dada import label_sets
+from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 SYNTHIA_NAMES = {  # id in the file: the class that a person would call it
     1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car",

@@ -11,19 +11,20 @@ from PIL import Image
 from tiny import TinyNetwork
 from torch import nn
 
+from dada import build
+from dada.build import build_network, source_loader, target_loader
 from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.dataset import IGNORE_LABEL, LabelSet, TrainTransform
-from dada.dataset.label_sets import cityscapes_id_map, label_set, synthia_id_map
-from dada.domain_adaptation import build
-from dada.domain_adaptation.build import build_network, source_loader, target_loader
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.legacy import RepeatingSGD, number_as_plca, plca_order, times_listed
+from dada.dataset.plca_numbering import number_as_plca, plca_order
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.trainer import build_optimizer
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of, save_snapshot
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.label_sets import cityscapes_id_map, label_set, synthia_id_map
 from dada.model import build_model
 from dada.normalization import CAFFE_BGR
+from dada.runs import run_of, save_snapshot
+from dada.training.loop import train
+from dada.training.repeating_sgd import RepeatingSGD, times_listed
+from dada.training.trainer import build_optimizer
 
 INDEX = json.loads((GOLDEN / "models_index.json").read_text())
 NETWORKS = {  # case of the golden files: name of the network, options
@@ -279,9 +280,9 @@ def test_a_network_in_plcas_order_is_plcas_and_not_mistaken_for_ours(tiny_cfg, t
 
 
 def test_predictions_are_scored_by_name_in_plcas_order(tiny_cfg):
-    plain = build.test_loader(cfg, CAFFE_BGR).dataset
+    plain = build.eval_loader(cfg, CAFFE_BGR).dataset
     cfg.LEGACY.PLCA_CLASS_ORDER = True
-    ordered = build.test_loader(cfg, CAFFE_BGR).dataset
+    ordered = build.eval_loader(cfg, CAFFE_BGR).dataset
     ours, plcas = plain[0].label, ordered[0].label
     assert torch.equal(ours == IGNORE_LABEL, plcas == IGNORE_LABEL)
     for train_id in ours.unique().tolist():

@@ -5,14 +5,14 @@ import pytest
 from layouts import MAPILLARY_NAMES, save_ids, save_image, write_mapillary_config
 from PIL import Image
 
+from dada.build import eval_loader as build_eval_loader
+from dada.build import target_loader
 from dada.config import cfg, cfg_from_list
-from dada.dataset import LABEL_SETS, Mapillary, TestTransform, TrainTransform
+from dada.dataset import LABEL_SETS, EvalTransform, Mapillary, TrainTransform
 from dada.dataset.mapillary import NAMES_OF_V1_2, mapillary_id_map
-from dada.domain_adaptation.build import target_loader
-from dada.domain_adaptation.build import test_loader as build_test_loader
-from dada.domain_adaptation.evaluation.metrics import OTHER_LABEL
+from dada.label_sets import OTHER_LABEL
 
-PLAIN = TestTransform(lambda image: image.float())
+PLAIN = EvalTransform(lambda image: image.float())
 IDS = np.arange(5 * 4).reshape(4, 5) % 5  # one id for each of MAPILLARY_NAMES
 SEVEN, NINETEEN = LABEL_SETS[7].names, LABEL_SETS[19].names
 
@@ -159,11 +159,11 @@ def test_images_of_any_shape_become_one_size_and_keep_theirs(tmp_path, size):
 
 def test_in_a_test_the_label_keeps_its_resolution():
     label = Image.new("L", (30, 9), 0)
-    views = TestTransform(lambda x: x.float(), (16, 8), pad=True)(Image.new("RGB", (30, 9), (9, 9, 9)), label)
+    views = EvalTransform(lambda x: x.float(), (16, 8), pad=True)(Image.new("RGB", (30, 9), (9, 9, 9)), label)
     assert views.image.shape == (3, 8, 16) and views.label.shape == (15, 30)
     assert (views.label[:9] == 0).all() and (views.label[9:] == 255).all()
     with pytest.raises(ValueError, match="keep_ratio and pad"):
-        TestTransform(lambda x: x, (16, 8), pad=True, keep_ratio=True)
+        EvalTransform(lambda x: x, (16, 8), pad=True, keep_ratio=True)
 
 
 def test_a_fitted_image_has_no_crop_and_no_other_size():
@@ -198,7 +198,7 @@ def test_a_run_squashes_no_image(configured, legacy):
 @pytest.mark.parametrize("num_classes, others", [(19, []), (16, ["on-rails", "terrain", "truck"]), (7, [])])
 def test_the_class_rule_counts_classes_of_the_19_that_are_not_trained(configured, num_classes, others):
     cfg_from_list([f"NUM_CLASSES={num_classes}", "TEST.CLASS_RULE=count", "TEST.SET_TARGET=val"])
-    loader = build_test_loader(configured, lambda image: image.float())
+    loader = build_eval_loader(configured, lambda image: image.float())
     counted = np.flatnonzero(loader.dataset.id_map == OTHER_LABEL)
     assert sorted(NAMES_OF_V1_2[i].split("--")[-1] for i in counted) == others
     assert {tuple(batch.label.shape) for batch in loader} == {(1, 22, 30), (1, 25, 33), (1, 22, 29)}
@@ -207,5 +207,5 @@ def test_the_class_rule_counts_classes_of_the_19_that_are_not_trained(configured
 def test_the_version_is_an_option(v2):
     cfg_from_list(["TARGET=Mapillary", f"DATA_DIRECTORY_TARGET={v2}", "NUM_CLASSES=7", "MAPILLARY_VERSION=v2.0"])
     cfg_from_list(["TEST.SET_TARGET=validation", "NUM_WORKERS=0"])
-    dataset = build_test_loader(cfg, lambda image: image.float()).dataset
+    dataset = build_eval_loader(cfg, lambda image: image.float()).dataset
     assert dataset.version == "v2.0" and dataset.class_names == MAPILLARY_NAMES

@@ -11,15 +11,12 @@ from tiny import TinyNetwork, untrained_snapshot
 from torch import Tensor
 
 import dada
+from dada import build
 from dada import matmul_precision as module
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation import build, contrastive_learning
+from dada.domain_adaptation import contrastive_learning
 from dada.domain_adaptation.association import pixels
-from dada.domain_adaptation.evaluator import Predictor
-from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
+from dada.evaluation.predictor import Predictor
 from dada.matmul_precision import (
     EXACT,
     PLAIN,
@@ -32,6 +29,10 @@ from dada.matmul_precision import (
     products_of,
 )
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.trainer import Trainer
 
 ONEDNN = Products("medium", "medium", "float32 by oneDNN")
 BFLOAT16 = 2e-3  # the error of factors that are rounded to it
@@ -261,7 +262,7 @@ def settings_of_steps(monkeypatch):
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
     monkeypatch.setattr(
-        "dada.domain_adaptation.trainer.build_network", lambda cfg, weights: TinyNetwork(cfg.NUM_CLASSES)
+        "dada.training.trainer.build_network", lambda cfg, weights: TinyNetwork(cfg.NUM_CLASSES)
     )
     monkeypatch.setattr(TinyNetwork, "normalization", TORCHVISION_RGB, raising=False)
     cfg_from_list(["TRAIN.MAX_ITERS=3", "TRAIN.CHECKPOINT_EVERY=1"])

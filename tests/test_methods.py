@@ -13,8 +13,8 @@ from dada.config import cfg, cfg_from_file, cfg_from_list
 from dada.domain_adaptation import losses
 from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.trainer import Trainer, build_optimizer
 from dada.model import build_model
+from dada.training.trainer import Trainer, build_optimizer
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -8,13 +8,9 @@ import pytest
 import torch
 from golden_cases import assert_close_relative, golden_cases
 
-from dada.domain_adaptation.evaluation.metrics import (
-    OTHER_LABEL,
-    confusion_matrix,
-    iou,
-    mean_iou,
-)
 from dada.domain_adaptation.losses import upsample
+from dada.evaluation.metrics import confusion_matrix, iou, mean_iou
+from dada.label_sets import OTHER_LABEL
 
 
 def iou_by_sets(labels, predictions, c, exists):

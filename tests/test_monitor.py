@@ -8,12 +8,12 @@ import torch
 from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.cycles.term import association_term
+from dada.domain_adaptation.association_term import association_term
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.training import drawing as log_figures
-from dada.domain_adaptation.training.monitor import Monitor
+from dada.label_sets import label_set
 from dada.normalization import TORCHVISION_RGB
+from dada.training import drawing as log_figures
+from dada.training.monitor import Monitor
 
 
 class CountingNetwork(TinyNetwork):

@@ -15,13 +15,13 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset import SegmentationDataset
-from dada.dataset.label_sets import label_set
 from dada.domain_adaptation import adversarial, contrastive_learning, losses
 from dada.domain_adaptation.association import form
 from dada.domain_adaptation.objectives import METHODS, build_objective
-from dada.domain_adaptation.trainer import Trainer
+from dada.label_sets import label_set
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
+from dada.training.trainer import Trainer
 
 META = torch.device("meta")
 

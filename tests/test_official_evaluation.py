@@ -5,10 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
+from dada.build import eval_loader as build_eval_loader
 from dada.config import cfg, cfg_from_list
-from dada.dataset.label_sets import LABEL_SETS, cityscapes_id_map
-from dada.domain_adaptation.build import test_loader as build_test_loader
-from dada.domain_adaptation.evaluator import evaluate
+from dada.evaluation.evaluator import evaluate
+from dada.label_sets import LABEL_SETS, cityscapes_id_map
 from dada.normalization import TORCHVISION_RGB
 
 official = pytest.importorskip(
@@ -44,7 +44,7 @@ def compared(city, tmp_path, monkeypatch):
         f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}", "NUM_CLASSES=19", "NUM_WORKERS=0", "GPU_ID=-1",
         "TEST.INPUT_SIZE_TARGET=[128, 64]",
     ])  # fmt: skip
-    loader = build_test_loader(cfg, TORCHVISION_RGB)
+    loader = build_eval_loader(cfg, TORCHVISION_RGB)
     guess = Guess(loader.dataset)
     ours = evaluate(guess, loader, loader.dataset.classes, torch.device("cpu"))
 

@@ -12,16 +12,16 @@ from layouts import LAYOUTS, MAPILLARY_NAMES, save_ids, save_image, write_datase
 from PIL import Image
 from tiny import same, tiny_options
 
+from dada import build
+from dada.build import source_loader, target_loader
+from dada.commands.pack_dataset import check, pack
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Draw, packed, storage
 from dada.dataset.rare_classes import class_counts
-from dada.domain_adaptation import build
-from dada.domain_adaptation.build import source_loader, target_loader
-from dada.domain_adaptation.tools.packing import check, pack
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import run_of
 from dada.files import write_whole
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training.loop import train
 
 # Sizes for images of 20x12: each way in which a training comes to one size, then random sizes.
 SHRUNK = ["TRAIN.INPUT_SIZE_SOURCE=[10, 7]", "DATA_TRANSFORM.FLIP=0.5", "DATA_TRANSFORM.COLOR_JITTER=0.2"]
@@ -122,7 +122,7 @@ def test_the_target_is_packed_for_training_without_labels_and_for_the_test_with_
     cfg_from_list(["DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False", "TRAIN.INPUT_SIZE_TARGET=[64, 40]"])
 
     def read():
-        tested, trained = build.test_loader(cfg, TORCHVISION_RGB), target_loader(cfg, TORCHVISION_RGB, steps=3)
+        tested, trained = build.eval_loader(cfg, TORCHVISION_RGB), target_loader(cfg, TORCHVISION_RGB, steps=3)
         return [tuple(batch) for loader in (trained, tested) for batch in loader]
 
     wanted = read()
@@ -263,7 +263,7 @@ def test_a_full_disk_leaves_the_older_copy_whole(copy, monkeypatch):
     def full(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("dada.domain_adaptation.tools.packing._append", full)
+    monkeypatch.setattr("dada.commands.pack_dataset._append", full)
     with pytest.raises(OSError, match=r"no space left to write .*packed\.bin"):
         pack(cfg, "source", copy, overwrite=True)
     assert {path.name: path.read_bytes() for path in copy.iterdir()} == before

@@ -10,8 +10,8 @@ from PIL import Image
 from tiny import untrained_snapshot
 
 import dada
-from dada.domain_adaptation.tools import predict
-from dada.domain_adaptation.tools.predict import find_inputs, predict_files
+from dada.commands import predict
+from dada.commands.predict import find_inputs, predict_files
 
 
 @pytest.fixture(scope="module")

@@ -7,15 +7,15 @@ import torch
 from tiny import TinyNetwork, random_batch, same
 
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training import loop as training_module
-from dada.domain_adaptation.training.bad_files import BadFiles
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.prefetch import Prefetcher, paired
-from dada.domain_adaptation.training.runs import run_of
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training import loop as training_module
+from dada.training import trainer as trainer_module
+from dada.training.bad_files import BadFiles
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.prefetch import Prefetcher, paired
+from dada.training.trainer import Trainer
 
 CPU = torch.device("cpu")
 

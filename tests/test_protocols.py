@@ -7,8 +7,8 @@ from tiny import tiny_options
 
 from dada import config
 from dada.config import ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg
-from dada.domain_adaptation.evaluation.tester import protocol
-from dada.protocols import OPTIONS_OF_A_PROTOCOL, PROTOCOLS, describe, short
+from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, PROTOCOLS, describe, short
+from dada.evaluation.tester import protocol
 
 
 def value_of(option):

@@ -9,10 +9,10 @@ from PIL import Image
 from tiny import TINY_NETWORK
 
 from dada.config import cfg_from_list, plain_cfg
-from dada.dataset.label_sets import cityscapes_id_map
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.training.runs import run_of, save_snapshot
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.label_sets import cityscapes_id_map
 from dada.model import build_model
+from dada.runs import run_of, save_snapshot
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,15 @@ import pytest
 import torch
 
 from dada import config
+from dada.build import build_network
 from dada.command_line import add_cfg_flags, load_cfg
+from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.tools.release import write_release
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import file_hash, find_snapshots, run_of
+from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import build_model
 from dada.model.weight_files import read_weights
+from dada.runs import file_hash, find_snapshots, run_of
+from dada.training.loop import train
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ import torch
 import yaml
 from browser import Browser, find_chromium
 
+from dada.build import build_network
 from dada.config import cfg, cfg_from_list, plain_cfg, reset
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.evaluation.reports import read_report
-from dada.domain_adaptation.evaluation.tester import protocol
-from dada.domain_adaptation.evaluator import Evaluation, to_json
-from dada.domain_adaptation.report.groups import (
+from dada.evaluation.evaluator import Evaluation, to_json
+from dada.evaluation.reports import read_report
+from dada.evaluation.tester import protocol
+from dada.label_sets import label_set
+from dada.report.comparison_page import page, write_page
+from dada.report.groups import (
     Value,
     best,
     classes_of_groups,
@@ -26,11 +27,10 @@ from dada.domain_adaptation.report.groups import (
     differing_protocols,
     group_runs,
 )
-from dada.domain_adaptation.report.page import page, write_page
-from dada.domain_adaptation.report.pictures import columns
-from dada.domain_adaptation.report.plots import plot, tags_of
-from dada.domain_adaptation.report.runs import find_runs
-from dada.domain_adaptation.training.runs import run_of, save_snapshot
+from dada.report.plots import plot, tags_of
+from dada.report.prediction_grid import columns
+from dada.report.run_records import find_runs
+from dada.runs import run_of, save_snapshot
 
 
 def confusion(hits: int, size: int = 16) -> torch.Tensor:

@@ -23,25 +23,25 @@ from tiny import TinyNetwork, same, tiny_options
 from torch import nn
 
 from dada import config
+from dada.build import build_network
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.objectives import METHODS
-from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training.checkpoint import (
+from dada.model.discriminator import FCDiscriminator
+from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training import trainer as trainer_module
+from dada.training.checkpoint import (
     DamagedCheckpoint,
     checkpoints,
     find_checkpoint,
     read_checkpoint,
     save_checkpoint,
 )
-from dada.domain_adaptation.training.lock import RunInUse, lock
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.rng import rng_state, seed_all, set_rng_state
-from dada.domain_adaptation.training.runs import run_of
-from dada.model.discriminator import FCDiscriminator
-from dada.normalization import TORCHVISION_RGB
+from dada.training.lock import RunInUse, lock
+from dada.training.loop import train
+from dada.training.rng import rng_state, seed_all, set_rng_state
+from dada.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -266,7 +266,7 @@ def test_fifty_kills_at_any_time_change_nothing(tiny_cfg, city, tmp_path, method
     ]  # fmt: skip
     folder = tmp_path / "runs/snapshots/tiny"
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dada.domain_adaptation.trainer", "dada.model.timm_encoder"])
+    context.set_forkserver_preload(["dada.training.trainer", "dada.model.timm_encoder"])
     chance = random.Random(0)
     for _ in range(50):
         before = checkpoints(folder)[-1:]

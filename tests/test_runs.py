@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from dada.config import cfg, cfg_from_list, plain_cfg
-from dada.domain_adaptation.training.runs import file_hash, find_snapshots, run_of, save_snapshot, set_aside
+from dada.runs import file_hash, find_snapshots, run_of, save_snapshot, set_aside
 
 
 def test_a_run_without_name_is_called_after_what_it_does():

@@ -5,7 +5,7 @@ import pytest
 import torch
 from golden_cases import golden_cases
 
-from dada.domain_adaptation.training.schedule import PolySchedule, poly_lr
+from dada.training.schedule import PolySchedule, poly_lr
 
 
 def optimizer_of(*rates):

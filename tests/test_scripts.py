@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tiny import tiny_options
 
-from dada.domain_adaptation.tools import demo as demo_module
+from dada.commands import demo as demo_module
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,16 +12,15 @@ from PIL import Image
 from tiny import TINY_NETWORK, tiny_options, untrained_snapshot
 
 import dada
-from dada import config
+from dada import build, config
+from dada.commands import release
+from dada.commands.release import write_release
 from dada.config import cfg, cfg_from_list, plain_cfg
-from dada.dataset.label_sets import label_set
-from dada.domain_adaptation import build
-from dada.domain_adaptation.evaluation.tester import load_predictor
-from dada.domain_adaptation.tools import release
-from dada.domain_adaptation.tools.release import write_release
-from dada.domain_adaptation.training.runs import file_hash
+from dada.evaluation.tester import load_predictor
+from dada.label_sets import label_set
 from dada.model import build_model
 from dada.model.batch_norm import DomainBatchNorm2d
+from dada.runs import file_hash
 from dada.segmenter import Prediction
 
 CPU = torch.device("cpu")
@@ -67,7 +66,7 @@ def test_predictions_are_those_of_the_test(options, city, tmp_path):
     made = dada.Segmenter.from_checkpoint(path, device="cpu")
     cfg_from_list([*tiny_options(city, tmp_path / "runs"), *options])
     predictor = load_predictor(cfg, [path], CPU)
-    loader = build.test_loader(cfg, predictor.networks[0].normalization)
+    loader = build.eval_loader(cfg, predictor.networks[0].normalization)
     for item, batch in zip(loader.dataset.items, loader):
         wanted = predictor(batch.image, tuple(batch.label.shape[-2:]))[0]
         found = made.predict(item.image)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.evaluation.criteria import (
+from dada.evaluation.criteria import (
     information,
     label_free_criteria,
 )
-from dada.domain_adaptation.evaluation.selection import (
+from dada.evaluation.selection import (
     CHOICES,
     Candidate,
     candidates_of,
@@ -24,9 +24,9 @@ from dada.domain_adaptation.evaluation.selection import (
     ranking,
     report,
 )
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import find_snapshots, run_of
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.runs import find_snapshots, run_of
+from dada.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -14,27 +14,27 @@ from PIL import Image
 from tiny import TinyNetwork, random_batch, same
 from torch import nn
 
+from dada.build import source_loader, target_loader
+from dada.commands.replay import replay
 from dada.config import cfg, cfg_from_list
 from dada.dataset.rare_classes import RareClasses, class_counts, class_probabilities
 from dada.dataset.sampler import Draw, StepSampler
 from dada.dataset.transforms import TrainTransform
 from dada.domain_adaptation import objectives
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.build import source_loader, target_loader
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.self_training import mixing, style, terms
-from dada.domain_adaptation.self_training.adabn import adapt_batch_norm, adapt_snapshot, statistics_loader
-from dada.domain_adaptation.self_training.teacher import Teacher
+from dada.domain_adaptation.self_training import mixing, style_transfer, terms
 from dada.domain_adaptation.step import Step
-from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.post_mortem import read_post_mortem
-from dada.domain_adaptation.training.replay import replay
-from dada.domain_adaptation.training.rng import seed_all
-from dada.domain_adaptation.training.runs import find_snapshots, run_of
+from dada.domain_adaptation.teacher import Teacher
 from dada.model.batch_norm import convert_domain_batch_norm, select_domain
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
+from dada.runs import find_snapshots, run_of
+from dada.training import trainer as trainer_module
+from dada.training.adabn import adapt_batch_norm, adapt_snapshot, statistics_loader
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.post_mortem import read_post_mortem
+from dada.training.rng import seed_all
+from dada.training.trainer import NonFiniteLoss, Trainer
 
 CPU = torch.device("cpu")
 ON = ["SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_PATCH=8", "SELF_TRAINING.THRESHOLD=0.2"]
@@ -299,23 +299,23 @@ def test_a_decay_of_one_is_refused(network):
 
 def test_colour_transfer_gives_the_targets_mean_and_deviation_in_lab():
     source, target = 0.3 + 0.3 * torch.rand(2, 3, 16, 16), 0.2 + 0.4 * torch.rand(2, 3, 9, 9)
-    moved, wanted = style.rgb_to_lab(style.color_transfer(source, target)), style.rgb_to_lab(target)
+    moved, wanted = style_transfer.rgb_to_lab(style_transfer.color_transfer(source, target)), style_transfer.rgb_to_lab(target)
     torch.testing.assert_close(moved.mean((2, 3)), wanted.mean((2, 3)), rtol=1e-3, atol=1e-2)
     torch.testing.assert_close(moved.std((2, 3), correction=0), wanted.std((2, 3), correction=0), rtol=1e-3, atol=1e-2)
-    torch.testing.assert_close(style.color_transfer(source, source), source, rtol=0, atol=1e-4)
+    torch.testing.assert_close(style_transfer.color_transfer(source, source), source, rtol=0, atol=1e-4)
 
 
 def test_cielab_is_what_the_standard_says():
     colors = torch.tensor([[1.0, 1, 1], [0, 0, 0], [1, 0, 0], [0, 0, 1]])[:, :, None, None]
     expected = torch.tensor([[100.0, 0, 0], [0, 0, 0], [53.24, 80.09, 67.20], [32.30, 79.19, -107.86]])
-    torch.testing.assert_close(style.rgb_to_lab(colors)[..., 0, 0], expected, rtol=0, atol=0.02)
+    torch.testing.assert_close(style_transfer.rgb_to_lab(colors)[..., 0, 0], expected, rtol=0, atol=0.02)
     rgb = torch.rand(1, 3, 8, 8)
-    torch.testing.assert_close(style.lab_to_rgb(style.rgb_to_lab(rgb)), rgb, rtol=0, atol=1e-5)
+    torch.testing.assert_close(style_transfer.lab_to_rgb(style_transfer.rgb_to_lab(rgb)), rgb, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalization", [TORCHVISION_RGB, CAFFE_BGR])
 def test_source_images_are_changed_once_before_the_network_sees_them(normalization):
-    change = style.source_style(normalization)
+    change = style_transfer.source_style(normalization)
     source, target = (normalization(torch.randint(256, (2, 3, 32, 40))) for _ in range(2))
     seen = []
 
@@ -330,12 +330,12 @@ def test_source_images_are_changed_once_before_the_network_sees_them(normalizati
     assert not torch.equal(step.source_image, source)
     rgb = normalization.to_rgb(step.source_image)
     assert rgb.min() > -0.01 and rgb.max() < 255.01
-    alike = style.source_style(normalization)(source[:1], source[:1])
+    alike = style_transfer.source_style(normalization)(source[:1], source[:1])
     torch.testing.assert_close(normalization.to_rgb(alike), normalization.to_rgb(source[:1]), rtol=0, atol=0.1)
 
 
 def test_each_source_image_takes_after_its_own_target_image():
-    change = style.source_style(TORCHVISION_RGB)
+    change = style_transfer.source_style(TORCHVISION_RGB)
     source, target = (TORCHVISION_RGB(torch.randint(256, (count, 3, 32, 40))).double() for count in (3, 2))
     changed = change(source, target)
     assert changed.dtype == source.dtype

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from dada.build import build_network
 from dada.config import CONFIGS, cfg, cfg_from_file
-from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.trainer import build_optimizer
+from dada.training.trainer import build_optimizer
 
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yml") if not path.name.startswith("defaults_"))
 FULL_SIZE = [path for path in SHIPPED if path.name.startswith(("gta2", "synthia2", "thesis"))]

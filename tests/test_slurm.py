@@ -25,7 +25,7 @@ import torch
 from slurm_cluster import Cluster, missing, wait_until
 from tiny import same, tiny_options
 
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
+from dada.training.checkpoint import read_checkpoint
 
 ROOT = Path(__file__).parent.parent
 SCRIPTS = sorted((ROOT / "scripts" / "slurm").iterdir())

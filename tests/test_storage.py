@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dada.dataset import SYNTHIA, Cityscapes, Draw, TestTransform, TrainTransform, step_loader, storage
+from dada.dataset import SYNTHIA, Cityscapes, Draw, EvalTransform, TrainTransform, step_loader, storage
 from dada.normalization import CAFFE_BGR
 
 FILES = {
@@ -227,7 +227,7 @@ def test_a_damaged_archive_is_refused_where_it_is_named_and_mentioned_where_it_i
         storage.is_dir(path / "leftImg8bit")
     assert not storage.exists(tmp_path / "Cityscapes/leftImg8bit")
     with pytest.raises(FileNotFoundError, match="Cityscapes images (.|\n)*not a readable zip archive"):
-        Cityscapes(tmp_path / "Cityscapes", "val", transform=TestTransform(raw_pixels))
+        Cityscapes(tmp_path / "Cityscapes", "val", transform=EvalTransform(raw_pixels))
 
 
 def test_another_kind_of_archive_is_refused_by_name(tmp_path):

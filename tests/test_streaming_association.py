@@ -16,8 +16,8 @@ from dada.domain_adaptation.association import aggregation, tiles
 from dada.domain_adaptation.association.contrast import contrast_scale
 from dada.domain_adaptation.association.pixels import Distributions
 from dada.domain_adaptation.contrastive_learning import (
-    association_loss,
-    cycle_association,
+    cycle_association_loss,
+    find_cycles,
     spatial_aggregation,
 )
 
@@ -51,7 +51,7 @@ def random_case(seed, batch, channels, source_size, target_size, metric, classes
 def run(source, target, labels, **options):
     """The association, and the gradients of 3 times its loss."""
     source, target = source.detach().clone().requires_grad_(), target.detach().clone().requires_grad_()
-    result = association_loss(source, target, labels, **options)
+    result = cycle_association_loss(source, target, labels, **options)
     return result, torch.autograd.grad(3 * result.loss, (source, target))
 
 
@@ -104,7 +104,7 @@ def steepest_row(source, target, labels, **options):
     scales = [torch.ones(1, 1)]
     record = mock.Mock(side_effect=lambda mean, std: scales.append(contrast_scale(mean, std)) or scales[-1])
     with mock.patch.object(tiles, "contrast_scale", record):
-        association_loss(source, target, labels, impl="streaming", **options)
+        cycle_association_loss(source, target, labels, impl="streaming", **options)
     return max(scale.max().item() for scale in scales)
 
 
@@ -114,7 +114,7 @@ def test_float32_agrees_to_rounding(small):
     """Held to float64 where the cycles are the same: a near-tie may go either way in float32."""
     (source, target, labels), options = small
     double = source.double(), target.double(), labels
-    cycles = [cycle_association(*c, impl="streaming", **options) for c in ((source, target, labels), double)]
+    cycles = [find_cycles(*c, impl="streaming", **options) for c in ((source, target, labels), double)]
     if not all(map(torch.equal, *cycles)):
         return
     tolerance = max(1e-4, 100 * torch.finfo(torch.float32).eps * steepest_row(*double, **options))
@@ -130,8 +130,8 @@ def test_float32_agrees_to_rounding(small):
 @given(cases())
 def test_cycles_are_those_of_the_dense_form_on_any_shape(small):
     (source, target, labels), options = small
-    got = cycle_association(source, target, labels, impl="streaming", **options)
-    want = cycle_association(source, target, labels, impl="dense", **options)
+    got = find_cycles(source, target, labels, impl="streaming", **options)
+    want = find_cycles(source, target, labels, impl="dense", **options)
     assert all(map(torch.equal, got, want))
 
 
@@ -241,7 +241,7 @@ def test_ties_go_to_the_first_pixel_across_tiles(seed, metric, aggregate):
     )
     labels = torch.randint(0, 3, (2, 5, 7), generator=g)
     got, want = (
-        cycle_association(source, target, labels, metric=metric, aggregate=False, impl=i)
+        find_cycles(source, target, labels, metric=metric, aggregate=False, impl=i)
         for i in ("streaming", "dense")
     )
     assert all(map(torch.equal, got, want))
@@ -287,7 +287,7 @@ def test_nearly_orthogonal_equal_pixels_have_no_contrast_either():
 def test_backward_may_be_called_again(metric):
     source, target, labels = random_case(4, 2, 4, (3, 4), (4, 3), metric)
     source.requires_grad_(), target.requires_grad_()
-    loss = association_loss(source, target, labels, metric=metric, impl="streaming").loss
+    loss = cycle_association_loss(source, target, labels, metric=metric, impl="streaming").loss
     first = torch.autograd.grad(loss, (source, target), retain_graph=True)
     kept = [grad.clone() for grad in first]
     second = torch.autograd.grad(-2 * loss, (source, target), retain_graph=True)
@@ -305,7 +305,7 @@ def test_the_gradient_of_one_side_alone(which, metric):
     _, want = run(source, target, labels, metric=metric, impl="dense")
     maps = [source, target]
     maps[which].requires_grad_()
-    (3 * association_loss(*maps, labels, metric=metric, impl="streaming").loss).backward()
+    (3 * cycle_association_loss(*maps, labels, metric=metric, impl="streaming").loss).backward()
     torch.testing.assert_close(maps[which].grad, want[which], rtol=1e-9, atol=1e-12)
     assert maps[1 - which].grad is None
 
@@ -314,9 +314,9 @@ def test_the_gradient_of_one_side_alone(which, metric):
 def test_without_grad_mode_the_loss_is_the_same_and_nothing_is_kept(metric):
     source, target, labels = random_case(6, 1, 4, (3, 4), (4, 3), metric)
     source.requires_grad_(), target.requires_grad_()
-    want = association_loss(source, target, labels, metric=metric, impl="streaming").loss
+    want = cycle_association_loss(source, target, labels, metric=metric, impl="streaming").loss
     with torch.no_grad():
-        got = association_loss(source, target, labels, metric=metric, impl="streaming").loss
+        got = cycle_association_loss(source, target, labels, metric=metric, impl="streaming").loss
     assert not got.requires_grad and got.item() == want.item()
 
 
@@ -343,13 +343,13 @@ def test_gradcheck_at_frozen_temperature(metric, aggregate, monkeypatch):
     source.requires_grad_(), target.requires_grad_()
     first = spatial_aggregation(target, metric=metric, impl="streaming") if aggregate else target
     of_aggregation = len(recorded)
-    association_loss(source, first, labels, metric=metric, aggregate=False, impl="streaming")
+    cycle_association_loss(source, first, labels, metric=metric, aggregate=False, impl="streaming")
 
     def frozen_loss(s, t):
         of_loss = itertools.cycle(recorded[of_aggregation:])  # computed again when backward is called again
         replay = itertools.chain(recorded[:of_aggregation], of_loss)
         monkeypatch.setattr(tiles, "contrast_scale", lambda mean, std: next(replay))
-        return association_loss(s, t, labels, metric=metric, aggregate=aggregate, impl="streaming").loss
+        return cycle_association_loss(s, t, labels, metric=metric, aggregate=aggregate, impl="streaming").loss
 
     assert torch.autograd.gradcheck(frozen_loss, (source, target))
 
@@ -357,7 +357,7 @@ def test_gradcheck_at_frozen_temperature(metric, aggregate, monkeypatch):
 def test_a_second_derivative_is_refused():
     source, target, labels = random_case(0, 1, 4, (3, 4), (4, 3), "cos")
     source.requires_grad_()
-    loss = association_loss(source, target, labels, aggregate=False, impl="streaming").loss
+    loss = cycle_association_loss(source, target, labels, aggregate=False, impl="streaming").loss
     (grad,) = torch.autograd.grad(loss, source, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable|does not require grad"):
         grad.sum().backward()
@@ -388,7 +388,7 @@ def test_strided_inputs_give_the_same_result(layout, metric):
     want, want_grads = run(source, target, labels, metric=metric, impl="streaming")
     a, b = strided(source).detach().requires_grad_(), strided(target).detach().requires_grad_()
     assert not a.is_contiguous()
-    got = association_loss(a, b, labels, metric=metric, impl="streaming")
+    got = cycle_association_loss(a, b, labels, metric=metric, impl="streaming")
     grads = torch.autograd.grad(3 * got.loss, (a, b))
     torch.testing.assert_close(got.loss, want.loss)
     for grad, want_grad in zip(grads, want_grads):
@@ -400,7 +400,7 @@ def test_activation_checkpointing_recomputes_the_same():
     _, want = run(source, target, labels, impl="streaming")
     source.requires_grad_(), target.requires_grad_()
     loss = torch.utils.checkpoint.checkpoint(
-        lambda s, t: 3 * association_loss(s, t, labels, impl="streaming").loss,
+        lambda s, t: 3 * cycle_association_loss(s, t, labels, impl="streaming").loss,
         source,
         target,
         use_reentrant=False,
@@ -414,7 +414,7 @@ def test_a_compiled_model_around_it_gives_the_same():
     want, _ = run(2 * source, target, labels, impl="streaming")
 
     def step(s, t):
-        return association_loss(2 * s, t, labels, impl="streaming").loss * 3
+        return cycle_association_loss(2 * s, t, labels, impl="streaming").loss * 3
 
     (grad,) = torch.autograd.grad(step(source.requires_grad_(), target), source)
     loss = torch.compile(step, backend="eager")(source, target)
@@ -432,8 +432,8 @@ def streamed(monkeypatch, source, target, labels, **options):
         monkeypatch.setattr(
             contrastive_learning, name, lambda *a, o=original, n=name: called.append(n) or o(*a)
         )
-    association_loss(source, target, labels, **options)
-    cycle_association(source, target, labels, **options)
+    cycle_association_loss(source, target, labels, **options)
+    find_cycles(source, target, labels, **options)
     return set(called)
 
 
@@ -471,7 +471,7 @@ def test_streaming_makes_no_matrix_of_source_by_target_size():
 
 def test_unknown_impl_is_refused_with_the_choices():
     source, target, labels = random_case(0, 1, 4, (3, 4), (4, 3), "cos")
-    for call in (association_loss, cycle_association):
+    for call in (cycle_association_loss, find_cycles):
         with pytest.raises(ValueError, match=r"impl.*'auto', 'dense', 'streaming', 'fused'.*'fast'"):
             call(source, target, labels, impl="fast")
 

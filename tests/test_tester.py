@@ -9,10 +9,10 @@ from tiny import TINY_NETWORK
 
 from dada import __version__
 from dada.config import cfg_from_list, plain_cfg
-from dada.domain_adaptation.evaluation.tester import load_predictor, protocol
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.training.runs import run_of, save_snapshot
+from dada.evaluation.tester import evaluate_run as run_test
+from dada.evaluation.tester import load_predictor, protocol
 from dada.model import build_model
+from dada.runs import run_of, save_snapshot
 
 CPU = torch.device("cpu")
 

@@ -11,7 +11,6 @@ import cv2
 import numpy as np
 import pytest
 
-from dada.dataset.label_sets import cityscapes_id_map, synthia_id_map
 from dada.dataset.toycity import CLASS_NAMES, draw_scene, parse_size, scene, write_city
 from dada.dataset.toycity import classes as c
 from dada.dataset.toycity import write as write_module
@@ -19,6 +18,7 @@ from dada.dataset.toycity.camera import Camera
 from dada.dataset.toycity.canvas import Canvas
 from dada.dataset.toycity.look import LOOKS
 from dada.dataset.toycity.street import draw_ground, make_street
+from dada.label_sets import cityscapes_id_map, synthia_id_map
 
 LOOK_NAMES = ("source", "target")
 SMALL = (128, 64)

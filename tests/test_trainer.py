@@ -8,17 +8,17 @@ import torch
 from tiny import TinyNetwork, random_batch, tiny_options
 
 from dada import config
+from dada.build import source_loader, target_loader
 from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, save_cfg
 from dada.dataset import Batch
-from dada.domain_adaptation.build import source_loader, target_loader
 from dada.domain_adaptation.objectives import Objective, Term, build_objective
-from dada.domain_adaptation.trainer import NonFiniteLoss, Trainer, build_optimizer
-from dada.domain_adaptation.training.loop import is_finished, last_iteration, train
-from dada.domain_adaptation.training.prefetch import paired
-from dada.domain_adaptation.training.runs import run_of
-from dada.domain_adaptation.training.schedule import poly_lr
 from dada.model import build_model
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import run_of
+from dada.training.loop import is_finished, last_iteration, train
+from dada.training.prefetch import paired
+from dada.training.schedule import poly_lr
+from dada.training.trainer import NonFiniteLoss, Trainer, build_optimizer
 
 CPU = torch.device("cpu")
 K = 5

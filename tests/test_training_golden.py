@@ -12,7 +12,7 @@ from tiny import TinyNetwork
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Batch
 from dada.domain_adaptation.objectives import build_objective
-from dada.domain_adaptation.trainer import Trainer, build_optimizer
+from dada.training.trainer import Trainer, build_optimizer
 
 CASES = golden_cases("advent_training.npz")
 METHODS = {"advent_multi": "AdvEnt", "advent_single": "AdvEnt", "minent": "MinEnt", "dada": "DADA"}

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from dada.dataset.sampler import seeded
-from dada.dataset.transforms import TestTransform, TrainTransform, _photometric, resize_depth
+from dada.dataset.transforms import EvalTransform, TrainTransform, _photometric, resize_depth
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
 
@@ -90,7 +90,7 @@ def test_output_is_plain_contiguous_tensors_of_the_documented_types():
     image, label, depth = joint(8, 6)
     for transform in (
         TrainTransform(TORCHVISION_RGB, crop=(4, 4), color_jitter=0.3, second_view=True),
-        TestTransform(TORCHVISION_RGB, size=(4, 3)),
+        EvalTransform(TORCHVISION_RGB, size=(4, 3)),
     ):
         views = transform(image, label, depth)
         for tensor, dtype in zip(views, (torch.float32, torch.int64, torch.float32, torch.float32)):
@@ -185,10 +185,10 @@ def test_same_seed_same_sample():
 
 def test_test_transform_leaves_the_label_at_its_own_size():
     image, label, depth = joint(width=18, height=12)
-    views = TestTransform(raw_pixels, size=(9, 5))(image, label, depth)
+    views = EvalTransform(raw_pixels, size=(9, 5))(image, label, depth)
     assert views.image.shape == (3, 5, 9) and views.label.shape == (12, 18) and views.depth.shape == (12, 18)
     np.testing.assert_array_equal(views.label, np.asarray(label))
-    views = TestTransform(raw_pixels, size=(9, 5), label_size=(6, 4))(image, label, depth)
+    views = EvalTransform(raw_pixels, size=(9, 5), label_size=(6, 4))(image, label, depth)
     np.testing.assert_array_equal(views.label, np.asarray(label.resize((6, 4), Image.NEAREST)))
     assert torch.equal(views.depth, torch.from_numpy(resize_depth(depth, (4, 6))))
 
@@ -196,7 +196,7 @@ def test_test_transform_leaves_the_label_at_its_own_size():
 @pytest.mark.parametrize("resample, mode", [("bicubic", Image.BICUBIC), ("bilinear", Image.BILINEAR)])
 def test_test_transform_resamples_as_named(resample, mode):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (11, 17, 3), dtype=np.uint8))
-    views = TestTransform(raw_pixels, size=(9, 5), resample=resample)(image)
+    views = EvalTransform(raw_pixels, size=(9, 5), resample=resample)(image)
     np.testing.assert_array_equal(views.image.permute(1, 2, 0), np.asarray(image.resize((9, 5), mode)))
 
 
@@ -219,11 +219,11 @@ def test_options_that_make_no_sense_are_refused(options, message):
 @pytest.mark.parametrize("size, wanted", [((128, 64), (64, 32)), ((100, 60), (73, 41)), ((40, 30), (64, 64))])
 def test_aliased_bilinear_is_opencv_s_exactly_at_half_the_size_and_else_to_a_grey_level(size, wanted):
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
-    image = TestTransform(lambda x: x.float(), wanted, "bilinear_aliased")(Image.fromarray(pixels)).image
+    image = EvalTransform(lambda x: x.float(), wanted, "bilinear_aliased")(Image.fromarray(pixels)).image
     expected = cv2.resize(pixels, wanted, interpolation=cv2.INTER_LINEAR).transpose(2, 0, 1)
     difference = np.abs(image.numpy() - expected)
     assert difference.max() <= (0 if size == (2 * wanted[0], 2 * wanted[1]) else 1)
-    smooth = TestTransform(lambda x: x.float(), wanted, "bilinear")(Image.fromarray(pixels)).image
+    smooth = EvalTransform(lambda x: x.float(), wanted, "bilinear")(Image.fromarray(pixels)).image
     assert wanted[0] > size[0] or np.abs(smooth.numpy() - expected).max() > 10
 
 
@@ -232,10 +232,10 @@ def test_aliased_bilinear_is_opencv_s_exactly_at_half_the_size_and_else_to_a_gre
     [((2048, 1024), (64, 32)), ((100, 100), (32, 32)), ((30, 60), (32, 64)), ((1280, 760), (54, 32)), ((999, 1), (64, 1))],
 )
 def test_an_image_that_keeps_its_shape_fits_into_the_size_either_way_round(size, fitted):
-    image = TestTransform(lambda x: x.float(), (64, 32), keep_ratio=True)(Image.new("RGB", size)).image
+    image = EvalTransform(lambda x: x.float(), (64, 32), keep_ratio=True)(Image.new("RGB", size)).image
     assert tuple(image.shape) == (3, fitted[1], fitted[0])
 
 
 def test_an_unknown_resampling_lists_the_known():
     with pytest.raises(ValueError, match="bicubic, bilinear, bilinear_aliased, not 'lanczos'"):
-        TestTransform(CAFFE_BGR, resample="lanczos")
+        EvalTransform(CAFFE_BGR, resample="lanczos")

@@ -12,16 +12,16 @@ from torch import nn
 
 from dada import config
 from dada.config import cfg, cfg_from_dict, cfg_from_list
-from dada.domain_adaptation import trainer as trainer_module
-from dada.domain_adaptation.evaluation.tester import test as run_test
-from dada.domain_adaptation.trainer import Trainer
-from dada.domain_adaptation.training import loop as training_module
-from dada.domain_adaptation.training import validation as module
-from dada.domain_adaptation.training.checkpoint import read_checkpoint
-from dada.domain_adaptation.training.loop import train
-from dada.domain_adaptation.training.runs import find_snapshots, run_of
+from dada.evaluation.tester import evaluate_run as run_test
 from dada.model.outputs import Outputs
 from dada.normalization import TORCHVISION_RGB
+from dada.runs import find_snapshots, run_of
+from dada.training import loop as training_module
+from dada.training import trainer as trainer_module
+from dada.training import validation as module
+from dada.training.checkpoint import read_checkpoint
+from dada.training.loop import train
+from dada.training.trainer import Trainer
 
 EVALUATED = ["TRAIN.EVAL_EVERY=2", "TRAIN.EVAL_SPLIT=target:val"]
 

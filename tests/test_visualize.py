@@ -8,14 +8,14 @@ import pytest
 import torch
 from PIL import Image
 
+from dada.build import build_network
+from dada.commands import visualize
 from dada.config import plain_cfg
-from dada.dataset.label_sets import LabelSet, label_set
-from dada.domain_adaptation.build import build_network
 from dada.domain_adaptation.contrastive_learning import Cycles
-from dada.domain_adaptation.evaluator import Evaluation, to_json
-from dada.domain_adaptation.figures import commands, style
-from dada.domain_adaptation.figures.curves import chosen_tags, draw_curves
-from dada.domain_adaptation.figures.cycles import (
+from dada.evaluation.evaluator import Evaluation, to_json
+from dada.figures import style
+from dada.figures.curves import chosen_tags, draw_curves
+from dada.figures.cycle_arrows import (
     centres,
     class_maps,
     draw_arrows,
@@ -23,15 +23,16 @@ from dada.domain_adaptation.figures.cycles import (
     sample_cycles,
     scene,
 )
-from dada.domain_adaptation.figures.embedding import (
+from dada.figures.embedding import (
     draw_embedding,
     principal_components,
     sample_points,
 )
-from dada.domain_adaptation.figures.panels import ERRORS, error_map
-from dada.domain_adaptation.figures.scores import draw_classes, draw_confusion, shares_of_labels
-from dada.domain_adaptation.training.logs import Curve, read_scalars, thinned
-from dada.domain_adaptation.training.runs import save_snapshot
+from dada.figures.panels import ERRORS, error_map
+from dada.figures.scalars import Curve, read_scalars, thinned
+from dada.figures.scores import draw_classes, draw_confusion, shares_of_labels
+from dada.label_sets import LabelSet, label_set
+from dada.runs import save_snapshot
 
 THREE = LabelSet(("road", "car", "sky"), np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]]))
 
@@ -196,7 +197,7 @@ def test_pdf_has_truetype_letters_and_the_same_bytes_every_time(tmp_path):
 def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, run_script):
     a = write_report(tmp_path / "plain/test_model_5.json", [[5, 5, 0], [0, 4, 0], [0, 0, 3]])
     b = write_report(tmp_path / "better/test_model_5.json", [[9, 1, 0], [0, 4, 0], [0, 0, 3]])
-    assert commands._names([a, b]) == ["plain", "better"] and commands._names([a]) == ["test_model_5"]
+    assert visualize._names([a, b]) == ["plain", "better"] and visualize._names([a]) == ["test_model_5"]
     run_script("visualize.py", "classes", str(a), str(b), "--out", str(tmp_path / "c.pdf"))
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF") and "written: " in capsys.readouterr().out
     (tmp_path / "no.json").write_text("{}")
@@ -218,17 +219,17 @@ def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, ru
 def test_a_checkpoint_gives_panels_arrows_and_maps(tiny_cfg, tmp_path, city):
     torch.manual_seed(0)
     path = save_snapshot(tmp_path / "run", build_network(tiny_cfg, ""), 3, plain_cfg())
-    options = commands.Options(overrides=["TEST.INPUT_SIZE_TARGET=[256, 128]"])
-    commands.panels([path], [tmp_path / "p.png"], options, images=1)
+    options = visualize.Options(overrides=["TEST.INPUT_SIZE_TARGET=[256, 128]"])
+    visualize.panels([path], [tmp_path / "p.png"], options, images=1)
     palette = [tuple(c) for c in label_set(16).palette.tolist()]
     pixels = {c for _, c in Image.open(tmp_path / "p.png").convert("RGB").getcolors(1 << 20)}
     assert palette[0] in pixels and palette[2] in pixels and ERRORS["wrong"] in pixels
-    commands.cycles(path, [tmp_path / "c.png"], options, count=4)
-    commands.maps(path, [tmp_path / "m.png"], options, of="road")
+    visualize.cycles(path, [tmp_path / "c.png"], options, count=4)
+    visualize.maps(path, [tmp_path / "m.png"], options, of="road")
     assert min((tmp_path / name).stat().st_size for name in ("c.png", "m.png")) > 10_000
     with pytest.raises(ValueError, match="there is no class 'lorry'; the classes are road, sidewalk"):
-        commands.maps(path, [tmp_path / "m.png"], options, of="lorry")
+        visualize.maps(path, [tmp_path / "m.png"], options, of="lorry")
     with pytest.raises(ValueError, match="41 pairs of images are asked for, but the data hold 4 and"):
-        commands.cycles(path, [tmp_path / "c.png"], options, pair=40)
+        visualize.cycles(path, [tmp_path / "c.png"], options, pair=40)
     with pytest.raises(FileNotFoundError, match="DATA_DIRECTORY_TARGET"):
-        commands.panels([path], [tmp_path / "p.png"], commands.Options(overrides=[f"DATA_DIRECTORY_TARGET={tmp_path}"]))
+        visualize.panels([path], [tmp_path / "p.png"], visualize.Options(overrides=[f"DATA_DIRECTORY_TARGET={tmp_path}"]))

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dada.domain_adaptation.evaluation.windows import slide, starts
+from dada.evaluation.windows import slide, starts
 
 side = st.integers(1, 40)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dada.build import build_network
 from dada.config import cfg, cfg_from_list, plain_cfg, reset
 from dada.dataset import Batch
-from dada.domain_adaptation.build import build_network
-from dada.domain_adaptation.training.runs import save_snapshot
 from dada.model.outputs import Outputs
+from dada.runs import save_snapshot
 
 # The smallest encoder that builds without a download: 0.4 M parameters.
 TINY_NETWORK = "timm:mobilenetv3_small_050"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from association import PeakMemory, make_case, published_loss
 
-from dada.domain_adaptation.contrastive_learning import association_loss
+from dada.domain_adaptation.contrastive_learning import cycle_association_loss
 from gpu_check.check import Check
 from gpu_check.measure import seconds
 
@@ -29,7 +29,7 @@ def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: st
     losses = {"published": lambda: published_loss(source, target, labels, metric)}
     for impl in ("streaming",) if check.small else ("streaming", "fused"):
         losses[impl] = lambda impl=impl: (
-            association_loss(source, target, labels, metric=metric, impl=impl).loss
+            cycle_association_loss(source, target, labels, metric=metric, impl=impl).loss
         )
     published: dict = {}
     for impl, loss in losses.items():

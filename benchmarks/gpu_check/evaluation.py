@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from ancestors import evaluation_loop
 
-from dada.dataset.label_sets import label_set
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.evaluator import Predictor, evaluate
+from dada.evaluation.evaluator import evaluate
+from dada.evaluation.predictor import Predictor
+from dada.label_sets import label_set
 from dada.model import build_model
 from gpu_check.check import Check
 from gpu_check.measure import seconds

@@ -11,7 +11,7 @@ from gpu_check.check import ROOT, Check
 SUITE = (
     "losses",
     "losses_golden",
-    "cycle_association",
+    "find_cycles",
     "contrastive_learning_golden",
     "streaming_association",
 )

@@ -10,16 +10,16 @@ from dada.dataset.camvid import CamVid
 from dada.dataset.cityscapes import Cityscapes
 from dada.dataset.folder import Folder
 from dada.dataset.gta5 import GTA5
-from dada.dataset.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 from dada.dataset.mapillary import Mapillary
 from dada.dataset.sample import Batch, Sample, collate
 from dada.dataset.sampler import Draw, StepSampler, step_loader
 from dada.dataset.synthia import SYNTHIA
-from dada.dataset.transforms import TestTransform, TrainTransform
+from dada.dataset.transforms import EvalTransform, TrainTransform
+from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 __all__ = [
     "DATASETS", "GTA5", "IGNORE_LABEL", "LABEL_SETS", "Batch", "CamVid", "Cityscapes", "Draw", "Folder", "Item", "LabelSet",
-    "Mapillary", "SYNTHIA", "Sample", "SegmentationDataset", "StepSampler", "TestTransform", "TrainTransform",
+    "Mapillary", "SYNTHIA", "Sample", "SegmentationDataset", "StepSampler", "EvalTransform", "TrainTransform",
     "build_dataset",
     "collate", "step_loader",
 ]  # fmt: skip

@@ -10,10 +10,10 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from dada.dataset import files, packed, storage
-from dada.dataset.label_sets import IGNORE_LABEL, LabelSet
+from dada.dataset import image_files, packed, storage
 from dada.dataset.sample import Sample
 from dada.dataset.sampler import Draw, mixed_seed, seeded
+from dada.label_sets import IGNORE_LABEL, LabelSet
 
 MOST_IN_A_ROW = 10  # unreadable samples, each drawn for the one before it, after which it is not a few bad files
 
@@ -69,7 +69,7 @@ class SegmentationDataset(Dataset):
         strange = np.unique(id_map[(id_map >= classes.num_classes) & (id_map != IGNORE_LABEL)])
         if strange.size:  # losses on a GPU do not look
             raise ValueError(
-                f"{title}: the id map gives train ids {files.first_few(strange.tolist())}, but there are {classes.num_classes} "
+                f"{title}: the id map gives train ids {image_files.first_few(strange.tolist())}, but there are {classes.num_classes} "
                 f"classes; expected 0 to {classes.num_classes - 1}, and {IGNORE_LABEL} for what is left out"
             )
         self.title = title
@@ -109,15 +109,15 @@ class SegmentationDataset(Dataset):
     def _read(self, index: int) -> tuple[Image.Image, Image.Image | None, np.ndarray | None]:
         """Image, label and depth of sample `index`, whole, checked against each other."""
         item = self.items[index]
-        image = files.read_image(item.image)
+        image = image_files.read_image(item.image)
         label = self.read_label(index)
         depth = None
         if label is not None:
-            files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
+            image_files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
         if item.depth is not None:
-            depth = files.read_inverse_depth(item.depth)
+            depth = image_files.read_inverse_depth(item.depth)
             size = depth.shape[::-1]
-            files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
+            image_files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
         return image, label, depth
 
     def _sample(self, draw: Draw, pictures: tuple[Image.Image, Image.Image | None, np.ndarray | None]) -> Sample:
@@ -138,7 +138,7 @@ class SegmentationDataset(Dataset):
         path = self.items[index].label
         if path is None:
             return None
-        return files.to_train_ids(files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
+        return image_files.to_train_ids(image_files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
 
     @property
     def label_kind(self) -> str:
@@ -157,17 +157,17 @@ class SegmentationDataset(Dataset):
 
 def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str) -> None:
     """Raise FileNotFoundError unless all files of all items exist; it counts the missing, names a few."""
-    files.require_files(
+    image_files.require_files(
         [item.image for item in items],
         what=f"{title} images",
         advice=f"The list file {list_setting} and the folder {setting} must be of one release of {title}.",
     )
-    files.require_files(
+    image_files.require_files(
         [item.label for item in items if item.label is not None],
         what=f"labels of {title} images",
         advice=f"Unpack the labels again, or name in a list file ({list_setting}) only images that have one.",
     )
-    files.require_files(
+    image_files.require_files(
         [item.depth for item in items if item.depth is not None],
         what=f"depth files of {title} images",
         advice="Unpack the Depth folder again, or set USE_DEPTH to False.",
@@ -178,7 +178,7 @@ def check_not_empty(items: Sequence, folder: Path, pattern: str, title: str, set
     """Raise FileNotFoundError if scanning `folder` found nothing."""
     if not items:
         found = storage.list_dir(folder)
-        there = f"it contains: {files.first_few(found)}" if found else "it is empty"
+        there = f"it contains: {image_files.first_few(found)}" if found else "it is empty"
         raise FileNotFoundError(
             f"no {title} images in {folder}: no file fits {pattern} ({there}).\n  "
             f"Check that the archive was unpacked completely, and that {setting} is the right folder."

@@ -7,8 +7,8 @@ from pathlib import PurePosixPath
 import numpy as np
 
 from dada.dataset.base import Item
-from dada.dataset.label_sets import camvid_id_map, camvid_ids
 from dada.dataset.published import PublishedDataset
+from dada.label_sets import camvid_id_map, camvid_ids
 
 # Split -> folder, and the parts of it: sequence, first and last frame.
 _DUSK, _FIRST, _LAST = "0001TP", 0, 10**6

@@ -7,8 +7,8 @@ import posixpath
 import numpy as np
 
 from dada.dataset.base import Item
-from dada.dataset.label_sets import cityscapes_id_map, cityscapes_ids
 from dada.dataset.published import PublishedDataset
+from dada.label_sets import cityscapes_id_map, cityscapes_ids
 
 _IMAGES, _IMAGE_END = "leftImg8bit", "_leftImg8bit.png"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dada.dataset import files, packed, storage
+from dada.dataset import image_files, packed, storage
 from dada.dataset.base import Item, SegmentationDataset
-from dada.dataset.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
 from dada.dataset.masks import Color, parse_color, positions_of_colors, read_color_numbers
 from dada.dataset.own_classes import IGNORE
 from dada.dataset.pairing import Pattern, paired
+from dada.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
 
 
 class Folder(SegmentationDataset):
@@ -100,14 +100,14 @@ class Folder(SegmentationDataset):
         if path is None:
             return None
         if self.colors is None:
-            ids = files.read_label_ids(path, f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes.")
+            ids = image_files.read_label_ids(path, f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes.")
         else:
             where = f"the colours of {self.setting}.LABEL_MAP or CLASSES"
             ids = positions_of_colors(
                 read_color_numbers(path), self.colors, path, setting=where, strict=self.strict
             )
         advice = f"Add the id to {self.setting}.LABEL_MAP, with a class or 'ignore', or set DEFAULT there to ignore."
-        return files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
+        return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
 
     @property
     def label_kind(self) -> str:
@@ -158,7 +158,7 @@ class Folder(SegmentationDataset):
 
         image_pattern = pattern(images, "IMAGES")
         if list_file:
-            rows = files.read_list(Path(list_file.replace("{}", split)), list_setting)
+            rows = image_files.read_list(Path(list_file.replace("{}", split)), list_setting)
             found = [row[0] for row in rows]
             in_list = [row[1] for row in rows if len(row) == 2]
         else:
@@ -192,7 +192,7 @@ class Folder(SegmentationDataset):
 
     @staticmethod
     def _require(paths: list[str], root: Path, list_setting: str) -> None:
-        files.require_files(
+        image_files.require_files(
             [str(root / path) for path in paths],
             what=f"files that {list_setting} names",
             advice=f"Its paths start from {root}.",
@@ -202,7 +202,7 @@ class Folder(SegmentationDataset):
         setting = f"DATA_DIRECTORY_{role.upper()}"
         splits = f"TRAIN.SET_{role.upper()}" + (" (in a test, TEST.SET_TARGET)" if role == "target" else "")
         folder = root / pattern.fixed_folder
-        files.require_folder(
+        image_files.require_folder(
             folder,
             root,
             what=f"images for split {split!r}",
@@ -215,7 +215,7 @@ class Folder(SegmentationDataset):
             there = storage.list_dir(folder)
             raise FileNotFoundError(
                 f"no image: no file below {root} fits {pattern}\n"
-                f"  ({folder} {'contains: ' + files.first_few(there, 10) if there else 'is empty'}).\n"
+                f"  ({folder} {'contains: ' + image_files.first_few(there, 10) if there else 'is empty'}).\n"
                 f"  Correct the pattern, {setting}, or the split, {splits}."
             )
         return found

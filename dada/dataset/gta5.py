@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from dada.dataset.base import Item
-from dada.dataset.label_sets import cityscapes_ids, gta5_id_map
 from dada.dataset.published import PublishedDataset
+from dada.label_sets import cityscapes_ids, gta5_id_map
 
 
 class GTA5(PublishedDataset):

@@ -13,8 +13,8 @@ import numpy as np
 
 from dada.dataset import storage
 from dada.dataset.base import Item
-from dada.dataset.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, street_classes
 from dada.dataset.published import PublishedDataset
+from dada.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, street_classes
 
 # The order of the ids of v1.2, where its config file was lost.
 NAMES_OF_V1_2 = tuple(

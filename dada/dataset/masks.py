@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dada.dataset import files, packed, storage
-from dada.dataset.label_sets import IGNORE_LABEL
+from dada.dataset import image_files, packed, storage
+from dada.label_sets import IGNORE_LABEL
 
 Color = tuple[int, int, int]
 _HEX = re.compile(r"#([0-9a-fA-F]{2})([0-9a-fA-F]{2})([0-9a-fA-F]{2})")
@@ -47,10 +47,10 @@ def read_colors(path: str | Path) -> Image.Image:
     pixels = storage.decoded_pixels(path, packed.COLORS)
     if pixels is not None:
         return Image.fromarray(pixels)
-    content = files.content_of(path)
-    image = files.decoded(path, content)
-    files.refuse_lossy(path, image)
-    return files.as_rgb(path, content, image)
+    content = image_files.content_of(path)
+    image = image_files.decoded(path, content)
+    image_files.refuse_lossy(path, image)
+    return image_files.as_rgb(path, content, image)
 
 
 def positions_of_colors(
@@ -74,7 +74,7 @@ def positions_of_colors(
         color = _channels(int(numbers[row, column]))
         distance = np.abs(np.array(colors) - color).max(axis=1)
         others = len(np.unique(numbers[strange])) - 1
-        raise files.LabelIdError(
+        raise image_files.LabelIdError(
             f"colour {color} in {path} is not in {setting}: {int((numbers[strange] == numbers[row, column]).sum())} "
             f"pixels, the first at row {row}, column {column}"
             + (f"; {others} more such colours, {int(strange.sum())} pixels in all" if others else "")

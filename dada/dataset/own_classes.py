@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from dada.dataset.label_sets import IGNORE_LABEL, LabelSet
+from dada.label_sets import IGNORE_LABEL, LabelSet
 
 IGNORE = "ignore"  # what a label map writes for ids that are not trained
 

@@ -6,7 +6,7 @@ Decoding PNG takes most of the time of loading. A copy made once (scripts/pack_d
     packed.json  where each of the dataset's files is in it, its shape and its checksum, and how the copy was made
 
 To a dataset the folder looks as the original did (dada.dataset.storage), file by file and under the same names.
-Files hold what dada.dataset.files makes of them before any class map is applied: colours of an image, ids or colours of
+Files hold what dada.dataset.image_files makes of them before any class map is applied: colours of an image, ids or colours of
 a label, distances of a depth file. Each may have been resized to the size that a training would resize it to anyway;
 resizing it again changes nothing, so that samples are the same to the last bit, and `check_use` refuses the copy to
 whatever would resize in another way.

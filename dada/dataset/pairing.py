@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from dada.dataset import files, storage
+from dada.dataset import image_files, storage
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 _WILD = re.compile(r"(?:\*|\?|\[[^]]+])+")
@@ -102,20 +102,20 @@ def paired(
     if strange:
         raise ValueError(
             f"{len(strange)} of {len(images)} images that {list_setting} names have no {what} beside them in the list "
-            f"and do not fit {image_pattern}: {files.first_few(strange)}.\n"
+            f"and do not fit {image_pattern}: {image_files.first_few(strange)}.\n"
             f"  Write the {what} behind each image, divided by a tab, or correct the pattern."
         )
     missing = [image for image, key in zip(images, keys) if key not in found]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images have no {what}: {files.first_few(missing)}.\n"
+            f"{len(missing)} of {len(images)} images have no {what}: {image_files.first_few(missing)}.\n"
             + _advice(missing[0], keys, list(found), image_pattern, pattern, root, what, list_setting)
         )
     owner: dict[str, str] = {}
     for image, key in zip(images, keys):
         if len(found[key]) > 1:
             raise ValueError(
-                f"{len(found[key])} {what}s fit the image {image}: {files.first_few(found[key])}. "
+                f"{len(found[key])} {what}s fit the image {image}: {image_files.first_few(found[key])}. "
                 f"Narrow {pattern}, until it leaves one."
             )
         if owner.setdefault(key, image) != image:
@@ -140,7 +140,7 @@ def _advice(
     rule = f"An image and its {what} are paired by what * and ** stand for: {key!r} for {missing} in {image_pattern}"
     if not found:
         return f"  {rule}; but no file in {root} fits {pattern}."
-    names = files.first_few([repr(name) for name in sorted(found)], 3)
+    names = image_files.first_few([repr(name) for name in sorted(found)], 3)
     better = _better(key, keys, found, image_pattern, pattern)
     change = f"Did you mean {' and '.join(map(str, better))}?" if better else "Correct the patterns, add the files"
     return (

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dada.dataset import files, storage
+from dada.dataset import image_files, storage
 from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
-from dada.dataset.label_sets import IGNORE_LABEL, LabelInfo, label_set, label_set_from_info
+from dada.label_sets import IGNORE_LABEL, LabelInfo, label_set, label_set_from_info
 
 
 class PublishedDataset(SegmentationDataset):
@@ -113,7 +113,7 @@ class PublishedDataset(SegmentationDataset):
 
     def require(self, folder: str, what: str, *, holds: str = "", download: str = "") -> None:
         """Raise FileNotFoundError, with what is there and what to do, unless root/folder exists."""
-        files.require_folder(
+        image_files.require_folder(
             self.root / folder,
             self.root,
             what=f"{self.title} {what}",
@@ -126,7 +126,7 @@ class PublishedDataset(SegmentationDataset):
         """The lines of the list file, split into fields; none if no list file is given."""
         if not self.list_file:
             return []
-        return files.read_list(Path(str(self.list_file).replace("{}", self.split)), self.list_setting)
+        return image_files.read_list(Path(str(self.list_file).replace("{}", self.split)), self.list_setting)
 
     def scan(self, folder: str, *patterns: str) -> list[str]:
         """Sorted paths from root/folder of the files that fit one of the patterns; at least one."""

@@ -8,8 +8,8 @@ import numpy as np
 
 from dada.dataset import storage
 from dada.dataset.base import Item
-from dada.dataset.label_sets import synthia_id_map, synthia_ids
 from dada.dataset.published import PublishedDataset
+from dada.label_sets import synthia_id_map, synthia_ids
 
 PARSED_LABELS = "parsed_LABELS"  # 8-bit, one channel; made from the original by the ancestors' users
 RAW_LABELS = "GT/LABELS"  # as downloaded: 16-bit, several channels, the first is the class

@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from dada.dataset import files, storage
+from dada.dataset import image_files, storage
 
 EXPECTED = "SYNTHIA-RAND-CITYSCAPES"
 _IMAGES, _SIZE = 9400, (1280, 760)
@@ -47,7 +47,7 @@ def guess_release(root: str | Path) -> Release:
         return Release(None, False, f"RGB/ holds {images[0]}, a name of none of SYNTHIA's archives")
     try:
         first = root / "RGB" / images[0]
-        height, width = storage.original_size(first) or files.read_image(first).size[::-1]
+        height, width = storage.original_size(first) or image_files.read_image(first).size[::-1]
     except (OSError, ValueError):
         return Release(EXPECTED, False, f"the names fit, but RGB/{images[0]} cannot be read")
     if (width, height) != _SIZE:

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 import dada.torchvision_compat  # noqa: F401  before torchvision, hence the split
-from dada.dataset.label_sets import IGNORE_LABEL
+from dada.label_sets import IGNORE_LABEL
 
 # isort: split
 from torchvision import tv_tensors
@@ -194,7 +194,7 @@ class TrainTransform:
         return self.normalization(pixels.as_subclass(Tensor)).contiguous()
 
 
-class TestTransform:
+class EvalTransform:
     """Resize the image and normalise it; the label keeps its own size unless told otherwise.
 
     Args:
@@ -208,8 +208,6 @@ class TestTransform:
             it is resized. DADA's test on Mapillary Vistas. Not together with `keep_ratio`.
         label_size: (width, height) of the labels to score against, nearest; None keeps the file's size.
     """
-
-    __test__ = False  # not a test case, whatever pytest makes of the name
 
     def __init__(
         self,

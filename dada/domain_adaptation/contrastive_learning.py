@@ -22,7 +22,8 @@ What is undefined in the paper and decided here:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import warnings
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +32,8 @@ from torch import Tensor
 from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
 from dada.domain_adaptation.association.check import auto_takes_fused
 from dada.domain_adaptation.association.contrast import EPS, contrast_scale
-from dada.domain_adaptation.parallel.ranks import joint_mean, joint_sum
 from dada.matmul_precision import full_float32_products
+from dada.parallel.ranks import joint_mean, joint_sum
 
 METRICS = ("cos", "kl")
 IMPLS = ("auto", "dense", "streaming", "fused")
@@ -119,7 +120,7 @@ def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos", i
     Args:
         x: (B, C, H, W) features, or probabilities over C for "kl".
         alpha: share of the aggregated map, 0 to 1.
-        impl: as in `association_loss`.
+        impl: as in `cycle_association_loss`.
 
     Returns:
         (B, C, H, W), at least float32.
@@ -153,7 +154,7 @@ def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_
     return Cycles(target_index, source_index, closed)
 
 
-def cycle_association(
+def find_cycles(
     source: Tensor,
     target: Tensor,
     labels: Tensor,
@@ -164,7 +165,7 @@ def cycle_association(
     ignore_index: int = 255,
     impl: str = "auto",
 ) -> Cycles:
-    """The cycles that `association_loss` counts, for figures and statistics; same arguments, no gradient."""
+    """The cycles that `cycle_association_loss` counts, for figures and statistics; same arguments, no gradient."""
     check_pair(source, target, labels)
     with torch.no_grad(), full_precision(source):
         source, target = _prepare(source, target, aggregate, alpha, metric, impl)
@@ -174,7 +175,7 @@ def cycle_association(
         return _streamed_cycles(source, target, labels, metric, ignore_index, impl == "fused")[0]
 
 
-def association_loss(
+def cycle_association_loss(
     source: Tensor,
     target: Tensor,
     labels: Tensor,
@@ -332,3 +333,14 @@ def check_pair(source: Tensor, target: Tensor, labels: Tensor) -> None:
             f"labels {tuple(labels.shape)} do not fit source features {tuple(source.shape)}: expected {wanted}; "
             "resize labels with labels_at (nearest, never bilinear)"
         )
+
+
+# Former names, which pages and other people's code still use; they go with the next release.
+_FORMER = {"association_loss": "cycle_association_loss", "cycle_association": "find_cycles"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FORMER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(f"{name} is now called {_FORMER[name]}", DeprecationWarning, stacklevel=2)
+    return globals()[_FORMER[name]]

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.parallel.ranks import joint_concat, joint_max, joint_mean
+from dada.parallel.ranks import joint_concat, joint_max, joint_mean
 
 __all__ = [
     "berhu",

@@ -25,9 +25,9 @@ from dada.domain_adaptation.adversarial import (
     entropy_map_of,
     probability_map,
 )
-from dada.domain_adaptation.cycles.term import association_term
+from dada.domain_adaptation.association_term import association_term
 from dada.domain_adaptation.self_training.mixing import strong_colors
-from dada.domain_adaptation.self_training.style import source_style
+from dada.domain_adaptation.self_training.style_transfer import source_style
 from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
 from dada.domain_adaptation.step import Step
 from dada.normalization import TORCHVISION_RGB, Normalization

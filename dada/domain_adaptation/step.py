@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.domain_adaptation.losses import upsample
-from dada.domain_adaptation.self_training.teacher import Teacher
+from dada.domain_adaptation.teacher import Teacher
 from dada.model.batch_norm import SOURCE, TARGET, kept_statistics, select_domain
 from dada.model.outputs import Outputs
 

@@ -122,3 +122,13 @@ def _describe(content: object) -> str:
         kinds = [f"{str(key)[:40]!r} ({type(value).__name__})" for key, value in list(content.items())[:6]]
         return f"a dict with {', '.join(kinds) or 'no entries'}"
     return f"an object of type {type(content).__name__}"
+
+
+def read_metadata(path: str | Path) -> dict[str, str]:
+    """What `write_release` returned when it wrote the file; empty for files of other kinds."""
+    if Path(path).suffix != ".safetensors":
+        return {}
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as file:
+        return file.metadata() or {}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dada.dataset.label_sets import PLCA_TO_16, PLCA_TO_19
+from dada.label_sets import PLCA_TO_16, PLCA_TO_19
 from dada.model.batch_norm import without_domain
 from dada.model.segmentation_model import SegmentationModel
 from dada.model.weight_files import State

@@ -9,7 +9,7 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
 | PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
 | a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
-| a release of this project | safetensors whose metadata holds the cfg; see dada.domain_adaptation.tools.release |
+| a release of this project | safetensors whose metadata holds the cfg; see dada.commands.release |
 | torchvision or timm classification weights | bare state dict, for timm with or without the classifier; trunk only |
 | DINOv2, ConvNeXt and others as their authors publish them | names that timm converts; trunk only |
 """

@@ -18,8 +18,8 @@ from gpu_work import Watch, fresh, works
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._pytree import tree_leaves
 
-from dada.domain_adaptation import trainer
 from dada.domain_adaptation.association import form
+from dada.training import trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 aten = torch.ops.aten

@@ -10,8 +10,8 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     form.py          whether tiles are compiled, and whether the host may wait for a value
     trial.py         how to try what a machine can do, without a trace
     check.py         whether the fused form gives what the tiled one gives, before "auto" takes it
-    cycles.py        the way of every source pixel
-    loss.py          the loss and its gradient
+    cycle_search.py  the way of every source pixel
+    streamed_loss.py the loss and its gradient
     aggregation.py   spatial aggregation and its gradient
     operators.py     these as operators of torch, so that a model around them can be compiled
 

@@ -13,7 +13,7 @@ from importlib import metadata
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association import aggregation, loss
+from dada.domain_adaptation.association import aggregation, streamed_loss
 from dada.domain_adaptation.association.form import Form, form_for
 from dada.domain_adaptation.association.trial import aside, first_line
 
@@ -88,13 +88,13 @@ def _differences(
     tiled = fused._replace(compiled=False)
     # Each step from the same input, so that a difference does not grow from one to the next.
     mixed, *softmax = aggregation.aggregate(target, metric, ALPHA, tiled)
-    j, back, usable = loss.ways(source, target, metric, tiled)
+    j, back, usable = streamed_loss.ways(source, target, metric, tiled)
     weights = usable * (torch.arange(usable.shape[1], device=device) % 3).to(dtype)  # a third does not count
 
     def results(form: Form) -> dict[str, Tensor]:
-        ways = loss.ways(source, target, metric, form)
-        sums = loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), form)
-        value = loss.sum_over_cycles(source, target, j, back, weights, metric, (False, False), form)[0]
+        ways = streamed_loss.ways(source, target, metric, form)
+        sums = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), form)
+        value = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (False, False), form)[0]
         aggregated, *_ = aggregation.aggregate(target, metric, ALPHA, form)
         grad = aggregation.aggregate_backward(target, mixed, *softmax, mixed, metric, ALPHA, form)
         return {

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from dada.domain_adaptation.association import aggregation, loss
+from dada.domain_adaptation.association import aggregation, streamed_loss
 from dada.domain_adaptation.association.form import form_for
 
 # ---- the functions that contrastive_learning.py calls ----------------------------------------------
@@ -78,7 +78,7 @@ def associate(
 ):
     """The sum, and its gradients, empty where not needed."""
     with _plainly(source):
-        total, *grads = loss.sum_over_cycles(
+        total, *grads = streamed_loss.sum_over_cycles(
             source,
             target,
             target_index,
@@ -192,7 +192,7 @@ aggregate.register_autograd(_aggregate_backward, setup_context=_keep_for_aggrega
 )
 def follow_cycles(source, target, metric, fused):
     with _plainly(source):
-        return loss.ways(source, target, metric, form_for(source.device, fused))
+        return streamed_loss.ways(source, target, metric, form_for(source.device, fused))
 
 
 @follow_cycles.register_fake

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dada.domain_adaptation.losses import entropy_loss_from_logits
-from dada.domain_adaptation.parallel.ranks import joint_mean
 from dada.domain_adaptation.self_training.mixing import class_mask, paste, patch_mask
 from dada.domain_adaptation.step import Step
 from dada.model.batch_norm import TARGET
+from dada.parallel.ranks import joint_mean
 
 
 def confident_share(confidence: Tensor, threshold: float) -> Tensor:

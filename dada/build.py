@@ -1,0 +1,358 @@
+"""From the cfg to networks and loaders: the only place, besides scripts and trainer, that reads it."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import BatchSampler, DataLoader, Dataset
+
+from dada.dataset import (
+    DATASETS,
+    EvalTransform,
+    SegmentationDataset,
+    TrainTransform,
+    build_dataset,
+    step_loader,
+)
+from dada.dataset.own_classes import own_classes
+from dada.dataset.plca_numbering import number_as_plca, plca_order
+from dada.dataset.rare_classes import RareClasses, class_counts
+from dada.dataset.sample import Batch, collate_by_size
+from dada.dataset.spread import spread
+from dada.label_sets import OTHER_LABEL, LabelSet, label_set, label_set_from_info
+from dada.matmul_precision import matmul_precision
+from dada.model import SegmentationModel, build_model, load_weights
+from dada.model.weight_formats import shortened
+from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
+from dada.parallel.device import choose_device
+from dada.parallel.distributed import share_of
+from dada.parallel.ranks import rank, world_size
+
+
+@contextmanager
+def on_device(cfg: Any, *, fixed_sizes: bool = False) -> Iterator[torch.device]:
+    """The device of `choose_device`; within the block, TRAIN.MATMUL_PRECISION holds for products of float32 matrices.
+
+    Args:
+        fixed_sizes: images come in few sizes, as those of training do, so that a search for the fastest convolutions pays.
+    """
+    device = choose_device(cfg)
+    with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, device), cudnn_search(fixed_sizes and device.type == "cuda"):
+        yield device
+
+
+@contextmanager
+def cudnn_search(wanted: bool) -> Iterator[None]:
+    """Whether cuDNN times its algorithms for every new size of a convolution and keeps the fastest, within the block.
+
+    The fastest may be another one in another process, with other last bits: who asked torch for deterministic
+    convolutions gets no search.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark
+    cudnn.benchmark = wanted and not cudnn.deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark = before
+
+
+def build_network(
+    cfg: Any, weights: str, *, name: str = "", multi_level: bool | None = None, trained: bool = False
+) -> SegmentationModel:
+    """Network `name` (TRAIN.MODEL if empty) with `weights`, and the normalization that TRAIN.IMG_MODE asks for.
+
+    Raises:
+        ValueError: `weights` do not fit; or the network is to be a `trained` one and they are of an encoder alone.
+    """
+    train = cfg.TRAIN
+    network = build_model(
+        name or train.MODEL,
+        cfg.NUM_CLASSES,
+        multi_level=train.MULTI_LEVEL if multi_level is None else multi_level,
+        head_bias=train.HEAD_BIAS,
+        with_depth=cfg.USE_DEPTH,
+        bn_policy=train.BN_POLICY,
+        domain_bn=train.DOMAIN_BN,
+        output_stride=train.OUTPUT_STRIDE,
+    )
+    network.set_recompute(train.RECOMPUTE)
+    report = load_weights(
+        network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER, accept_licence=train.ACCEPT_LICENCE
+    )
+    if trained and report.missing:
+        raise ValueError(
+            f"{weights} holds no trained network: {shortened(report.missing, 3)} are not in it. It may be the ImageNet "
+            "weights that a training starts from; give a snapshot, or published weights of a whole network"
+        )
+    network.normalization = _normalization(cfg, network.normalization)
+    # The weights alone decide: a convolution with channels-last weights gives channels-last maps.
+    return network.to(memory_format=torch.channels_last) if train.CHANNELS_LAST else network
+
+
+def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
+    mode = cfg.TRAIN.IMG_MODE
+    if mode == "RGB":
+        return TORCHVISION_RGB
+    if mode == "BGR" or of_the_weights == CAFFE_BGR:
+        return dataclasses.replace(CAFFE_BGR, mean=tuple(cfg.TRAIN.IMG_MEAN))
+    return of_the_weights
+
+
+def source_loader(
+    cfg: Any,
+    normalization: Normalization,
+    steps: int,
+    start_step: int = 0,
+) -> DataLoader:
+    """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
+    train = cfg.TRAIN
+    dataset = build_dataset(
+        cfg.SOURCE,
+        cfg.DATA_DIRECTORY_SOURCE,
+        split=train.SET_SOURCE,
+        num_classes=cfg.NUM_CLASSES,
+        list_file=cfg.DATA_LIST_SOURCE,
+        transform=_train_transform(cfg, cfg.SOURCE, normalization, tuple(train.INPUT_SIZE_SOURCE)),
+        with_depth=cfg.USE_DEPTH,
+        seed=train.RANDOM_SEED,
+        info=train.INFO_SOURCE,
+        role="source",
+        **_own_options(cfg, cfg.SOURCE, "source"),
+    )
+    _number_classes(cfg, dataset)
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    by_class = None
+    if train.RARE_CLASS_TEMPERATURE:
+
+        @cache
+        def classes() -> RareClasses:  # at the first draw: counting reads every label
+            counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
+            return RareClasses(counts, train.RARE_CLASS_TEMPERATURE)
+
+        def by_class(*parts: int | str) -> tuple[int, int]:
+            return classes().draw(*parts)
+
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step, by_class)
+
+
+def target_loader(
+    cfg: Any, normalization: Normalization, steps: int, start_step: int = 0, second_view: bool = False, plain: bool = False
+) -> DataLoader:
+    """Unlabelled batches of the target, one for each of the steps start_step .. steps - 1; label files are never opened.
+
+    With `plain`, their colours are those of the files.
+    """
+    train = cfg.TRAIN
+    dataset = build_dataset(
+        cfg.TARGET,
+        cfg.DATA_DIRECTORY_TARGET,
+        split=train.SET_TARGET,
+        num_classes=cfg.NUM_CLASSES,
+        list_file=cfg.DATA_LIST_TARGET,
+        transform=_train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view, plain),
+        with_labels=False,
+        seed=train.RANDOM_SEED,
+        info=train.INFO_TARGET,
+        role="target",
+        **_own_options(cfg, cfg.TARGET, "target"),
+    )
+    _number_classes(cfg, dataset)
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
+
+
+def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoader:
+    """`count` images of `unlabelled_target`, (3, H, W) each, evenly spaced. None for one that cannot be read, where ON_BAD_FILE is skip."""
+    dataset = unlabelled_target(cfg, normalization)
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    return DataLoader(_Images(dataset), batch_size=None, sampler=spread(len(dataset), count), **_loading(cfg))
+
+
+def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:
+    """Whole images of the target's training split at the size of the test; label files are never opened."""
+    return build_dataset(
+        cfg.TARGET,
+        cfg.DATA_DIRECTORY_TARGET,
+        split=cfg.TRAIN.SET_TARGET,
+        num_classes=cfg.NUM_CLASSES,
+        list_file=cfg.DATA_LIST_TARGET,
+        transform=eval_transform(cfg, normalization, cfg.TARGET),
+        with_labels=False,
+        info=cfg.TRAIN.INFO_TARGET,
+        role="target",
+        **_own_options(cfg, cfg.TARGET, "target"),
+    )
+
+
+class _Images(Dataset):
+    """The images of a dataset, so that loader processes can read them."""
+
+    def __init__(self, dataset: SegmentationDataset) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> torch.Tensor | None:
+        try:
+            return self._dataset[index].image
+        except (ValueError, OSError):
+            if not self._dataset.skip_bad_files:
+                raise
+            return None
+
+
+def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
+    """The settings that only the dataset of that name takes."""
+    if name == "SYNTHIA":
+        return {"published": cfg.LEGACY.SYNTHIA_7_MAP}
+    if name == "Mapillary":
+        return {"version": cfg.MAPILLARY_VERSION}
+    if name == "Folder":
+        options = cfg[f"FOLDER_{role.upper()}"]
+        names, colors = cfg.CLASSES.NAMES, cfg.CLASSES.COLORS
+        return {
+            "classes": own_classes(names, colors) if names or colors else None,
+            "images": options.IMAGES,
+            "labels": options.LABELS,
+            "depth": options.DEPTH,
+            "label_format": options.LABEL_FORMAT,
+            "label_map": dict(options.LABEL_MAP),
+            "default": options.DEFAULT,
+        }
+    return {}
+
+
+def _number_classes(cfg: Any, dataset: SegmentationDataset) -> None:
+    """Refuse classes that are not the network's, and number them as LEGACY.PLCA_CLASS_ORDER asks."""
+    names = tuple(cfg.CLASSES.NAMES)
+    if dataset.num_classes != cfg.NUM_CLASSES or (names and dataset.classes.names != names):
+        wanted = f"CLASSES.NAMES are {', '.join(names)}" if names else f"NUM_CLASSES is {cfg.NUM_CLASSES}"
+        raise ValueError(
+            f"{wanted}, but the classes of {dataset.title} are {', '.join(dataset.classes.names)} "
+            f"({dataset.num_classes}). Source, target and network must have the same classes in the same order: "
+            "describe those of the dataset in a JSON file, TRAIN.INFO_SOURCE, TRAIN.INFO_TARGET or TEST.INFO_TARGET."
+        )
+    if cfg.LEGACY.PLCA_CLASS_ORDER:
+        number_as_plca(dataset)
+
+
+def _mixed_shapes(name: str) -> bool:
+    """Whether the images of that dataset are of many shapes, and so must not be squashed to one."""
+    return name in DATASETS and DATASETS[name].mixed_shapes
+
+
+def _train_transform(
+    cfg: Any,
+    name: str,
+    normalization: Normalization,
+    size: tuple[int, int],
+    second_view: bool = False,
+    plain: bool = False,
+) -> TrainTransform:
+    options = cfg.DATA_TRANSFORM
+    crops = options.RANDOM_RESIZE_AND_CROP
+    fit = _mixed_shapes(name) and not crops
+    squash = cfg.LEGACY.SQUASHING_RESIZE and not crops and not fit
+    return TrainTransform(
+        normalization,
+        resize=size if squash else None,
+        cover=None if crops or squash or fit else size,
+        fit=size if fit else None,
+        load_size=(options.LOADSIZE, int(1.3 * options.LOADSIZE)) if crops else None,
+        crop=(options.CROPSIZE, options.CROPSIZE) if crops else None,
+        flip=options.FLIP,
+        color_jitter=0.0 if plain else options.COLOR_JITTER,
+        second_view=second_view,
+    )
+
+
+def _train_loader(
+    cfg: Any,
+    dataset: SegmentationDataset,
+    batch_size: int,
+    steps: int,
+    stream: str,
+    start_step: int,
+    by_class: Callable[..., tuple[int, int]] | None = None,
+) -> DataLoader:
+    seed = cfg.TRAIN.RANDOM_SEED
+    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    own = share_of(batch_size, f"TRAIN.BATCH_SIZE_{stream.upper()}")
+    slots = range(own * rank(), own * (rank() + 1))
+    steps_to_load = {"slots": slots, "start_step": start_step, "stop_step": steps, "stream": stream, "by_class": by_class}
+    return step_loader(dataset, batch_size, seed=seed, **steps_to_load, **_loading(cfg))
+
+
+def eval_transform(cfg: Any, normalization: Normalization, name: str) -> EvalTransform:
+    """How the TEST section prepares images of the dataset `name`."""
+    test = cfg.TEST
+    return EvalTransform(
+        normalization,
+        size=tuple(test.INPUT_SIZE_TARGET),
+        resample=test.RESAMPLE,
+        label_size=tuple(test.OUTPUT_SIZE_TARGET) or None,
+        keep_ratio=test.KEEP_RATIO,
+        pad=_mixed_shapes(name) and not test.KEEP_RATIO,
+    )
+
+
+def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", split: str = "") -> DataLoader:
+    """Labelled images of TEST.SET_TARGET, or of another split of source or target, each once, in order.
+
+    They are prepared as the TEST section says. Of several processes each has every N-th batch.
+    """
+    test, upper = cfg.TEST, role.upper()
+    name = cfg[upper]
+    dataset = build_dataset(
+        name,
+        cfg[f"DATA_DIRECTORY_{upper}"],
+        split=split or test.SET_TARGET,
+        num_classes=cfg.NUM_CLASSES,
+        list_file=cfg[f"DATA_LIST_{upper}"],
+        transform=eval_transform(cfg, normalization, name),
+        info=test.INFO_TARGET if role == "target" else cfg.TRAIN.INFO_SOURCE,
+        role=role,
+        **_own_options(cfg, name, role),
+    )
+    _number_classes(cfg, dataset)
+    if test.CLASS_RULE == "count":
+        dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
+    # Batches are shared, not images: each is the one that a single process would predict, to the last bit.
+    batches = list(BatchSampler(range(len(dataset)), test.BATCH_SIZE_TARGET, drop_last=False))[rank() :: world_size()]
+    return EvalLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **_loading(cfg))
+
+
+class EvalLoader(DataLoader):
+    """Batches of test images; images, or labels, of other sizes make a batch of their own."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batches in super().__iter__():
+            yield from batches
+
+
+def _loading(cfg: Any) -> dict[str, Any]:
+    # More loaders than cores only take turns; a laptop should not need to know about NUM_WORKERS.
+    workers = min(cfg.NUM_WORKERS, os.cpu_count() or 1)
+    return {"num_workers": workers, "pin_memory": choose_device(cfg).type == "cuda"}
+
+
+def classes_of(cfg: Any) -> LabelSet:
+    """Names and colours of the classes that a network trained with `cfg` predicts.
+
+    Raises:
+        FileNotFoundError, ValueError: the info file is not there; the numbers of names and colours differ.
+    """
+    if cfg.CLASSES.NAMES:
+        return own_classes(cfg.CLASSES.NAMES, cfg.CLASSES.COLORS)
+    info = cfg.TRAIN.INFO_TARGET or cfg.TEST.INFO_TARGET
+    classes = label_set_from_info(info).label_set if info else label_set(cfg.NUM_CLASSES)
+    return plca_order(classes) if cfg.LEGACY.PLCA_CLASS_ORDER else classes

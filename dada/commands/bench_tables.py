@@ -1,0 +1,162 @@
+"""Tables of a comparison of methods, in Markdown, from the records that `bench.compare` makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dada.evaluation.selection import CHOICES, rank_correlation
+from dada.files import write_whole
+
+START, LONGER, ORACLE = "source-only", "source-only, longer", "oracle"
+DIAGNOSTICS = {
+    "closed": "share of the labelled source pixels whose cycle through a test image returns to their class",
+    "balanced": "the same, mean over the classes",
+    "correct": "share of the closed cycles that turn around at a pixel which really is of their class",
+    "covered": "share of the target pixels on closed cycles",
+}
+Records = Sequence[Mapping[str, Any]]
+
+
+def tables(records: Records, steps: Sequence[str] = ()) -> str:
+    """For each benchmark: means over seeds with gains seed by seed, the ablation, all classes, cycles, criteria.
+
+    Args:
+        records: as of `bench.compare`; "cycles" and "criteria" may be missing from some.
+        steps: methods each of which adds one part to the one before.
+    """
+    parts = []
+    for benchmark in dict.fromkeys(r["benchmark"] for r in records):
+        methods = _by_method([r for r in records if r["benchmark"] == benchmark])
+        parts += [f"### {benchmark}", _means(methods), _ablation(methods, steps), _classes(methods), _cycles(methods), _criteria(methods)]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def insert_tables(page: Path, text: str, name: str) -> None:
+    """Replace what stands between `<!-- name -->` and `<!-- /name -->` in a page.
+
+    Raises:
+        ValueError: the page lacks one of the two marks.
+    """
+    content, start, end = page.read_text(encoding="utf-8"), f"<!-- {name} -->", f"<!-- /{name} -->"
+    if start not in content or end not in content:
+        raise ValueError(f"{page} lacks the lines {start} and {end}, between which the tables go")
+    before, _, rest = content.partition(start)
+    write_whole(page, f"{before}{start}\n{text}{end}{rest.partition(end)[2]}".encode())
+
+
+Methods = Mapping[str, Mapping[int, Mapping[str, Any]]]  # records by method and seed
+
+
+def _by_method(records: Records) -> Methods:
+    methods: dict[str, dict[int, Mapping[str, Any]]] = {}
+    for record in records:
+        methods.setdefault(record["method"], {})[record["seed"]] = record
+    return methods
+
+
+def _headline(record: Mapping[str, Any]) -> float:
+    """mIoU over the classes of the label set, which come first."""
+    return next(iter(record["mIoU"].values()))
+
+
+def _gains(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> list[float]:
+    return [_headline(r) - _headline(base[seed]) for seed, r in runs.items() if seed in base]
+
+
+def _spread(values: Sequence[float], form: str) -> str:
+    """Mean ± standard deviation over seeds, or the one value."""
+    deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{deviation}"
+
+
+def _means(methods: Methods) -> str:
+    """Mean and deviation over seeds, gains over the source alone in the same time, and how much of the gap is closed.
+
+    The gap is from the source alone, with or without the further time, whichever is better, to the oracle.
+    """
+    scores = {name: np.array([_headline(r) for r in runs.values()]) for name, runs in methods.items()}
+    without = [name for name in (START, LONGER) if name in scores]
+    base, top = methods.get(without[-1]) if without else None, scores.get(ORACLE)
+    floor = max((scores[name].mean() for name in without), default=None)
+    lines = [
+        f"| method | iterations | mIoU | over {without[-1] if without else LONGER}, by seed | share of the gap closed |",
+        "|---|---|---|---|---|",
+    ]
+    for name, runs in methods.items():
+        gains = share = ""
+        if base and name not in without:
+            gains = ", ".join(f"{gain:+.1f}" for gain in _gains(runs, base))
+            if top is not None and name != ORACLE:
+                share = f"{100 * (scores[name].mean() - floor) / (top.mean() - floor):.0f} %"
+        iterations = "/".join(map(str, dict.fromkeys(r["iterations"] for r in runs.values())))
+        lines.append(f"| {name} | {iterations} | {_spread(scores[name], '.1f')} | {gains} | {share} |")
+    return "\n".join(lines)
+
+
+def _ablation(methods: Methods, steps: Sequence[str]) -> str:
+    """What every step adds to the one before it, seed by seed."""
+    present = [name for name in steps if name in methods]
+    if len(present) < 2:
+        return ""
+    lines = ["| one part at a time | mIoU | over the row above | by seed |", "|---|---|---|---|"]
+    for before, name in zip([None, *present], present):
+        gains = _gains(methods[name], methods[before]) if before else []
+        cells = (_spread(gains, "+.1f"), ", ".join(f"{gain:+.1f}" for gain in gains)) if gains else ("", "")
+        lines.append(f"| {name} | {_spread([_headline(r) for r in methods[name].values()], '.1f')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _classes(methods: Methods) -> str:
+    """IoU of every class, mean over seeds; a class that a test never saw is left out of its mean."""
+    names = next(iter(next(iter(methods.values())).values()))["IoU"]
+    return _grid("IoU", methods, names, lambda record, name: record["IoU"][name])
+
+
+def _cycles(methods: Methods) -> str:
+    """Cycles between source images and labelled test images, in percent."""
+    judged = {name: runs for name, runs in methods.items() if all(r.get("cycles") for r in runs.values())}
+    if not judged:
+        return ""
+    legend = "; ".join(f"{name}: {meaning}" for name, meaning in DIAGNOSTICS.items())
+    return f"{_grid('cycles, %', judged, DIAGNOSTICS, lambda record, name: 100 * record['cycles'][name])}\n\n({legend}.)"
+
+
+def _grid(title: str, methods: Methods, names: Sequence[str], value: Callable[[Mapping[str, Any], str], float | None]) -> str:
+    lines = [f"| {title} | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
+    for name in names:
+        cells = []
+        for runs in methods.values():
+            seen = [v for v in (value(r, name) for r in runs.values()) if v is not None]
+            cells.append(f"{np.mean(seen):.1f}" if seen else "-")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _criteria(methods: Methods) -> str:
+    """How well criteria without target labels order methods: of the means over seeds, and of the methods of each seed."""
+    usable = {name: runs for name, runs in methods.items() if name != ORACLE and all(r.get("criteria") for r in runs.values())}
+    if len(usable) < 3:
+        return ""
+    seeds = sorted(set.intersection(*(set(runs) for runs in usable.values())))
+    best = max(np.mean([_headline(r) for r in runs.values()]) for runs in usable.values())
+    lines = [
+        "| criterion | rank correlation with mIoU, of means | of the methods of each seed | it chooses | mIoU of that, below the best |",
+        "|---|---|---|---|---|",
+    ]
+    for criterion in CHOICES:
+        judged = {name: np.mean([r["criteria"][criterion] for r in runs.values()]) for name, runs in usable.items()}
+        scores = {name: np.mean([_headline(r) for r in runs.values()]) for name, runs in usable.items()}
+        by_seed = [
+            rank_correlation([runs[s]["criteria"][criterion] for runs in usable.values()], [_headline(runs[s]) for runs in usable.values()])
+            for s in seeds
+        ]
+        chosen = max(judged, key=judged.get)
+        of_means = rank_correlation(list(judged.values()), list(scores.values()))
+        lines.append(
+            f"| {criterion} | {of_means:+.2f} | {', '.join(f'{r:+.2f}' for r in by_seed)} | {chosen} | {best - scores[chosen]:.1f} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,351 @@
+"""Read everything that a run would read, before it does, and say what is wrong and what is in it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from dada.build import eval_loader, source_loader, target_loader
+from dada.config import plain_cfg
+from dada.dataset import SegmentationDataset, image_files
+from dada.dataset.spread import spread
+from dada.dataset.statistics import Overlap, class_frequencies, class_overlap
+from dada.dataset.synthia_release import EXPECTED, Release, guess_release
+from dada.domain_adaptation.objectives import build_objective
+from dada.normalization import TORCHVISION_RGB
+
+T = TypeVar("T")
+
+# Kinds of problems. Errors stop a run when it meets the file; warnings do not.
+UNOPENED = "dataset cannot be opened"
+UNUSABLE = "options cannot be used"
+IMAGE, LABEL, DEPTH = "unreadable image", "unreadable label", "unreadable depth"
+SIZE, IDS, MISSING = "sizes differ", "label ids outside the map", "image without label"
+BLANK, ABSENT, RELEASE = "no trained class in the label", "classes in no label", "unusual archive"
+WARNINGS = (BLANK, ABSENT, RELEASE)
+
+
+@dataclass(frozen=True)
+class Problem:
+    kind: str
+    file: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What was found in the files of one sample: `counts` is (K,) pixels of each class, None without labels."""
+
+    problems: list[Problem]
+    size: tuple[int, int] | None  # (width, height) of the image
+    counts: np.ndarray | None
+
+
+@dataclass
+class Domain:
+    """What was found in one split of one dataset.
+
+    Args:
+        role: "source", "target" or "test".
+        name: as SOURCE or TARGET names it.
+        split, root: as the cfg gives them.
+        images, labels, depths: how many files the split has; `checked` how many of its samples were read.
+        sizes: (width, height) of images, counted.
+        counts: (read labels, K) pixels of each class.
+        release: which of SYNTHIA's archives it is, if SYNTHIA.
+    """
+
+    role: str
+    name: str
+    split: str
+    root: str
+    images: int = 0
+    labels: int = 0
+    depths: int = 0
+    checked: int = 0
+    classes: tuple[str, ...] = ()
+    sizes: Counter = field(default_factory=Counter)
+    counts: np.ndarray | None = None
+    problems: list[Problem] = field(default_factory=list)
+    release: Release | None = None
+
+    @property
+    def errors(self) -> list[Problem]:
+        return [problem for problem in self.problems if problem.kind not in WARNINGS]
+
+
+@dataclass
+class Check:
+    """The domains that a run reads, and the classes that source and test images share."""
+
+    domains: list[Domain]
+    problems: list[Problem]  # of the options, not of files
+    overlap: Overlap | None
+
+    @property
+    def trainable(self) -> bool:
+        return not self.problems and not any(d.errors for d in self.domains if d.role != "test")
+
+    @property
+    def testable(self) -> bool:
+        return not any(d.errors for d in self.domains if d.role == "test")
+
+
+def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
+    """Read every file of the source, the target and the test split that `cfg` would have a run read.
+
+    Labels of the target's training split are not opened: training does without them. A run without a term on the
+    target does not read that split, and nor does the check. Nothing that is wrong with a file or a dataset raises; it
+    becomes a Problem.
+
+    Args:
+        workers: processes that read; 0 reads in this one.
+        limit: read only so many samples of each split, evenly spaced; 0 reads all.
+    """
+    problems, roles = [], ["source", "target", "test"]
+    try:
+        if not build_objective(cfg, torch.device("cpu")).uses_target:
+            roles.remove("target")
+    except ValueError as error:
+        problems.append(Problem(UNUSABLE, "", str(error)))
+    domains = [_check_domain(cfg, role, workers, limit) for role in roles]
+    counts = {d.role: d.counts for d in domains if d.counts is not None and len(d.counts)}
+    overlap = None
+    if {"source", "test"} <= set(counts) and counts["source"].shape[1] == counts["test"].shape[1]:
+        overlap = class_overlap(counts["source"], counts["test"])
+    return Check(domains, problems, overlap)
+
+
+def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
+    of_source = role == "source"
+    split = {"source": cfg.TRAIN.SET_SOURCE, "target": cfg.TRAIN.SET_TARGET, "test": cfg.TEST.SET_TARGET}[role]
+    root = cfg.DATA_DIRECTORY_SOURCE if of_source else cfg.DATA_DIRECTORY_TARGET
+    domain = Domain(role, cfg.SOURCE if of_source else cfg.TARGET, split, root)
+    if domain.name == "SYNTHIA":
+        domain.release = guess_release(root)
+        if not domain.release.fits:
+            what = f"looks like {domain.release.name}" if domain.release.name else "is none of SYNTHIA's archives as downloaded"
+            message = f"{root} {what}: {domain.release.reason}. The benchmarks are made of the whole of {EXPECTED}."
+            domain.problems.append(Problem(RELEASE, root, message))
+    try:
+        dataset = _dataset(cfg, role)
+    except Exception as error:  # noqa: BLE001  the other splits are still worth checking
+        domain.problems.append(Problem(UNOPENED, root, _text(error)))
+        return domain
+    _read(dataset, domain, workers, limit)
+    return domain
+
+
+def _dataset(cfg: Any, role: str) -> SegmentationDataset:
+    # No image goes through the normalization: files are read, not prepared.
+    if role == "test":
+        return eval_loader(cfg, TORCHVISION_RGB).dataset
+    return (source_loader if role == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset
+
+
+def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int) -> None:
+    """Add what is in the files of `dataset` to `domain`."""
+    items, domain.classes = dataset.items, dataset.classes.names
+    domain.images = len(items)
+    domain.labels = sum(item.label is not None for item in items)
+    domain.depths = sum(item.depth is not None for item in items)
+    indices = spread(len(items), limit or len(items))
+    domain.checked = len(indices)
+    if domain.role != "target":
+        domain.problems += [
+            Problem(MISSING, items[i].image, f"{items[i].image} has no label") for i in indices if items[i].label is None
+        ]
+    loader = DataLoader(_Files(dataset, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    found = []
+    for pair in tqdm(loader, desc=f"{domain.role} {domain.split}", total=len(indices), unit="image", dynamic_ncols=True):
+        domain.problems += pair.problems
+        if pair.size is not None:
+            domain.sizes[pair.size] += 1
+        if pair.counts is not None:
+            found.append(pair.counts)
+    if not domain.labels:
+        return
+    domain.counts = np.stack(found) if found else np.zeros((0, dataset.num_classes), dtype=np.int64)
+    absent = [name for name, pixels in zip(domain.classes, domain.counts.sum(axis=0)) if not pixels]
+    if absent and domain.role == "source":
+        message = f"no label that was read holds {', '.join(absent)}: nothing teaches these classes"
+        domain.problems.append(Problem(ABSENT, ", ".join(absent), message))
+
+
+class _Files(Dataset):
+    """The samples of a dataset as Pairs, so that loader processes can read them."""
+
+    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
+        self._dataset = dataset
+        self._indices = indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __getitem__(self, position: int) -> Pair:
+        return read_pair(self._dataset, self._indices[position])
+
+
+def _as_it_is(pair: Pair) -> Pair:
+    return pair
+
+
+def read_pair(dataset: SegmentationDataset, index: int) -> Pair:
+    """Read all files of one sample as training does, and say what is wrong with them; never raises for a file."""
+    item, problems = dataset.items[index], []
+
+    def attempt(kind: str, path: str, read: Callable[[], T]) -> T | None:
+        try:
+            return read()
+        except Exception as error:  # noqa: BLE001  whatever a broken file provokes, the next one is to be read
+            problems.append(Problem(IDS if isinstance(error, image_files.LabelIdError) else kind, path, _text(error)))
+            return None
+
+    image = attempt(IMAGE, item.image, lambda: image_files.read_image(item.image))
+    label = None if item.label is None else attempt(LABEL, item.label, lambda: dataset.read_label(index))
+    depth = None if item.depth is None else attempt(DEPTH, item.depth, lambda: image_files.read_inverse_depth(item.depth))
+    others = {item.label: label and label.size, item.depth: None if depth is None else depth.shape[::-1]}
+    for path, size in others.items():
+        if image is not None and size is not None and size != image.size:
+            (w, h), (width, height) = size, image.size
+            problems.append(Problem(SIZE, path, f"{path} is {w}x{h}, its image {item.image} is {width}x{height}"))
+    counts = None
+    if label is not None:
+        counts = np.array(label.histogram()[: dataset.num_classes], dtype=np.int64)
+        if not counts.any():
+            problems.append(Problem(BLANK, item.label, f"{item.label} holds no pixel of a trained class"))
+    return Pair(problems, None if image is None else image.size, counts)
+
+
+def _text(error: Exception) -> str:
+    known = isinstance(error, (ValueError, OSError))
+    return str(error) if known and str(error) else f"{type(error).__name__}: {error}"
+
+
+# ---- what is printed and saved
+
+
+def report(check: Check) -> str:
+    """For the eye: a line for each split, one for each kind of problem with the first files, a table of classes."""
+    lines = [_domain_line(domain) for domain in check.domains]
+    lines += ["", *_problem_lines(check)]
+    lines += ["", *_class_lines(check)] if any(d.counts is not None for d in check.domains) else []
+    train, test = (
+        f"{what} would {'work' if fine else 'fail'}"
+        for what, fine in (("training", check.trainable), ("testing", check.testable))
+    )
+    return "\n".join([*lines, "", f"{train}; {test}"])
+
+
+def _domain_line(domain: Domain) -> str:
+    text = f"{domain.role:<7} {domain.name} {domain.split} in {domain.root}: "
+    if not domain.images:
+        return text + "not opened"
+    sizes = [f"{w}x{h}" + (f" ({n})" if len(domain.sizes) > 1 else "") for (w, h), n in domain.sizes.most_common()]
+    parts = [f"{domain.images} images of {image_files.first_few(sizes, 3) or 'unknown size'}"]
+    parts.append(f"{domain.labels} labels" if domain.role != "target" else "labels are not read in training")
+    parts += [f"{domain.depths} depth files"] if domain.depths else []
+    parts += [f"{domain.checked} of them read"] if domain.checked < domain.images else []
+    parts += [f"{domain.release.name}: {domain.release.reason}"] if domain.release and domain.release.fits else []
+    return text + ", ".join(parts)
+
+
+def _problem_lines(check: Check) -> list[str]:
+    lines = [f"error    {problem.kind}: {problem.message}" for problem in check.problems]
+    for domain in check.domains:
+        by_kind: dict[str, list[Problem]] = defaultdict(list)
+        for problem in domain.problems:
+            by_kind[problem.kind].append(problem)
+        for kind, found in by_kind.items():
+            weight = "warning" if kind in WARNINGS else "error"
+            if kind in (UNOPENED, RELEASE, ABSENT):
+                lines.append(f"{weight:<8} {domain.role}: {kind}: {found[0].message}")
+                continue
+            names = image_files.first_few([_below(p.file, domain.root) for p in found], 3)
+            lines.append(f"{weight:<8} {domain.role}: {kind}, {_number(len(found), 'file')}: {names}")
+            if kind != BLANK:
+                lines.append(f"{'':<10}{found[0].message}")
+    return lines or ["no problem found"]
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")
+
+
+def _below(path: str, root: str) -> str:
+    return os.path.relpath(path, root) if Path(path).is_relative_to(root) else path
+
+
+def _class_lines(check: Check) -> list[str]:
+    """Frequencies of each domain with labels, and the overlap; in percent."""
+    labelled = [d for d in check.domains if d.counts is not None]
+    head, units, columns = [], [], []
+    for domain in labelled:
+        shares = class_frequencies(domain.counts)
+        head.append(f"{domain.role:>20}")
+        units.append(f"{'pixels':>11}{'images':>9}")
+        columns.append([f"{100 * p:>11.3f}{100 * i:>9.2f}" for p, i in zip(shares.pixels, shares.images)])
+    if check.overlap is not None:
+        o = check.overlap
+        head.append(f"{'pairs with the class in':>37}")
+        units.append(f"{'source only':>15}{'test only':>11}{'both':>11}")
+        columns.append([
+            f"{100 * s:>15.2f}{100 * t:>11.2f}{100 * b:>11.2f}" for s, t, b in zip(o.source_only, o.target_only, o.both)
+        ])  # fmt: skip
+    names = max((d.classes for d in labelled), key=len)
+    width = max(14, *(len(name) for name in names))
+    lines = [f"{'in %':<{width}}" + "".join(head), f"{'':<{width}}" + "".join(units)]
+    for k, name in enumerate(names):
+        cells = (column[k] if k < len(column) else " " * len(column[0]) for column in columns)
+        lines.append(f"{name:<{width}}" + "".join(cells))
+    if check.overlap is not None:
+        lines += [
+            f"Of all pairs of a source with a test image, {100 * o.any_source_only:.1f} % have a class in the source image "
+            f"only, {100 * o.any_target_only:.1f} % one in the test image only.",
+            "Pairs are of whole images; the test split stands for the target, whose training labels are not read.",
+        ]
+    return lines
+
+
+def as_dict(check: Check) -> dict[str, Any]:
+    """For JSON: everything, each file with a problem by name; shares in 0..1."""
+    overlap = check.overlap
+    names = next((d.classes for d in check.domains if d.counts is not None), ())
+    return {
+        "training_would_work": check.trainable,
+        "testing_would_work": check.testable,
+        "option_problems": [vars(problem) for problem in check.problems],
+        "domains": [_domain_dict(domain) for domain in check.domains],
+        "overlap": None if overlap is None else {
+            "any_source_only": overlap.any_source_only,
+            "any_test_only": overlap.any_target_only,
+            "classes": {
+                name: {"source_only": float(s), "test_only": float(t), "both": float(b)}
+                for name, s, t, b in zip(names, overlap.source_only, overlap.target_only, overlap.both)
+            },
+        },
+        "cfg": plain_cfg(),
+    }  # fmt: skip
+
+
+def _domain_dict(domain: Domain) -> dict[str, Any]:
+    result = {key: getattr(domain, key) for key in ("role", "name", "split", "root", "images", "labels", "depths", "checked")}
+    result["sizes"] = {f"{w}x{h}": count for (w, h), count in domain.sizes.most_common()}
+    result["release"] = None if domain.release is None else domain.release._asdict()
+    result["problems"] = [{**vars(p), "error": p.kind not in WARNINGS} for p in domain.problems]
+    if domain.counts is not None:
+        shares, pixels = class_frequencies(domain.counts), domain.counts.sum(axis=0)
+        result["classes"] = {
+            name: {"pixels": int(n), "share_of_pixels": float(p), "share_of_images": float(i)}
+            for name, n, p, i in zip(domain.classes, pixels, shares.pixels, shares.images)
+        }
+    return result

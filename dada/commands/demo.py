@@ -1,0 +1,96 @@
+"""Source-only against adapted on the embedded city, over one seed or several."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dada.commands.jobs import Job, run_all, train_unless_finished
+from dada.commands.visualize import Options, panels
+from dada.config import cfg
+from dada.dataset.toycity import write_city
+from dada.evaluation.evaluator import Evaluation, table, to_json
+from dada.evaluation.tester import evaluate_run, protocol
+from dada.files import write_whole
+from dada.runs import find_snapshots, versions
+
+CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
+METHODS = {"source-only": False, "adapted": True}  # the value of CONTRASTIVE_LEARNING
+PICTURES = 4
+
+
+def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> None:
+    """Write the city to `out`/city, train and test both networks for every seed, write table and figure to `out`.
+
+    What a former call has written with the same settings is used again: the city, and runs that reached their end.
+    """
+    write_city(out / "city", **CITY, workers=2)
+    results = _train_and_test(out, seeds, overrides)
+    text = table({name: evaluations[0] for name, evaluations in results.items()})
+    summary = _summary(results, seeds)
+    print(f"\nHeld-out target images, seed {seeds[0]}, last snapshot\n{text}\n\n{summary}")
+    write_whole(out / "table.txt", f"{text}\n\n{summary}\n".encode())
+    write_whole(out / "results.json", to_json(_as_dict(results, seeds)))
+    _draw(out / "figure.png", out, seeds[0], overrides)
+    print(f"written: {out / 'table.txt'}, {out / 'results.json'}, {out / 'figure.png'}")
+
+
+def _train_and_test(out: Path, seeds: Sequence[int], overrides: Sequence[str]) -> dict[str, list[Evaluation]]:
+    """Evaluations by method, one for each seed."""
+    names = list(itertools.product(seeds, METHODS))
+    evaluations = run_all([_job(out, name, seed, overrides) for seed, name in names], _evaluate_job)
+    return {method: [e for (_, name), e in zip(names, evaluations) if name == method] for method in METHODS}
+
+
+def _evaluate_job(job: Job) -> Evaluation:
+    return list(evaluate_run(cfg, train_unless_finished(job)).values())[-1]
+
+
+def _job(out: Path, name: str, seed: int, overrides: Sequence[str]) -> Job:
+    return Job(
+        "toycity.yml",
+        (
+            f"DATA_DIRECTORY_SOURCE={out / 'city' / 'SYNTHIA'}",
+            f"DATA_DIRECTORY_TARGET={out / 'city' / 'Cityscapes'}",
+            f"EXP_ROOT={out}",
+            f"EXP_NAME={name}_seed{seed}",
+            f"CONTRASTIVE_LEARNING={METHODS[name]}",
+            f"TRAIN.RANDOM_SEED={seed}",
+            *overrides,
+        ),
+    )
+
+
+def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
+    lines = []
+    for name, evaluations in results.items():
+        mious = 100 * np.array([e.miou for e in evaluations])
+        spread = f" +- {mious.std(ddof=1):.1f} (standard deviation over {len(seeds)} seeds)" if len(seeds) > 1 else ""
+        lines.append(f"{name}: mIoU {mious.mean():.1f}{spread}")
+    source_only, adapted = ([e.miou for e in evaluations] for evaluations in results.values())
+    gains = 100 * (np.array(adapted) - np.array(source_only))
+    lines.append("gain by seed: " + ", ".join(f"{seed}: {gain:+.1f}" for seed, gain in zip(seeds, gains)))
+    return "\n".join(lines)
+
+
+def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> dict:
+    return {
+        "city": CITY,
+        "protocol": protocol(cfg),
+        "versions": versions(),
+        "runs": [
+            {"method": name, "seed": seed, **evaluation.as_dict()}
+            for name, evaluations in results.items()
+            for seed, evaluation in zip(seeds, evaluations)
+        ],
+    }
+
+
+def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
+    """Evenly spaced test images, not chosen ones: image, label, source-only, adapted."""
+    runs = [_job(out, name, seed, overrides).configure() for name in METHODS]
+    snapshots = [find_snapshots(run.snapshots)[-1] for run in runs]
+    panels(snapshots, [path], Options(overrides=overrides), names=list(METHODS), images=PICTURES, errors=False)

@@ -1,0 +1,335 @@
+"""What a run finds on this machine: the first thing that a maintainer asks for when something is slow, or fails.
+
+Of the environment's variables only those of VARIABLES are told; nothing else of it is read.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from dada import __version__
+from dada.build import eval_loader, source_loader, target_loader
+from dada.commands.commit import PACKAGE, changed_files, git_commit
+from dada.dataset import Draw, SegmentationDataset, storage
+from dada.dataset.spread import spread
+from dada.matmul_precision import error_of, products_of
+from dada.normalization import TORCHVISION_RGB
+from dada.parallel.device import find_device
+
+PACKAGES = """torch torchvision timm numpy pillow opencv-python-headless opencv-python pyyaml easydict safetensors tensorboard
+tqdm matplotlib triton""".split()
+VARIABLES = """CUDA_VISIBLE_DEVICES OMP_NUM_THREADS OMP_WAIT_POLICY MKL_NUM_THREADS RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE
+MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT NCCL_DEBUG NCCL_SOCKET_IFNAME NCCL_IB_DISABLE
+NCCL_P2P_DISABLE GLOO_SOCKET_IFNAME PYTORCH_CUDA_ALLOC_CONF SLURM_JOB_ID SLURM_JOB_PARTITION SLURM_JOB_NODELIST SLURM_NNODES
+SLURM_NTASKS SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_GPUS_ON_NODE SLURM_PROCID SLURM_LOCALID
+SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_TMPDIR TMPDIR""".split()
+
+Section = dict[str, Any]  # plain values; None for what the system does not say
+
+
+def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
+    """Everything, by section.
+
+    Args:
+        cfg: for EXP_ROOT, for DEVICE and GPU_ID, and for the datasets if `images`.
+        images: how many of each dataset to read and decode; 0 opens none.
+    """
+    sections: dict[str, Callable[[], Section]] = {
+        "project": _project,
+        "system": _system,
+        "packages": lambda: {name: version for name in PACKAGES if (version := _version(name))},
+        "processors": lambda: _processors(cfg),
+        "memory": _memory,
+        "gpu": lambda: _gpus(cfg),
+        "distributed": _distributed,
+        "loader processes": _loaders,
+        "torch.compile": _compiler,
+        "disk of EXP_ROOT": lambda: _disk(Path(cfg.EXP_ROOT)),
+        "variables": lambda: {name: os.environ[name] for name in VARIABLES if name in os.environ},
+    }
+    found = {name: section() for name, section in sections.items()}
+    if images:
+        found["source images"] = _data(lambda: source_loader(cfg, TORCHVISION_RGB, steps=1).dataset, images, cfg)
+        found["target images"] = _data(lambda: target_loader(cfg, TORCHVISION_RGB, steps=1).dataset, images, cfg)
+        found["test images"] = _data(lambda: eval_loader(cfg, TORCHVISION_RGB).dataset, images, cfg)
+    return found
+
+
+def report(sections: dict[str, Section]) -> str:
+    """The sections as text."""
+    lines = []
+    for name, section in sections.items():
+        lines.append(name)
+        for key, value in section.items() or [("none", "")]:
+            lines.append(f"  {key:<28} {_words(value)}".rstrip())
+    return "\n".join(lines)
+
+
+def _words(value: Any) -> str:
+    if value is None:
+        return "not known"
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
+
+
+# --- the machine ---------------------------------------------------------------------------------------------
+
+
+def _project() -> Section:
+    return {
+        "dada": __version__,
+        "folder": str(PACKAGE.parent),
+        "git commit": git_commit() or "none: not a clone, or git cannot read it",
+        "files changed since": changed_files(),
+    }
+
+
+def _system() -> Section:
+    return {
+        "system": platform.platform(),
+        "host": platform.node(),
+        "python": f"{platform.python_version()} ({platform.python_implementation()})",
+        "executable": sys.executable,
+        "C library": " ".join(platform.libc_ver()).strip() or None,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _processors(cfg: Any) -> Section:
+    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    quota = _cgroup_cores()
+    return {
+        "model": names[0] if names else platform.processor() or None,
+        "cores of the machine": os.cpu_count(),
+        "cores this process may use": usable,
+        "limit of the container": "none" if quota is None else f"{quota:g} cores",
+        "threads of torch": torch.get_num_threads(),
+        "products of float32": _products(cfg.TRAIN.MATMUL_PRECISION),
+        "load of the last minute": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+    }
+
+
+def _products(choice: str) -> str:
+    """How a run on the CPU multiplies, and what torch's settings cost it in precision."""
+    errors = ", ".join(f"{error_of(setting):.0e} under '{setting}'" for setting in ("highest", "medium"))
+    return f"{products_of(choice, 'cpu').name} (relative error of a test: {errors})"
+
+
+def _cgroup_cores() -> float | None:
+    """Cores that a control group (of a container, or of Slurm) leaves to its processes; None for no limit."""
+    shares = [int(quota) / int(period) for quota, period in map(str.split, _cgroup("cpu.max")) if quota != "max"]
+    if shares:
+        return min(shares)
+    old = [_lines(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
+    if all(old) and int(old[0][0]) > 0:
+        return int(old[0][0]) / int(old[1][0])
+    return None
+
+
+def _cgroup(name: str) -> list[str]:
+    """What the files of that name say in the control group of this process and in all that it lies in (version 2)."""
+    path = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
+    folder = Path("/sys/fs/cgroup", path.lstrip("/"))
+    return [lines[0] for p in (folder, *folder.parents) if p.is_relative_to("/sys/fs/cgroup") and (lines := _lines(str(p / name)))]
+
+
+def _memory() -> Section:
+    kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in _lines("/proc/meminfo") if len(line.split()) > 1}
+    written = [*_cgroup("memory.max"), *_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+    limits = [int(text) for text in written if text.isdecimal() and int(text) < 1 << 60]  # older systems write 2^63 for none
+    return {
+        "of the machine": _size(kilobytes["MemTotal"] * 1024) if "MemTotal" in kilobytes else None,
+        "available": _size(kilobytes["MemAvailable"] * 1024) if "MemAvailable" in kilobytes else None,
+        "swap": _size(kilobytes["SwapTotal"] * 1024) if "SwapTotal" in kilobytes else None,
+        "limit of the container": _size(min(limits)) if limits else "none",
+    }
+
+
+def _gpus(cfg: Any) -> Section:
+    section: Section = {
+        "CUDA of torch": torch.version.cuda or "none: torch was built for the CPU",
+        "cuDNN": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
+        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none: nvidia-smi finds none",
+        "devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,
+    }
+    try:
+        section["a run"] = find_device(cfg.DEVICE, cfg.GPU_ID)[1]
+    except ValueError as error:
+        section["a run"] = f"none: {error}"
+    for k in range(section["devices"]):
+        device = torch.cuda.get_device_properties(k)
+        free, total = torch.cuda.mem_get_info(k)
+        section[f"device {k}"] = (
+            f"{device.name}, compute capability {device.major}.{device.minor}, {_size(total)}, {_size(free)} of it free"
+        )
+    if section["devices"]:
+        section["products of float32"] = products_of(cfg.TRAIN.MATMUL_PRECISION, "cuda:0").name
+    return section
+
+
+def _distributed() -> Section:
+    if not torch.distributed.is_available():
+        return {"torch.distributed": False}
+    nccl = torch.distributed.is_nccl_available()
+    return {
+        "gloo": torch.distributed.is_gloo_available(),
+        "NCCL": ".".join(map(str, torch.cuda.nccl.version())) if nccl and torch.cuda.is_available() else nccl,
+        "torchrun": shutil.which("torchrun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") is not None,
+        "srun": shutil.which("srun") is not None,
+    }
+
+
+def _loaders() -> Section:
+    section: Section = {
+        "start method": torch.multiprocessing.get_start_method(allow_none=True) or torch.multiprocessing.get_all_start_methods()[0],
+        "tensors are shared by": torch.multiprocessing.get_sharing_strategy(),
+    }
+    if os.name == "posix":
+        import resource  # not on Windows
+
+        for name, which in (("open files", resource.RLIMIT_NOFILE), ("processes", resource.RLIMIT_NPROC)):
+            soft, hard = ("unlimited" if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(which))
+            section[f"limit of {name}"] = f"{soft} (can be raised to {hard})"
+    shared = Path("/dev/shm")
+    if shared.is_dir():
+        usage = shutil.disk_usage(shared)
+        section["/dev/shm"] = f"{_size(usage.total)}, {_size(usage.free)} of it free"
+    return section
+
+
+def _compiler() -> Section:
+    command = os.environ.get("CXX") or next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), "")
+    version = _output(*command.split(), "--version") if command else None
+    return {
+        "C++ compiler": version.splitlines()[0] if version else "none: torch.compile cannot build for the CPU",
+        "triton": _version("triton") or "none: torch.compile cannot build for a GPU",
+    }
+
+
+def _disk(folder: Path) -> Section:
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    usage = shutil.disk_usage(there)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            writable = True
+    except OSError:
+        writable = False
+    return {
+        "folder": str(folder) if there == folder.absolute() else f"{folder} (not there yet; {there} is)",
+        "file system": _file_system(there),
+        "size": _size(usage.total),
+        "free": _size(usage.free),
+        "can be written": writable,
+    }
+
+
+def _file_system(path: Path) -> str | None:
+    """Its type, and what is mounted, from the longest mount point that leads to `path`."""
+    mounts = [line.split() for line in _lines("/proc/mounts")]
+    fits = [m for m in mounts if len(m) > 2 and (path.resolve().is_relative_to(m[1].replace("\\040", " ")))]
+    return f"{(best := max(fits, key=lambda m: len(m[1])))[2]}, mounted at {best[1]}" if fits else None
+
+
+# --- the data ------------------------------------------------------------------------------------------------
+
+
+def _data(dataset: Callable[[], SegmentationDataset], images: int, cfg: Any) -> Section:
+    """How fast `images` samples, evenly chosen, are read and prepared in one process."""
+    try:
+        found = dataset()
+        indices = spread(len(found), images)
+        count = len(indices)
+        paths = [p for k in indices for p in (found.items[k].image, found.items[k].label, found.items[k].depth) if p]
+        section = {"dataset": f"{found.title}, {len(found)} images", "file system": _file_system(_on_disk(paths[0]))}
+        section.update(_reading(paths))
+        started = time.perf_counter()
+        for slot, index in enumerate(indices):
+            found[Draw(index, 0, slot)]
+        seconds = time.perf_counter() - started
+    except (ValueError, OSError) as error:
+        return {"cannot be read": str(error)}
+    section[f"{count} samples prepared"] = (
+        f"{count / seconds:.1f} images/s in this one process, files in memory; NUM_WORKERS is {cfg.NUM_WORKERS}"
+    )
+    return section
+
+
+def _reading(paths: list[str]) -> Section:
+    """Bytes a second at first and again. The first time is that of the disk only if the system lets go of the files."""
+    dropped = all([_drop_from_cache(_on_disk(path)) for path in paths])
+    section: Section = {}
+    for when in (
+        "read, dropped from the cache" if dropped else "read, perhaps from the cache",
+        "read again, from the cache",
+    ):
+        started = time.perf_counter()
+        try:
+            size = sum(len(storage.read_bytes(path)) for path in paths)
+        except ValueError as error:  # of a packed copy, whose pictures are no files
+            return {"read": f"not measured: {error}"}
+        seconds = time.perf_counter() - started
+        section[when] = f"{size / seconds / 1e6:.1f} MB/s, {len(paths) / seconds:.1f} files/s ({len(paths)} files, {size / 1e6:.1f} MB)"
+    return section
+
+
+def _on_disk(path: str) -> Path:
+    """The file, or the archive or folder that leads to it."""
+    return next(p for p in (Path(path), *Path(path).parents) if p.exists())
+
+
+def _drop_from_cache(path: Path) -> bool:
+    """Ask the system to forget the content of a file; whether it can be asked. A server's own cache is beyond reach."""
+    if not (hasattr(os, "posix_fadvise") and path.is_file()):
+        return False
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)  # what is not written yet would stay
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError:
+        return False
+    finally:
+        os.close(handle)
+    return True
+
+
+# --- help ----------------------------------------------------------------------------------------------------
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+def _output(*command: str) -> str | None:
+    """What a program prints; None if it is not there, fails, or takes too long."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

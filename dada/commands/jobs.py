@@ -1,0 +1,106 @@
+"""Many runs, side by side: what the demo and the comparison of methods share."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
+
+import torch
+
+from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, read_cfg, reset
+from dada.parallel.device import choose_device
+from dada.runs import Run, run_of
+from dada.training.checkpoint import fixed_options
+from dada.training.loop import is_finished, train
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: a configuration and the `KEY=value` pairs that are changed in it. EXP_NAME tells runs apart."""
+
+    config: str
+    options: tuple[str, ...]
+
+    def configure(self) -> Run:
+        """Fill the global cfg, and nothing of what it held before, with this job. Returns its run."""
+        reset()
+        cfg_from_file(self.config)
+        cfg_from_list(self.options)
+        return run_of(cfg)
+
+
+def train_unless_finished(job: Job) -> Run:
+    """Train the job's network, going on where an earlier call was interrupted. The global cfg is the job's afterwards."""
+    run = job.configure()
+    if is_finished(cfg, run):
+        print(f"{run.name}: already trained with this configuration, {run.snapshots}")
+    else:
+        train(cfg, run, resume="auto" if _was_started(run) else "", bar_position=_place())
+    return run
+
+
+def _was_started(run: Run) -> bool:
+    """Whether what is in the run's folder is the beginning of this training, not of one with other options."""
+    started = run.snapshots / "train_cfg.yml"
+    if not started.is_file():
+        return False
+    return fixed_options(read_cfg(started)) == fixed_options(plain_cfg())
+
+
+def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int = 0) -> list[Result]:
+    """`work` of every job, in the order of `jobs`.
+
+    On a CPU every job has a process of its own, with one thread: two threads make a small network hardly faster, two
+    processes get twice as much done, and one thread adds up in one order. On CUDA the jobs run one after the other.
+
+    Args:
+        work: a function of a module, which a new process can import.
+        processes: at a time; 0: one a core.
+
+    Raises:
+        RuntimeError: jobs that failed, by name, after all others have ended; or a signal has stopped one, and so all.
+    """
+    jobs[0].configure()
+    if choose_device(cfg).type == "cuda":
+        outcomes = [_outcome(work, job) for job in jobs]
+    else:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=_one_thread) as pool:
+            try:
+                outcomes = list(pool.map(partial(_outcome, work), jobs))
+            except BrokenProcessPool:
+                raise RuntimeError("a run was stopped from outside, and no other was begun; the same command goes on") from None
+    failed = [f"{job.configure().name}: {error}" for job, (_, error) in zip(jobs, outcomes) if error]
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(jobs)} runs failed:\n  " + "\n  ".join(failed))
+    return [result for result, _ in outcomes]
+
+
+def _outcome(work: Callable[[Job], Result], job: Job) -> tuple[Any, str]:
+    """Result, and why there is none: one bad run must not lose the others."""
+    try:
+        return work(job), ""
+    except Exception as error:
+        return None, f"{type(error).__name__}: {error}"
+    except SystemExit as stopped:  # by a signal, which asks for no more runs
+        if multiprocessing.parent_process() is None:
+            raise
+        os._exit(stopped.code)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _place() -> int:
+    """Line of the progress bar: the number of this process among its siblings."""
+    identity = multiprocessing.current_process()._identity
+    return identity[0] - 1 if identity else 0

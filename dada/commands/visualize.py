@@ -1,0 +1,172 @@
+"""What scripts/visualize.py draws: figures of checkpoints, test reports and logs, each written to all paths in `out`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dada.build import eval_loader
+from dada.dataset.spread import spread
+from dada.domain_adaptation.association_term import METRICS
+from dada.domain_adaptation.contrastive_learning import find_cycles
+from dada.evaluation.reports import read_report
+from dada.explorer.pairs import Pair, datasets, read_pairs
+from dada.figures.curves import USUAL, chosen_tags, draw_curves
+from dada.figures.cycle_arrows import Scene, draw_arrows, draw_class_maps, scene
+from dada.figures.embedding import draw_embedding, principal_components, sample_points
+from dada.figures.panels import draw_panel, predict_labels
+from dada.figures.scalars import read_scalars
+from dada.figures.scores import draw_classes, draw_confusion
+from dada.figures.style import check_formats, class_id, save_figure
+from dada.label_sets import LabelSet
+from dada.matmul_precision import matmul_precision
+from dada.segmenter import Segmenter
+
+Paths = Sequence[str | Path]
+LEVELS = {"features": "fass", "classes": "cass"}
+
+
+class Options:
+    """How networks are read: configurations for files that hold none, and options over any of them."""
+
+    def __init__(self, cfg: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
+        self._cfg, self._overrides = list(cfg), list(overrides)
+
+    def segmenter(self, checkpoint: str | Path) -> Segmenter:
+        return Segmenter.from_checkpoint(checkpoint, self._cfg or None, options=self._overrides)
+
+
+def cycles(
+    checkpoint: str, out: Paths, options: Options, *, pair: int = 0, level: str = "features", count: int = 16, only: str = ""
+) -> None:
+    """Arrows of `count` cycles of one image pair, without and with aggregation; of the class `only`, if one is named."""
+    check_formats(out)
+    segmenter = options.segmenter(checkpoint)
+    chosen = class_id(only, segmenter.classes) if only else None
+    scenes = _scenes(segmenter, _pairs(segmenter, pair + 1)[pair], level)
+    save_figure(draw_arrows(scenes, segmenter.classes, count, chosen), *out)
+
+
+def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | None = None, level: str = "features") -> None:
+    """Maps of all cycles that start at the class `of`, without and with aggregation, of one image pair.
+
+    Args:
+        pair: its number; None: of the first ten the one with most pixels of the class.
+    """
+    check_formats(out)
+    segmenter = options.segmenter(checkpoint)
+    chosen = class_id(of, segmenter.classes)
+    if pair is None:
+        found = max(_pairs(segmenter, None), key=lambda p: int((p.source.labels == chosen).sum()))
+    else:
+        found = _pairs(segmenter, pair + 1)[pair]
+    if not (found.source.labels == chosen).any():
+        raise ValueError(f"{found.source.name} has no pixel of {of} at the resolution of the features; take another --class or --pair")
+    save_figure(draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen), *out)
+
+
+def features(checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, per_class: int = 40) -> None:
+    """Features of both domains along their first four principal components; the classes of the target are those of the test's labels."""
+    check_formats(out)
+    segmenter = options.segmenter(checkpoint)
+    read = _pairs(segmenter, pairs, with_target_labels=True)
+    views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
+    points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
+    places, shares = principal_components(points.features, 4)
+    embeddings = {
+        f"components {k + 1} and {k + 2} ({100 * shares[k : k + 2].sum():.0f} % of the variance)": places[:, k : k + 2] for k in (0, 2)
+    }
+    save_figure(draw_embedding(embeddings, points, segmenter.classes, "classes by its labels"), *out)
+
+
+def panels(
+    checkpoints: Sequence[str | Path], out: Paths, options: Options, *, names: Sequence[str] = (), images: int = 4, errors: bool = True
+) -> None:
+    """Evenly spaced test images: image, label, the prediction of each checkpoint, and the `errors` of the last."""
+    check_formats(out)
+    names = list(names) or _names(checkpoints)
+    if len(names) != len(checkpoints) or len(set(names)) < len(names):
+        raise ValueError(f"--names are {len(names)} for {len(checkpoints)} checkpoints; give each a name of its own")
+    predictions: dict[str, list[np.ndarray]] = {}
+    labels: LabelSet | None = None
+    for name, checkpoint in zip(names, checkpoints):
+        segmenter = options.segmenter(checkpoint)
+        normalization = segmenter.predictor.networks[0].normalization
+        dataset = eval_loader(segmenter.cfg, normalization).dataset
+        samples = [dataset[k] for k in spread(len(dataset), images)]
+        if labels is not None and segmenter.names != labels.names:
+            raise ValueError(f"{checkpoint} has other classes than {checkpoints[0]}; panels need networks of the same")
+        labels = segmenter.classes
+        predictions[name] = predict_labels(segmenter.predictor, samples, segmenter.device)
+    shapes = [{ids.shape for ids in column} for column in predictions.values()]
+    if any(shape != shapes[0] for shape in shapes):
+        raise ValueError("the checkpoints are tested at labels of different sizes; set TEST.OUTPUT_SIZE_TARGET with --set")
+    save_figure(draw_panel(samples, predictions, normalization, labels, errors), *out)
+
+
+def confusion(report: str, out: Paths) -> None:
+    """The confusion matrix of a test report."""
+    check_formats(out)
+    found = read_report(report)
+    save_figure(draw_confusion(found.confusion, found.classes), *out)
+
+
+def classes(reports: Sequence[str], out: Paths, *, names: Sequence[str] = ()) -> None:
+    """IoU of every class in test reports, and the differences from the first."""
+    check_formats(out)
+    found = [read_report(path) for path in reports]
+    names = list(names) or _names(reports)
+    if len(names) != len(found) or len(set(names)) < len(names):
+        raise ValueError(f"--names are {len(names)} for {len(found)} reports; give each a name of its own")
+    largest = max(found, key=lambda report: len(report.iou)).classes
+    scores, means = ({n: getattr(r, what) for n, r in zip(names, found)} for what in ("iou", "means"))
+    save_figure(draw_classes(scores, means, largest), *out)
+
+
+def curves(logs: Sequence[str], out: Paths, *, names: Sequence[str] = (), tags: Sequence[str] = USUAL) -> None:
+    """Scalars that training logged, one line for each folder of logs."""
+    check_formats(out)
+    names = list(names) or _names(logs)
+    if len(names) != len(logs) or len(set(names)) < len(names):
+        raise ValueError(f"--names are {len(names)} for {len(logs)} folders of logs; give each a name of its own")
+    runs = {name: read_scalars(folder) for name, folder in zip(names, logs)}
+    save_figure(draw_curves(runs, chosen_tags(runs, tags)), *out)
+
+
+def _pairs(segmenter: Segmenter, count: int | None, with_target_labels: bool = False) -> list[Pair]:
+    """The first of ten pairs that are spread over the data, or more if more are asked for; None: all ten."""
+    network = segmenter.predictor.networks[0]
+    source, target = datasets(segmenter.cfg, network.normalization, with_target_labels)
+    most = min(len(source), len(target))
+    if count is not None and count > most:
+        raise ValueError(f"{count} pairs of images are asked for, but the data hold {len(source)} and {len(target)} images")
+    spread_over = min(most, max(10, count or 0))
+    with matmul_precision(segmenter.cfg.TRAIN.MATMUL_PRECISION, segmenter.device):
+        read = read_pairs(network, source, target, spread_over, segmenter.device)
+        return [pair for _, pair in zip(range(count or spread_over), read)]
+
+
+@torch.no_grad()
+def _scenes(segmenter: Segmenter, pair: Pair, level: str) -> dict[str, Scene]:
+    x, y = ((v.features if level == "features" else v.probabilities) for v in pair)
+    alpha = segmenter.cfg.TRAIN.SPAGG_ALPHA
+    found = {}
+    for title, aggregate in (("without aggregation", False), (f"with aggregation ({alpha:g})", True)):
+        of = find_cycles(x, y, pair.source.labels, metric=METRICS[LEVELS[level]], aggregate=aggregate, alpha=alpha)
+        found[title] = scene(pair.source.image, pair.target.image, pair.source.labels, tuple(y.shape[-2:]), of)
+    return found
+
+
+def _names(paths: Sequence[str | Path]) -> list[str]:
+    """The shortest ends of the paths, without ending, that differ; runs are called by their folders."""
+    parts = [Path(path).absolute().with_suffix("").parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        own = [part[-length:] for part in parts]
+        if len(set(own)) == len(own):
+            break
+    common = 0 if len(own) == 1 else next((k for k in range(len(own[0])) if len({tuple(o[-k - 1 :]) for o in own}) > 1), 0)
+    # What all end in, as model_300 of many runs, says nothing.
+    return ["/".join(o[: len(o) - common]) for o in own]

@@ -1,0 +1,52 @@
+"""What can be set, and what is set.
+
+    option.py           one option: how a value of it is read and shown
+    removed_options.py  options of earlier versions, and what is said of them
+    table.py            every option: default, type, unit, one sentence
+    loading.py          `cfg`, filled from files, snapshots and the command line, checked and saved
+    protocols.py        how published methods measure, as values of options
+    yaml_files.py       YAML from anybody: no code of theirs runs, nothing grows
+    reference_page.py   docs/config.md, written from the table
+
+`from dada.config import cfg, cfg_from_file` and the like is all that others need.
+"""
+
+from dada.config.loading import (
+    CONFIGS,
+    ROOT,
+    ConfigError,
+    cfg,
+    cfg_from_dict,
+    cfg_from_file,
+    cfg_from_list,
+    find_config,
+    plain_cfg,
+    read_cfg,
+    reset,
+    save_cfg,
+    separate_cfg,
+)
+from dada.config.table import (
+    ANCESTORS_KEYS,
+    OPTIONS,
+    flat_options,
+)
+
+__all__ = [
+    "ANCESTORS_KEYS",
+    "CONFIGS",
+    "ConfigError",
+    "OPTIONS",
+    "ROOT",
+    "cfg",
+    "cfg_from_dict",
+    "cfg_from_file",
+    "cfg_from_list",
+    "find_config",
+    "flat_options",
+    "plain_cfg",
+    "read_cfg",
+    "reset",
+    "save_cfg",
+    "separate_cfg",
+]

@@ -1,0 +1,189 @@
+"""Fill, check and save a configuration: YAML files, snapshots and KEY=value pairs, against the table of options.
+
+`cfg` is the one global configuration, an EasyDict that scripts fill with `cfg_from_file` and `cfg_from_list`. An unknown key
+or a value of the wrong type is refused, and all mistakes of a file are reported together.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from easydict import EasyDict
+
+from dada.config.option import Option, shown
+from dada.config.protocols import PROTOCOLS
+from dada.config.removed_options import FOLDERS, REMOVED, advice, has_no_effect
+from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
+from dada.config.yaml_files import parse_yaml, read_yaml
+from dada.files import write_whole
+
+ROOT = Path(__file__).resolve().parents[2]  # the clone that this code lies in
+CONFIGS = ROOT / "configs"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message lists every mistake found."""
+
+
+_MOST_MISTAKES = 20  # that a message lists
+_PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
+
+
+def _defaults(options: Mapping[str, Any]) -> EasyDict:
+    return EasyDict({k: v.default if isinstance(v, Option) else _defaults(v) for k, v in options.items()})
+
+
+cfg = _defaults(OPTIONS)
+
+
+def reset() -> None:
+    """Put every option of `cfg` back to its default."""
+    cfg.update(_defaults(OPTIONS))
+
+
+def separate_cfg(fill: Callable[[], None]) -> EasyDict:
+    """What `fill`, which merges into `cfg`, makes of the defaults, as a cfg of its own; `cfg` is afterwards as before."""
+    kept = dict(cfg)
+    try:
+        reset()
+        fill()
+        return EasyDict(dict(cfg))
+    finally:
+        cfg.update(kept)
+
+
+def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    known = (*flat_options(), *REMOVED)
+    for key, value in values.items():
+        name = f"{prefix}{key if isinstance(key, str) else shown(key)}"
+        # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
+        is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in known)
+        flat.update(_flatten(value, name + ".") if is_section else {name: value})
+    return flat
+
+
+def _merge(values: Mapping[str, Any], origin: str) -> None:
+    """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none."""
+    options = flat_options()
+    if plcas := [name for name in _PLCAS_SECTIONS if isinstance(values.get(name), Mapping)]:
+        raise ConfigError(
+            f"{origin} has the sections {', '.join(plcas)} of PLCA, whose keys have other names here: "
+            "configs/synthia2cityscapes.yml is PLCA's synthia2cityscapes_train.yaml in our names; start from it"
+        )
+    accepted, mistakes = {}, []
+    for name, value in values.items():
+        if has_no_effect(name, value):
+            continue
+        if name in ANCESTORS_KEYS or name in REMOVED:
+            mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS.get(name) or advice(name)}")
+            continue
+        if name not in options:
+            near = difflib.get_close_matches(name[:80], options, n=1, cutoff=0.0)[0]
+            mistakes.append(f"{origin}: {name[:80]} is not an option; the nearest is {near}")
+            continue
+        try:
+            accepted[name] = options[name].read(value)
+        except ValueError as error:
+            mistakes.append(f"{origin}: {name}: {error}")
+    names = accepted.get("CLASSES.NAMES", cfg.CLASSES.NAMES)
+    if names and "CLASSES.NAMES" in accepted:
+        accepted.setdefault("NUM_CLASSES", len(names))
+    if names and accepted.get("NUM_CLASSES", len(names)) != len(names):
+        mistakes.append(
+            f"{origin}: NUM_CLASSES is {accepted['NUM_CLASSES']}, but CLASSES.NAMES holds {len(names)} names; "
+            "leave NUM_CLASSES out, it follows from the names"
+        )
+    if len(mistakes) > _MOST_MISTAKES:
+        mistakes[_MOST_MISTAKES:] = [f"and {len(mistakes) - _MOST_MISTAKES} more mistakes"]
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
+    for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL"), {}), **accepted}.items():
+        *sections, key = name.split(".")
+        node = cfg
+        for section in sections:
+            node = node[section]
+        node[key] = value
+
+
+def find_config(name: str | Path) -> Path:
+    """`name` as a path, else in configs/, with or without `.yml`."""
+    tried = [Path(name), CONFIGS / name, CONFIGS / f"{name}.yml"]
+    for path in tried:
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yml"))) or "none"
+    raise ConfigError(f"configuration {str(name)!r} not found as a file, nor in {CONFIGS} (which holds: {known})")
+
+
+def cfg_from_file(name: str | Path) -> None:
+    """Merge a YAML file into `cfg`. Raises ConfigError that lists every unknown key and wrong type."""
+    path = find_config(name)
+    _merge(_flatten(read_cfg(path)), str(path))
+
+
+def read_cfg(path: str | Path) -> dict[str, Any]:
+    """What a YAML file holds, nested and unchecked. Raises ConfigError if that is no mapping of plain values."""
+    try:
+        values = read_yaml(path) or {}
+    except yaml.constructor.ConstructorError as error:
+        if error.problem == "found unhashable key":
+            raise ConfigError(f'{path} has a list for a key, line {error.problem_mark.line + 1}; write a colour as "r, g, b"') from error
+        raise ConfigError(
+            f"{path} holds Python objects, as the train_cfg.yml of ADVENT and DADA does; give the YAML file that the "
+            f"training was started with ({str(error.problem)[:200]})"
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {str(error)[:500]}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} must hold KEY: value pairs, but holds a {type(values).__name__}")
+    return values
+
+
+def cfg_from_dict(values: Mapping[str, Any], origin: str) -> None:
+    """Merge nested plain values, such as `plain_cfg` gives, into `cfg`; `origin` names them in the messages.
+
+    Folders in which an earlier version may have written are passed over.
+    """
+    _merge({name: value for name, value in _flatten(values).items() if name not in FOLDERS}, origin)
+
+
+def cfg_from_list(pairs: Iterable[str]) -> None:
+    """Merge `KEY=value` pairs, dotted keys and YAML values, into `cfg`: `TRAIN.MAX_ITERS=200`."""
+    values, mistakes = {}, []
+    for pair in pairs:
+        name, separator, text = pair.partition("=")
+        if not separator:
+            mistakes.append(f"--set {pair}: expected KEY=value")
+            continue
+        option = flat_options().get(name)
+        try:
+            # A name or a path is taken as it stands: a folder called 007 or 'on' is no number and no truth value.
+            is_text = option is not None and isinstance(option.default, str)
+            values[name] = text if is_text else parse_yaml(text)
+        except yaml.YAMLError as error:
+            mistakes.append(f"--set {pair}: not a YAML value: {error}")
+    if mistakes:
+        raise ConfigError("\n".join(mistakes))
+    _merge(values, "--set")
+
+
+def _plain(node: Any) -> Any:
+    if isinstance(node, Mapping):
+        return {k: _plain(v) for k, v in node.items()}
+    return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node
+
+
+def plain_cfg() -> dict[str, Any]:
+    """`cfg` as plain dicts, lists and scalars, for YAML, JSON and checkpoints."""
+    return _plain(cfg)
+
+
+def save_cfg(path: str | Path) -> None:
+    """Write the whole of `cfg` as plain YAML that `cfg_from_file` reads back."""
+    write_whole(path, yaml.safe_dump(plain_cfg(), sort_keys=False).encode())

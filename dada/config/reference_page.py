@@ -1,0 +1,95 @@
+"""The page docs/config.md, written from the table of options in dada/config/table.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dada.config import OPTIONS, ROOT, flat_options
+from dada.config.option import Option, shown
+
+PAGE = ROOT / "docs" / "config.md"
+
+_HEAD = """\
+# Options
+
+Written by `python scripts/config_reference.py` from [dada/config/table.py](../dada/config/table.py); change them there.
+
+An option is set in a YAML file, nested by section, or on the command line by its whole name:
+
+```bash
+python scripts/train.py --cfg toycity.yml --set TRAIN.MAX_ITERS=200 TEST.INPUT_SIZE_TARGET=[512,256]
+```
+
+Later files of `--cfg` override earlier ones, and `--set` overrides all of them. An unknown name or a value of the wrong type is
+refused at the start, all mistakes at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
+"""
+
+# What belongs together, in the order of the page; "" are the options without a section.
+SECTIONS = {
+    "": "Data, classes, device and folders.",
+    "CLASSES": "Classes of your own, see [the tutorial](tutorial.md).",
+    "FOLDER_SOURCE": "Where `SOURCE` is `Folder`: how its files are found and what its labels mean.",
+    "FOLDER_TARGET": "The same where `TARGET` is `Folder`.",
+    "DATA_TRANSFORM": "How training images are cut out and changed.",
+    "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
+    "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",
+    "TEST": "How a network is measured, see [protocols.md](protocols.md). `scripts/predict.py` reads sizes, windows, flips and scales "
+    "here too.",
+    "LEGACY": "Habits of the ancestors that published numbers depend on, see [legacy.md](legacy.md).",
+}
+
+
+def reference(options: dict[str, Any] = OPTIONS) -> str:
+    """The whole page, Markdown.
+
+    Raises:
+        ValueError: a section of the table has no sentence in SECTIONS, or the other way round.
+    """
+    found = {"", *(key for key, value in options.items() if not isinstance(value, Option))}
+    if found != set(SECTIONS):
+        raise ValueError(
+            f"dada/config/reference_page.py: SECTIONS must name the sections of dada/config/table.py; they differ in {sorted(found ^ set(SECTIONS))}"
+        )
+    titles = {key: key or "General" for key in SECTIONS}
+    links = ", ".join(f"[{title}](#{title.lower()})" for title in titles.values())
+    parts = [_HEAD, f"Sections: {links}.\n"]
+    for section, sentence in SECTIONS.items():
+        parts.append(f"## {titles[section]}\n\n{sentence}\n")
+        parts.append("| option | default | type | meaning |\n|---|---|---|---|")
+        inside = options[section] if section else {k: v for k, v in options.items() if isinstance(v, Option)}
+        prefix = f"{section}." if section else ""
+        parts.append("\n".join(_row(name, option) for name, option in flat_options(inside, prefix).items()) + "\n")
+    return "\n".join(parts)
+
+
+def _row(name: str, option: Option) -> str:
+    kind = option.type_name
+    if option.choices:
+        kind = "one of " + ", ".join(f"`{_value(choice)}`" for choice in option.choices)
+    elif limits := _limits(option):
+        kind += f", {limits}"
+    if option.unit:
+        kind += f"; {option.unit}"
+    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, option.meaning.replace("*", "\\*"))
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def anchor(name: str) -> str:
+    """What a link to an option ends with: `config.md#train-max_iters` for TRAIN.MAX_ITERS."""
+    return name.lower().replace(".", "-")
+
+
+def _limits(option: Option) -> str:
+    low, high = option.minimum, option.maximum
+    if low is not None and high is not None:
+        return f"{low} to {high}"
+    return f"at least {low}" if low is not None else ""
+
+
+def _value(value: Any) -> str:
+    """As it is written in YAML."""
+    if value == "":
+        return '""'
+    if isinstance(value, tuple):
+        return f"[{', '.join(_value(v) for v in value)}]"
+    return value if isinstance(value, str) else shown(value)

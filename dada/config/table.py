@@ -1,0 +1,373 @@
+"""Every option of the project, in one table: default, type, unit and one sentence of meaning.
+
+Keys carry the names that ADVENT, DADA, PLCA and the fork gave them, so that their YAML files load as they are.
+Sizes are (width, height) in pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dada.config.option import Option
+from dada.config.protocols import PROTOCOLS
+from dada.config.removed_options import FOLDERS
+
+
+def _size(width: int, height: int, meaning: str) -> Option:
+    return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1)
+
+
+_COLOR = Option((0, 0, 0), "A colour.", unit="red, green, blue in 0..255", length=3, minimum=0, maximum=255)
+
+
+def _folder(role: str) -> dict[str, Option]:
+    """What a folder of pictures needs to be told; the paths lie below DATA_DIRECTORY_{role}."""
+    return {
+        "IMAGES": Option(
+            "{split}/images/**/*.*",
+            f"Pattern of the image files below DATA_DIRECTORY_{role}: {{split}} is the split, * any part of a name, ** any "
+            "folders.",
+        ),
+        "LABELS": Option(
+            "{split}/masks/**/*.*",
+            "Pattern of the label files; one belongs to the image for which * and ** stand for the same.",
+        ),
+        "DEPTH": Option(
+            "", "Pattern of the depth files, 16-bit PNG of distances in centimetres, 65535 for unknown; empty: none."
+        ),
+        "LABEL_FORMAT": Option(
+            "ids", "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",
+            choices=("ids", "rgb"),
+        ),
+        "LABEL_MAP": Option(
+            {}, "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
+            "ids, colours those of the classes.",
+            element=str,
+        ),
+        "DEFAULT": Option(
+            "error", "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' leaves the pixels out.",
+            choices=("error", "ignore"),
+        ),
+    }
+
+
+OPTIONS: dict[str, Any] = {
+    "SOURCE": Option(
+        "SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."
+    ),
+    "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
+    "ON_BAD_FILE": Option(
+        "fail", "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
+        "names the file once and counts.",
+        choices=("fail", "skip"),
+    ),
+    "NUM_WORKERS": Option(4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0),
+    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
+    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
+    "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
+    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
+    "NUM_CLASSES": Option(
+        16, "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES "
+        "holds.",
+        unit="classes", minimum=2,
+    ),
+    "MAPILLARY_VERSION": Option(
+        "", "Labels of Mapillary Vistas to read; empty: v1.2 where it is there, else v2.0.", choices=("", "v1.2", "v2.0")
+    ),
+    "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
+    "CONTRASTIVE_LEARNING": Option(
+        False, "Add cycle association to the chosen method, on source images in the colours of the target, and the consistency "
+        "and entropy terms that have a weight."
+    ),
+    "ALIGN_CORNERS": Option(
+        True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
+    ),
+    "CLASSES": {
+        "NAMES": Option(
+            (), "Names of classes of your own, in the order of their train ids, which set NUM_CLASSES; empty: a built-in "
+            "label set.",
+            element=str,
+        ),
+        "COLORS": Option((), "Colour of each of CLASSES.NAMES; empty: colours far from each other.", element=_COLOR),
+    },
+    "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
+    "FOLDER_TARGET": _folder("TARGET"),
+    "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
+    "EXP_ROOT": Option(
+        "experiments", "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME."
+    ),
+    "DEVICE": Option(
+        "auto", "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
+        "GPU, or an error; cuda:N: GPU number N; mps: Apple's, untested.",
+        choices=("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d+)?",
+    ),
+    "GPU_ID": Option(
+        0, "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the CPU.",
+        minimum=-1,
+    ),
+    "DATA_TRANSFORM": {
+        "RANDOM_RESIZE_AND_CROP": Option(
+            False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
+            "from images that just cover it."
+        ),
+        "LOADSIZE": Option(
+            760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
+        ),
+        "CROPSIZE": Option(730, "Side of the square crop.", unit="pixels", minimum=1),
+        "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0),
+        "COLOR_JITTER": Option(0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0),
+    },
+    "TRAIN": {
+        "SET_SOURCE": Option("all", "Split of the source dataset."),
+        "SET_TARGET": Option("train", "Split of the target dataset."),
+        "BATCH_SIZE_SOURCE": Option(
+            1, "Source images in a forward pass, those of all processes together, which get equally many.", unit="images", minimum=1
+        ),
+        "BATCH_SIZE_TARGET": Option(
+            1, "Target images in a forward pass, those of all processes together.", unit="images", minimum=1
+        ),
+        "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
+        "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table."),
+        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target."),
+        "IMG_MODE": Option(
+            "", "Channel order and normalization; empty: what the model's weights were trained with.",
+            choices=("", "BGR", "RGB"),
+        ),
+        "IMG_MEAN": Option(
+            (104.00698793, 116.66876762, 122.67891434),
+            "Mean that IMG_MODE BGR subtracts.", unit="blue, green, red in 0..255", element=float, length=3,
+        ),
+        "MODEL": Option(
+            "DeepLabv2",
+            "Network: DeepLabv2, DeepLabv2_depth (the depth block whatever USE_DEPTH says), resnet-18, resnet-34, "
+            "resnet-50, resnet-18_undilated (the fork's), or timm:NAME.",
+        ),
+        "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
+        "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
+        "OUTPUT_STRIDE": Option(
+            8, "Input pixels per feature pixel, for timm encoders; a vision transformer has the stride of its patches.",
+            choices=(8, 16, 32),
+        ),
+        "BN_POLICY": Option(
+            "train",
+            "Batch norm: 'train', everything trains; 'frozen_affine', batch statistics but fixed scale and shift "
+            "(ADVENT, DADA); 'eval', running statistics, nothing trains.",
+            choices=("train", "frozen_affine", "eval"),
+        ),
+        "DOMAIN_BN": Option(
+            False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
+        ),
+        "RESTORE_FROM": Option("", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random."),
+        "ACCEPT_LICENCE": Option(
+            "", "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md."
+        ),
+        "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
+        "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
+        "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
+        "LAYER_DECAY": Option(
+            1.0, "Factor of the learning rate from each block of the backbone to the one before it, above 0; 1.0: all the same.",
+            minimum=0, maximum=1,
+        ),
+        "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
+        "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0),
+        "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
+        "DECAY_NORMS": Option(
+            True, "Decay all weights; False leaves out norms, biases, layer scales, tokens and positions, as transformers "
+            "are trained.",
+        ),
+        "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
+        "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
+        "RECOMPUTE": Option(
+            False, "Compute the activations inside residual blocks again in the backward pass: less memory, more time."
+        ),
+        "CHANNELS_LAST": Option(
+            False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
+        ),
+        "MATMUL_PRECISION": Option(
+            "", "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
+            "(bfloat16 where the device gains by it); empty: high on CUDA, exact on a CPU, by oneDNN on AMD's.",
+            choices=("", "highest", "high", "medium"),
+        ),
+        "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
+        "COMPILE": Option(
+            False, "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "
+            "message says so and it runs uncompiled."
+        ),
+        "DA_METHOD": Option(
+            "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
+        ),
+        "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
+        "LAMBDA_SEG_AUX": Option(0.1, "Weight of the source cross-entropy of the auxiliary head.", minimum=0),
+        "LAMBDA_LOVASZ": Option(0.0, "Weight of the source Lovasz-Softmax loss.", minimum=0),
+        "LAMBDA_DEPTH_MAIN": Option(0.001, "Weight of the source berHu depth loss, with USE_DEPTH.", minimum=0),
+        "LAMBDA_ADV_MAIN": Option(0.001, "Weight of the adversarial loss.", minimum=0),
+        "LAMBDA_ADV_AUX": Option(0.0002, "Weight of the adversarial loss of the auxiliary head.", minimum=0),
+        "LAMBDA_ENT_MAIN": Option(0.001, "Weight of the target entropy, of MinEnt.", minimum=0),
+        "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
+        "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
+        "LAMBDA_CONSISTENCY": Option(
+            0.0, "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING.", minimum=0
+        ),
+        "LAMBDA_ENTROPY": Option(0.0, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
+        "CONSISTENCY_THRESHOLD": Option(
+            0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0
+        ),
+        "CONTRASTIVE_START": Option(
+            0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
+        ),
+        "RARE_CLASS_TEMPERATURE": Option(
+            0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
+            "images equally often.", minimum=0,
+        ),
+        "COLOR_TRANSFER": Option(
+            True, "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
+            "channel in CIELAB."
+        ),
+        "ADABN_IMAGES": Option(
+            0, "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "
+            "0: leave them.", unit="images", minimum=0,
+        ),
+        "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
+        "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
+        "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix, 0 to 1.", minimum=0),
+        "LSR_W": Option(0.01, "Weight of the loss on self-regularised predictions (LSR), source and target.", minimum=0),
+        "LSR_THRES": Option(10.0, "Mean negative log-probability that LSR attracts to.", unit="nats", minimum=0),
+        "MAX_ITERS": Option(30000, "Horizon of the poly schedule.", unit="iterations", minimum=1),
+        "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0),
+        "SAVE_PRED_EVERY": Option(1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1),
+        "CHECKPOINT_EVERY": Option(
+            0, "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0
+        ),
+        "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1),
+        "EVAL_EVERY": Option(
+            0, "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
+            unit="iterations", minimum=0,
+        ),
+        "EVAL_SPLIT": Option(
+            "", "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
+            "the target."
+        ),
+        "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
+        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
+    },
+    # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
+    "SELF_TRAINING": {
+        "LAMBDA_MIX": Option(
+            0.0, "Weight of the loss on target images with pasted source classes (ClassMix of DACS); 0: off.", minimum=0
+        ),
+        "LAMBDA_MIC": Option(0.0, "Weight of the loss on masked target images (MIC); 0: off.", minimum=0),
+        "START": Option(
+            0, "First iteration with these terms; before it the source is learnt, and the teacher averages.", minimum=0
+        ),
+        "EMA_DECAY": Option(
+            0.99, "Decay of the average of the network's weights that is the teacher, 0 to less than 1.", minimum=0
+        ),
+        "THRESHOLD": Option(
+            0.968, "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of "
+            "an image.", minimum=0,
+        ),
+        "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0),
+        "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
+        "COLOR_JITTER": Option(0.25, "Strength of colour jitter on mixed and masked images, 0 to 1; 0: none.", minimum=0),
+        "BLUR": Option(0.5, "Probability of a Gaussian blur on mixed and masked images.", minimum=0),
+    },
+    "TEST": {
+        "MODE": Option("single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best")),
+        "MODEL": Option((), "Network of each member of the ensemble; empty: TRAIN.MODEL.", element=str),
+        "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float),
+        "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool),
+        "RESTORE_FROM": Option((), "Weights of each member; empty: the last snapshot of this run.", element=str),
+        "SET_TARGET": Option("val", "Split of the target dataset."),
+        "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
+        "PROTOCOL": Option(
+            "", "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
+            "given beside it or later stand, and the report names them. Empty: the options as they are.",
+            choices=("", *PROTOCOLS),
+        ),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this."),
+        "KEEP_RATIO": Option(
+            False, "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size."
+        ),
+        "OUTPUT_SIZE_TARGET": Option(
+            (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
+            unit="(width, height) in pixels", minimum=1,
+        ),
+        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split."),
+        "RESAMPLE": Option(
+            "bicubic", "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "
+            "(OpenCV's, and mmsegmentation's).",
+            choices=("bicubic", "bilinear", "bilinear_aliased"),
+        ),
+        "UPSAMPLE_VIA_INPUT": Option(
+            False, "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once."
+        ),
+        "SLIDE_CROP": Option(
+            (), "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
+            unit="(width, height) in pixels of the resized image", minimum=1,
+        ),
+        "SLIDE_STRIDE": Option(
+            (), "Distance between windows; empty: half of SLIDE_CROP.", unit="(width, height) in pixels", minimum=1
+        ),
+        "CLASS_RULE": Option(
+            "ignore",
+            "Pixels of classes outside the label set: 'ignore' leaves them out (ADVENT, DADA, PLCA); "
+            "'count' counts a prediction on them as an error (DAFormer and later).",
+            choices=("ignore", "count"),
+        ),
+        "WITH_AGGREGATION": Option(False, "Aggregate features and probabilities over the image, as PLCA's test does."),
+        "FLIP": Option(False, "Average with the prediction on the mirrored image."),
+        "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1),
+    },
+    # What the ancestors' published numbers depend on; see docs/legacy.md.
+    "LEGACY": {
+        "DUPLICATE_STEPS": Option(
+            False, "SGD steps convolutions of the backbone three times an iteration, those of its shortcuts four times, "
+            "as ADVENT, DADA and the fork do.",
+        ),
+        "SQUASHING_RESIZE": Option(
+            False, "Training images are resized to INPUT_SIZE whatever their shape (ADVENT, DADA, the fork); False: resized "
+            "with their shape kept until they cover INPUT_SIZE, then cropped to it.",
+        ),
+        "UNMASKED_DEPTH": Option(
+            False, "Learn depth where none was measured too, the sky among it, as DADA does; False: those pixels are left "
+            "out.",
+        ),
+        "SYNTHIA_7_MAP": Option(
+            False, "Of 7 classes, SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall are ignored, as "
+            "in DADA; False: each belongs to its category.",
+        ),
+        "PLCA_CLASS_ORDER": Option(False, "Number the 16 or 19 classes as PLCA does, in data, network and reports."),
+        "LOGIT_ENSEMBLE": Option(
+            False, "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
+            "larger scale decides.",
+        ),
+        "PLCA_LOVASZ_FACTOR": Option(
+            False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does; its release also multiplies by the number of GPUs."
+        ),
+    },
+}
+
+
+# Keys of ADVENT, DADA and the fork that would change nothing here, or that something else has replaced.
+ANCESTORS_KEYS = {
+    "TRAIN.IGNORE_LABEL": "leave it out: it is 255 everywhere, as in the ancestors, which never read it",
+    "TEST.IMG_MEAN": "leave it out: training and test subtract TRAIN.IMG_MEAN",
+    "TEST.SNAPSHOT_STEP": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.SAVE_PRED_EVERY says "
+    "how many there are",
+    "TEST.SNAPSHOT_MAXITER": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.EARLY_STOP ends it",
+    "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
+}
+ANCESTORS_KEYS |= dict.fromkeys(
+    FOLDERS, "leave it out: a run writes to EXP_ROOT/snapshots/EXP_NAME and EXP_ROOT/logs/tensorboard/EXP_NAME, where a test of it looks"
+)
+
+
+def flat_options(options: Mapping[str, Any] = OPTIONS, prefix: str = "") -> dict[str, Option]:
+    """Every option by its dotted name."""
+    flat: dict[str, Option] = {}
+    for key, value in options.items():
+        flat.update({prefix + key: value} if isinstance(value, Option) else flat_options(value, f"{prefix}{key}."))
+    return flat

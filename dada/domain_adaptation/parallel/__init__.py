@@ -1,6 +1,0 @@
-"""Several processes as one run; see docs/architecture.md.
-
-    distributed.py        how processes start, share a step and end
-    ranks.py              sums and means over all processes, for losses
-    joint_batch_norm.py   batch norm over the batch of all processes
-"""

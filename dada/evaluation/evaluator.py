@@ -1,0 +1,102 @@
+"""Measure a predictor over a test split: one integer confusion matrix, and mIoU from it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from dada.dataset.sample import Batch
+from dada.evaluation.metrics import confusion_matrix, iou, mean_iou
+from dada.evaluation.predictor import Predictor
+from dada.label_sets import LabelSet, category_of_class, subsets
+from dada.parallel.ranks import is_main, joint_sum
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A confusion matrix (rows: labels) with what follows from it; IoU in 0..1, NaN for absent classes."""
+
+    confusion: Tensor
+    classes: LabelSet
+    rule: str = "ignore"  # what pixels of classes outside the label set count for, see dada.evaluation.metrics
+
+    @property
+    def iou(self) -> np.ndarray:
+        return iou(self.confusion, rule=self.rule)
+
+    @property
+    def means(self) -> dict[str, float]:
+        """mIoU over every label set that follows from the counts, by its number of classes: 16, 13 and 7 from 16."""
+        means = {name: mean_iou(self.iou, keep) for name, keep in subsets(self.classes).items()}
+        category = category_of_class(self.classes)
+        if category is not None:
+            means["7"] = mean_iou(iou(self._categories(category), rule=self.rule))
+        return means
+
+    def _categories(self, category: np.ndarray) -> Tensor:
+        """The counts added up to the 7 categories; a last row for other classes stays a row of its own."""
+        index = torch.from_numpy(category.astype(np.int64))
+        columns = torch.zeros(len(self.confusion), 7, dtype=torch.int64).index_add_(1, index, self.confusion)
+        rows = torch.cat([index, torch.arange(7, 7 + len(self.confusion) - len(index))])
+        return torch.zeros(int(rows.max()) + 1, 7, dtype=torch.int64).index_add_(0, rows, columns)
+
+    @property
+    def miou(self) -> float:
+        """mIoU over all classes of the label set."""
+        return mean_iou(self.iou)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: percentages, None for absent classes, and the counts themselves."""
+        return {
+            "mIoU": {name: _percent(value) for name, value in self.means.items()},
+            "IoU": dict(zip(self.classes.names, map(_percent, self.iou.tolist()))),
+            "confusion": self.confusion.tolist(),
+        }
+
+
+def _percent(share: float) -> float | None:
+    return None if np.isnan(share) else round(100 * share, 4)
+
+
+def evaluate(
+    predictor: Predictor, batches: Iterable[Batch], classes: LabelSet, device: torch.device, rule: str = "ignore"
+) -> Evaluation:
+    """Count every labelled pixel of `batches` once; batches may differ in size. Several processes add up their counts."""
+    count = classes.num_classes
+    total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
+    seen = 0
+    for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=not is_main()):
+        image, label = (x.to(device, non_blocking=True) for x in (batch.image, batch.label))
+        prediction = predictor(image, tuple(label.shape[-2:])).argmax(dim=1)
+        total += confusion_matrix(label, prediction, count, other=rule == "count").cpu()
+        seen += len(batch.name)
+    if joint_sum(torch.tensor(seen)) == 0:
+        raise ValueError("nothing to evaluate: the test split is empty")
+    return Evaluation(joint_sum(total), classes, rule)
+
+
+def table(columns: dict[str, Evaluation]) -> str:
+    """Per-class IoU and mIoU in percent, one column for each evaluation; '-' for absent classes."""
+    first = next(iter(columns.values()))
+    width = max(12, *(len(name) + 2 for name in columns))
+    lines = [f"{'IoU (%)':<14}" + "".join(f"{name:>{width}}" for name in columns)]
+
+    def row(name: str, values: Iterable[float]) -> str:
+        return f"{name:<14}" + "".join(f"{'-' if np.isnan(v) else f'{100 * v:.1f}':>{width}}" for v in values)
+
+    for k, name in enumerate(first.classes.names):
+        lines.append(row(name, (float(e.iou[k]) for e in columns.values())))
+    for name in first.means:
+        lines.append(row(f"mIoU {name}", (e.means[name] for e in columns.values())))
+    return "\n".join(lines)
+
+
+def to_json(result: dict[str, Any]) -> bytes:
+    return (json.dumps(result, indent=2, allow_nan=False) + "\n").encode()

@@ -1,0 +1,152 @@
+"""Test the snapshots of a run as the cfg says, and say under which protocol a number was measured."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dada.build import build_network, eval_loader
+from dada.config import plain_cfg
+from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
+from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
+from dada.evaluation.predictor import Predictor
+from dada.files import write_whole
+from dada.model.torch_files import read_torch_file
+from dada.parallel.device import choose_device
+from dada.parallel.ranks import is_main
+from dada.runs import BEST, Run, file_hash, find_snapshots, versions
+
+log = logging.getLogger(__name__)
+
+
+def load_predictor(cfg: Any, checkpoints: list[Path], device: torch.device) -> Predictor:
+    """The ensemble of `checkpoints` under the TEST section of `cfg`, one file for each network of TEST.MODEL.
+
+    Raises:
+        ValueError: TEST.MODEL, TEST.MULTI_LEVEL, TEST.MODEL_WEIGHT and the checkpoints differ in number.
+    """
+    test = cfg.TEST
+    names = list(test.MODEL) or [cfg.TRAIN.MODEL] * len(checkpoints)
+    levels = list(test.MULTI_LEVEL) or [cfg.TRAIN.MULTI_LEVEL] * len(names)
+    weights = list(test.MODEL_WEIGHT) or [1.0] * len(names)
+    if not len(checkpoints) == len(names) == len(levels) == len(weights):
+        raise ValueError(
+            f"an ensemble needs as many of each: TEST.MODEL {len(names)}, TEST.MULTI_LEVEL {len(levels)}, "
+            f"TEST.MODEL_WEIGHT {len(weights)}, checkpoints (TEST.RESTORE_FROM) {len(checkpoints)}"
+        )
+    networks = [
+        build_network(cfg, str(path), name=name, multi_level=level, trained=True).to(device).eval()
+        for path, name, level in zip(checkpoints, names, levels)
+    ]
+    return build_predictor(cfg, networks, weights, device)
+
+
+def build_predictor(
+    cfg: Any, networks: Sequence[nn.Module], weights: Sequence[float], device: torch.device
+) -> Predictor:
+    """The networks, in eval mode on their device, as an ensemble under the TEST section of `cfg`."""
+    test = cfg.TEST
+    return Predictor(
+        networks,
+        weights,
+        align_corners=cfg.ALIGN_CORNERS,
+        flip=test.FLIP,
+        scales=tuple(test.SCALES),
+        aggregate=test.WITH_AGGREGATION,
+        average="logits" if cfg.LEGACY.LOGIT_ENSEMBLE else "probabilities",
+        window=_height_width(test.SLIDE_CROP, "TEST.SLIDE_CROP"),
+        stride=_height_width(test.SLIDE_STRIDE, "TEST.SLIDE_STRIDE"),
+        via_input=test.UPSAMPLE_VIA_INPUT,
+        autocast=cfg.TRAIN.BF16 and device.type == "cuda",
+        precision=cfg.TRAIN.MATMUL_PRECISION,
+    )
+
+
+def _height_width(size: Sequence[int], option: str) -> tuple[int, int] | None:
+    if len(size) not in (0, 2):
+        raise ValueError(f"{option} is {list(size)}, expected (width, height) in pixels, or nothing")
+    return (size[1], size[0]) if size else None
+
+
+def protocol(cfg: Any) -> dict[str, Any]:
+    """What, besides weights and data, decides an mIoU: the protocol by name, and every option that it is made of."""
+    plain = plain_cfg()
+    settings = {}
+    for option in OPTIONS_OF_A_PROTOCOL:
+        section, _, key = option.rpartition(".")
+        settings[option] = (plain[section] if section else plain)[key]
+    return {
+        "PROTOCOL": describe(cfg.TEST.PROTOCOL, settings),
+        **{key: plain[key] for key in ("TARGET", "NUM_CLASSES")},
+        "SET_TARGET": cfg.TEST.SET_TARGET,
+        **{short(option): value for option, value in settings.items()},
+        "BF16": cfg.TRAIN.BF16,
+    }
+
+
+def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
+    """Evaluate what TEST.MODE names, print the tables and write `test_<snapshot>.json` beside each snapshot's folder.
+
+    "single" evaluates TEST.RESTORE_FROM as one ensemble, or the last snapshot of the run. "best" evaluates every
+    snapshot of the run; the last one stays the headline, since picking the best snapshot uses the target labels that
+    the method must do without.
+
+    Returns:
+        Evaluations by the name of the snapshot; the headline is the last.
+    """
+    device = choose_device(cfg)
+    if cfg.TEST.MODE == "best":
+        groups = [[path] for path in find_snapshots(run.snapshots)]
+    elif cfg.TEST.RESTORE_FROM:
+        groups = [[Path(path) for path in cfg.TEST.RESTORE_FROM]]
+    else:
+        groups = [[find_snapshots(run.snapshots)[-1]]]
+
+    results = {}
+    for group in groups:
+        predictor = load_predictor(cfg, group, device)
+        loader = eval_loader(cfg, predictor.networks[0].normalization)
+        evaluation = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
+        name = "+".join(path.stem for path in group)
+        results[name] = evaluation
+        if is_main():
+            _report(cfg, run, name, group, evaluation)
+    if cfg.TEST.MODE == "best" and is_main():
+        print(_best_summary(results))
+    return results
+
+
+def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: Evaluation) -> None:
+    print(table({name: evaluation}))
+    settings = protocol(cfg)
+    print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
+    chosen = {path.name: read_torch_file(path).get("chosen") for path in checkpoints if path.name == BEST}
+    for file, how in chosen.items():
+        if how and how["by"]["split"].startswith("target:"):
+            print(f"{file} was chosen among others by labels of the target ({how['by']['split']}): not a headline")
+    result = {
+        **evaluation.as_dict(),
+        "protocol": settings,
+        **({"chosen": chosen} if chosen else {}),
+        "seed": cfg.TRAIN.RANDOM_SEED,
+        "checkpoints": [{"file": str(path), "sha256": file_hash(path)} for path in checkpoints],
+        "versions": versions(),
+        "cfg": plain_cfg(),
+    }
+    path = run.snapshots / f"test_{name}.json"
+    write_whole(path, to_json(result))
+    print(f"written: {path}")
+
+
+def _best_summary(results: dict[str, Evaluation]) -> str:
+    last = list(results)[-1]
+    best = max(results, key=lambda name: results[name].miou)
+    return (
+        f"last snapshot {last}: mIoU {100 * results[last].miou:.2f}\n"
+        f"best snapshot {best}: mIoU {100 * results[best].miou:.2f} (chosen with target labels; not a headline)"
+    )

@@ -1,0 +1,362 @@
+"""Which classes are trained, what they are called and coloured, and how each dataset's ids map to them.
+
+There are five label sets, named by their number of classes:
+
+    19  Cityscapes' own training classes
+    16  the classes that SYNTHIA and Cityscapes share, the field's usual benchmark
+    13  the 16 without wall, fence and pole, the field's second benchmark
+     7  Cityscapes' categories: flat, construction, object, nature, sky, human, vehicle
+    11  the classes of CamVid that SegNet chose
+
+An id map is a vector of 256 uint8: the train id of every id that a label file can hold, IGNORE_LABEL for what
+is not trained. `*_ids()` say which ids a dataset defines at all, so that a file of some other format can be
+refused. Mapillary's maps are written in class names; they stand in mapillary.py.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from dada.config.option import shown
+
+OTHER_LABEL = 254  # labelled, but with a class that the network does not have; 255 is not labelled
+
+IGNORE_LABEL = 255
+
+# The 19 classes: name, colour, Cityscapes labelId (GTA5 uses the same), SYNTHIA id, category.
+_TABLE = (
+    ("road", (128, 64, 128), 7, 3, "flat"),
+    ("sidewalk", (244, 35, 232), 8, 4, "flat"),
+    ("building", (70, 70, 70), 11, 2, "construction"),
+    ("wall", (102, 102, 156), 12, 21, "construction"),
+    ("fence", (190, 153, 153), 13, 5, "construction"),
+    ("pole", (153, 153, 153), 17, 7, "object"),
+    ("light", (250, 170, 30), 19, 15, "object"),
+    ("sign", (220, 220, 0), 20, 9, "object"),
+    ("vegetation", (107, 142, 35), 21, 6, "nature"),
+    ("terrain", (152, 251, 152), 22, 16, "nature"),
+    ("sky", (70, 130, 180), 23, 1, "sky"),
+    ("person", (220, 20, 60), 24, 10, "human"),
+    ("rider", (255, 0, 0), 25, 17, "human"),
+    ("car", (0, 0, 142), 26, 8, "vehicle"),
+    ("truck", (0, 0, 70), 27, 18, "vehicle"),
+    ("bus", (0, 60, 100), 28, 19, "vehicle"),
+    ("train", (0, 80, 100), 31, 20, "vehicle"),
+    ("motorcycle", (0, 0, 230), 32, 12, "vehicle"),
+    ("bicycle", (119, 11, 32), 33, 11, "vehicle"),
+)
+# SegNet's classes of CamVid, in the order of their ids: name, colour. A bicyclist is rider and bicycle together, and
+# signs include traffic lights, unlike the classes above.
+_CAMVID = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "sidewalk": (0, 0, 192),
+    "vegetation": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "person": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+_CATEGORIES = {  # name: colour
+    "flat": (128, 64, 128),
+    "construction": (70, 70, 70),
+    "object": (153, 153, 153),
+    "nature": (107, 142, 35),
+    "sky": (70, 130, 180),
+    "human": (220, 20, 60),
+    "vehicle": (0, 0, 142),
+}
+# Ids that no fine class trains but that belong to a category. Cityscapes: parking and rail track; guard rail,
+# bridge, tunnel; polegroup; caravan, trailer. SYNTHIA: parking slot and lane marking; road work has no
+# counterpart.
+_CITYSCAPES_ONLY_CATEGORY = {
+    9: "flat", 10: "flat", 14: "construction", 15: "construction", 16: "construction", 18: "object",
+    29: "vehicle", 30: "vehicle",
+}  # fmt: skip
+_SYNTHIA_ONLY_CATEGORY = {13: "flat", 22: "flat"}
+# The map behind the published SYNTHIA -> Mapillary and 7-class numbers: these ids were left out of it.
+_SYNTHIA_7_GAPS = (12, 13, 16, 17, 18, 19, 20, 21)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelSet:
+    """The trained classes in the order of their train ids."""
+
+    names: tuple[str, ...]
+    palette: np.ndarray  # (K, 3) uint8 RGB, read-only
+
+    def __post_init__(self) -> None:
+        palette = np.array(self.palette, dtype=np.uint8)
+        if palette.shape != (len(self.names), 3):
+            raise ValueError(
+                f"{len(self.names)} class names need a ({len(self.names)}, 3) palette, not {palette.shape}"
+            )
+        palette.setflags(write=False)
+        object.__setattr__(self, "palette", palette)
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.names)
+
+
+def _fine_label_set(left_out: tuple[str, ...]) -> LabelSet:
+    rows = [row for row in _TABLE if row[0] not in left_out]
+    return LabelSet(tuple(row[0] for row in rows), np.array([row[1] for row in rows]))
+
+
+_NOT_IN_16 = ("terrain", "truck", "train")
+_NOT_IN_13 = (*_NOT_IN_16, "wall", "fence", "pole")
+
+LABEL_SETS: dict[int, LabelSet] = {
+    19: _fine_label_set(()),
+    16: _fine_label_set(_NOT_IN_16),
+    13: _fine_label_set(_NOT_IN_13),
+    7: LabelSet(tuple(_CATEGORIES), np.array(list(_CATEGORIES.values()))),
+    11: LabelSet(tuple(_CAMVID), np.array(list(_CAMVID.values()))),
+}
+
+
+_STREET_SETS = (19, 16, 13, 7)
+
+
+def label_set(num_classes: int) -> LabelSet:
+    """The label set of that many classes.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if num_classes not in LABEL_SETS:
+        valid = ", ".join(str(k) for k in LABEL_SETS)
+        raise ValueError(f"NUM_CLASSES is {num_classes!r}; there are label sets of {valid} classes; name others in CLASSES.NAMES")
+    return LABEL_SETS[num_classes]
+
+
+def street_classes(num_classes: int) -> tuple[str, ...]:
+    """Names of the 19, 16, 13 or 7 classes, to which the ids of Cityscapes, GTA5, SYNTHIA and Mapillary map.
+
+    Raises:
+        ValueError: another number of classes.
+    """
+    if num_classes not in _STREET_SETS:
+        raise ValueError(f"NUM_CLASSES is {num_classes!r}, expected {', '.join(map(str, _STREET_SETS))}")
+    return LABEL_SETS[num_classes].names
+
+
+def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.ndarray:
+    names = street_classes(num_classes)
+    vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    for row in _TABLE:
+        name = row[4] if num_classes == 7 else row[0]
+        if name in names:
+            vector[row[column]] = names.index(name)
+    if num_classes == 7:
+        for file_id, name in only_category.items():
+            vector[file_id] = names.index(name)
+    return vector
+
+
+def cityscapes_id_map(num_classes: int) -> np.ndarray:
+    """Cityscapes labelIds -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
+    return _id_map(2, _CITYSCAPES_ONLY_CATEGORY, num_classes)
+
+
+def cityscapes_id_of_class(classes: LabelSet) -> np.ndarray:
+    """The Cityscapes labelId of each class, (K,) uint8, as its benchmark takes predictions.
+
+    Raises:
+        ValueError: classes that Cityscapes lacks, the 7 categories among them.
+    """
+    ids = {row[0]: row[2] for row in _TABLE}
+    if strange := [name for name in classes.names if name not in ids]:
+        raise ValueError(
+            f"there are no Cityscapes labelIds for the classes {', '.join(strange)}: its benchmark takes {', '.join(ids)}"
+        )
+    return np.array([ids[name] for name in classes.names], dtype=np.uint8)
+
+
+def gta5_id_map(num_classes: int) -> np.ndarray:
+    """GTA5 label ids -> train ids, (256,) uint8: GTA5 uses the Cityscapes labelIds."""
+    return cityscapes_id_map(num_classes)
+
+
+def synthia_id_map(num_classes: int, published: bool = False) -> np.ndarray:
+    """SYNTHIA ids -> train ids, (256,) uint8.
+
+    Args:
+        num_classes: 19, 16, 13 or 7.
+        published: for 7 classes, take the map of DADA (Vu et al., ICCV 2019), which ignores motorcycle,
+            parking, terrain, rider, truck, bus, train and wall. Numbers published with it need it; otherwise
+            each belongs to its category.
+    """
+    vector = _id_map(3, _SYNTHIA_ONLY_CATEGORY, num_classes)
+    if published and num_classes == 7:
+        vector[list(_SYNTHIA_7_GAPS)] = IGNORE_LABEL
+    return vector
+
+
+def camvid_id_map() -> np.ndarray:
+    """Ids of CamVid in SegNet's numbering -> train ids, (256,) uint8: 0 to 10 as they are, 11 is void."""
+    vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    vector[: len(_CAMVID)] = np.arange(len(_CAMVID))
+    return vector
+
+
+def cityscapes_ids() -> np.ndarray:
+    """Ids that a Cityscapes or GTA5 label file may hold: 0 to 34, and 255. (256,) bool.
+
+    34 is the licence plate, -1 in Cityscapes, in GTA5's files; 255 is where many tools put what they leave
+    unlabelled.
+    """
+    return defined_ids(range(35))
+
+
+def synthia_ids() -> np.ndarray:
+    """Ids that a SYNTHIA label file may hold: 0 to 22, and 255 for unlabelled. (256,) bool."""
+    return defined_ids(range(23))
+
+
+def camvid_ids() -> np.ndarray:
+    """Ids that a CamVid label file of SegNet may hold: 0 to 11, and 255 for unlabelled. (256,) bool."""
+    return defined_ids(range(12))
+
+
+def defined_ids(ids: Iterable[int]) -> np.ndarray:
+    """True at `ids` and at 255, which means unlabelled everywhere. (256,) bool."""
+    defined = np.zeros(256, dtype=bool)
+    defined[list(ids)] = True
+    defined[IGNORE_LABEL] = True
+    return defined
+
+
+# Pixel-Level-Cycle-Association (Kang et al., NeurIPS 2020) numbers its classes in another order. Entry i is
+# the train id, in our 16- or 19-class set, of its class i: permute the classifier's output channels with it
+# before loading its weights.
+_PLCA_ORDER = (
+    "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "sign", "person", "bicycle",
+    "motorcycle", "light", "rider", "bus", "wall", "terrain", "truck", "train",
+)  # fmt: skip
+PLCA_TO_16: tuple[int, ...] = tuple(LABEL_SETS[16].names.index(name) for name in _PLCA_ORDER[:16])
+PLCA_TO_19: tuple[int, ...] = tuple(LABEL_SETS[19].names.index(name) for name in _PLCA_ORDER)
+
+
+def subsets(classes: LabelSet) -> dict[str, list[int]]:
+    """`classes` itself and the label sets whose classes are all among them: {"16": [...], "13": [...]} for 16.
+
+    The lists are train ids of `classes`, so that the smaller set's mIoU follows from one confusion matrix.
+    """
+    names = classes.names
+    found = {str(len(names)): list(range(len(names)))}
+    for count, smaller in LABEL_SETS.items():
+        if count < len(names) and set(smaller.names) <= set(names):
+            found[str(count)] = [names.index(name) for name in smaller.names]
+    return found
+
+
+def category_of_class(classes: LabelSet) -> np.ndarray | None:
+    """Each class's id in the 7-class set, (K,) uint8, to add confusion counts up to categories.
+
+    None for a set that lacks classes of the 16, of which 7 categories would mean something else.
+    """
+    if not set(LABEL_SETS[16].names) <= set(classes.names) <= {row[0] for row in _TABLE}:
+        return None
+    by_name = {row[0]: LABEL_SETS[7].names.index(row[4]) for row in _TABLE}
+    return np.array([by_name[name] for name in classes.names], dtype=np.uint8)
+
+
+class LabelInfo(NamedTuple):
+    """What an info file says: the classes, and the id map that leads to them."""
+
+    label_set: LabelSet
+    id_map: np.ndarray  # (256,) uint8
+
+
+def label_set_from_info(path: str | Path) -> LabelInfo:
+    """Read an info JSON as ADVENT and DADA ship it, for classes of one's own.
+
+    Keys: `classes` (their number), `label` (their names), `palette` (RGB triples; more than `classes` are
+    ignored), `label2train` (pairs of file id and train id, 255 = ignore; the file id -1 is in no file).
+
+    Raises:
+        FileNotFoundError, ValueError: the file is missing, not JSON, or a key is missing or does not fit the
+        others.
+    """
+    path = Path(path)
+    try:
+        info = json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"label info file {path} not found; leave INFO_TARGET empty for the usual classes"
+        ) from None
+    except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers of too many digits; nested too deep
+        raise ValueError(f"label info file {path} is not valid JSON: {error}") from None
+    needed = ("classes", "label", "palette", "label2train")
+    missing = [key for key in needed if not isinstance(info, dict) or key not in info]
+    if missing:
+        raise ValueError(
+            f"label info file {path} lacks {', '.join(missing)}; it needs the keys {', '.join(needed)}"
+        )
+    count, names, palette, pairs = (info[key] for key in needed)
+    if type(count) is not int or not 1 <= count < IGNORE_LABEL:
+        raise ValueError(
+            f"label info file {path}: classes is {shown(count)}, expected a whole number from 1 to 254"
+        )
+    for key, value in (("label", names), ("palette", palette), ("label2train", pairs)):
+        if not isinstance(value, list):
+            raise ValueError(f"label info file {path}: {key} is {shown(value)}, expected a list")
+    if len(names) < count or len(palette) < count:
+        raise ValueError(
+            f"label info file {path}: {count} classes, but {len(names)} names in label "
+            f"and {len(palette)} colours in palette"
+        )
+    for color in palette[:count]:
+        if not (_is_ints(color, 3) and all(0 <= level <= 255 for level in color)):
+            raise ValueError(
+                f"label info file {path}: palette holds {shown(color)}, expected [red, green, blue], each from 0 to 255"
+            )
+    vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
+    for pair in pairs:
+        if not _is_pair(pair, count):
+            raise ValueError(
+                f"label info file {path}: label2train holds {shown(pair)}, expected [file id from -1 to 255, "
+                f"train id from 0 to {count - 1} or 255]"
+            )
+        if pair[0] >= 0:
+            vector[pair[0]] = pair[1]
+    return LabelInfo(LabelSet(tuple(str(name) for name in names[:count]), np.array(palette[:count])), vector)
+
+
+def _is_ints(value: object, length: int) -> bool:
+    return isinstance(value, list) and len(value) == length and all(type(number) is int for number in value)
+
+
+def _is_pair(pair: object, count: int) -> bool:
+    """Whether `pair` is [file id from -1 to 255, train id below `count` or 255]."""
+    return (
+        _is_ints(pair, 2)
+        and -1 <= pair[0] <= 255
+        and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
+    )
+
+
+def colorize(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:
+    """Train ids (H, W) -> a paletted ("P") PIL image in the label set's colours; 255 is black."""
+    if isinstance(label, Tensor):
+        label = label.detach().cpu().numpy()
+    if label.ndim != 2:
+        raise ValueError(f"a label map is (H, W), got shape {tuple(label.shape)}")
+    image = Image.fromarray(label.astype(np.uint8))
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    palette[: classes.num_classes] = classes.palette
+    image.putpalette(palette.tobytes())
+    return image

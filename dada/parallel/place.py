@@ -1,0 +1,64 @@
+"""Where a process stands among those that were started together, from the variables of the launcher."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from dada.parallel.ranks import world_size
+
+
+class Place(NamedTuple):
+    """Where a process stands among those of its run."""
+
+    rank: int
+    world_size: int
+    local_rank: int  # among those of its node: the number of its GPU
+    address: str  # of rank 0
+    port: int
+
+
+def place(environment: Mapping[str, str] = os.environ) -> Place | None:
+    """What the variables of torchrun, or else of srun, say; None for a process of its own.
+
+    A process that is no task of an `srun` stands alone, even in a job of several tasks. The first node in the job's list
+    is that of rank 0; MASTER_ADDR and MASTER_PORT, if they are set, come first.
+
+    Raises:
+        ValueError: some variables are missing, or are no numbers.
+    """
+    if "RANK" in environment or "WORLD_SIZE" in environment:
+        names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"), "torchrun"
+        port, address = environment.get("MASTER_PORT"), environment.get("MASTER_ADDR", "localhost")
+    elif int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID"), "srun"
+        # Jobs that share a node have numbers of their own, and so ports; those below 15000 and above 32767 are in use.
+        port = environment.get("MASTER_PORT") or 15000 + int(environment.get("SLURM_JOB_ID") or 0) % 17000
+        address = environment.get("MASTER_ADDR") or _first_node(environment)
+    else:
+        return None
+    values = [environment.get(name, "") for name in names]
+    if not all(value.isdigit() for value in values):
+        found = ", ".join(f"{name}={value!r}" for name, value in zip(names, values))
+        raise ValueError(f"{launcher} gives every process numbers in {', '.join(names)}, but here are {found}; start all with it")
+    where = Place(*map(int, values[:3]), address, int(port))
+    return where if where.world_size > 1 else None
+
+
+def _first_node(environment: Mapping[str, str]) -> str:
+    """The first name of Slurm's node list, in which `gpu[03-05,9],login` stands for gpu03, gpu04, gpu05, gpu9, login."""
+    if environment.get("SLURM_STEP_NUM_NODES", environment.get("SLURM_NNODES")) == "1":
+        return "localhost"  # a node's name need not be known to itself
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST") or ""
+    found = re.match(r"([^\[,]+)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    if not found:
+        raise ValueError(f"SLURM_STEP_NODELIST is {nodes!r}, which names no node; set MASTER_ADDR to the node of the first task")
+    return "".join(part or "" for part in found.groups())
+
+
+def local_rank() -> int:
+    """Number of this process among those of its node; 0 if it is alone, or no part of a group."""
+    where = place() if world_size() > 1 else None
+    return where.local_rank if where else 0

@@ -1,0 +1,235 @@
+"""The report's file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from dada.files import write_whole
+from dada.report.groups import (
+    Group,
+    Value,
+    best,
+    classes_of_groups,
+    common_options,
+    defaults,
+    differing_options,
+    differing_protocols,
+    group_runs,
+    value_of,
+)
+from dada.report.plots import plot, swatch, tags_of
+from dada.report.prediction_grid import Column, columns
+from dada.report.run_records import find_runs
+
+NONE = "–"
+
+
+def write_page(paths: Sequence[str | Path], out: str | Path, images: int = 3, overrides: Sequence[str] = ()) -> list[Group]:
+    """Compare the runs that `paths` name in one HTML file. Returns the methods that were found.
+
+    Args:
+        paths: see `find_runs`; the first run is what the others are compared with.
+        images: test images with predictions; 0: none.
+        overrides: `KEY=value` pairs over the cfgs, to find the data, for example.
+
+    Raises:
+        FileNotFoundError, ValueError: see `find_runs`; `out` is no page.
+    """
+    if Path(out).suffix not in (".html", ".htm"):
+        raise ValueError(f"the report is a page, but --out is {str(out)!r}; expected a name that ends in .html")
+    groups = group_runs(find_runs(paths))
+    panels = columns(groups, images, overrides) if images else ([], [])
+    write_whole(out, page(groups, *panels).encode())
+    return groups
+
+
+def page(groups: Sequence[Group], names: Sequence[str] = (), panels: Sequence[Column] = ()) -> str:
+    """The whole document."""
+    sections = {
+        "Score": _summary(groups),
+        "Options": _options(groups),
+        "Curves": _curves(groups),
+        "Classes": _classes(groups),
+        "Pictures": _pictures(groups, names, panels),
+        "Cost": _cost(groups),
+        "Origin": _origin(groups),
+    }
+    title = f"Comparison of {', '.join(g.name for g in groups)}" if len(groups) > 1 else groups[0].name
+    links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
+    body = "".join(f'<section id="{n.lower()}"><h2>{n}</h2>{content}</section>' for n, content in sections.items())
+    return (
+        '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{_part('report.css')}</style></head><body>"
+        f"<h1>{escape(title)}</h1><nav>{links}</nav>{body}"
+        "<footer>Differences are from the first column. ± is the standard deviation over seeds (N - 1).</footer>"
+        f"<script>{_part('report.js')}</script></body></html>\n"
+    )
+
+
+def _part(name: str) -> str:
+    return files(__package__).joinpath(name).read_text(encoding="utf-8")
+
+
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    cells = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    return f'<div class="wide"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _heads(groups: Sequence[Group]) -> list[str]:
+    return [f"{swatch(k)}{escape(g.name)}" for k, g in enumerate(groups)]
+
+
+def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
+    return f'<tr{kind and f" class={kind!r}"}><th scope="row">{name}</th>{"".join(cells)}</tr>'
+
+
+def _summary(groups: Sequence[Group]) -> str:
+    means = _means(groups)
+    if not means:
+        return '<p class="note">No run was tested; scripts/test.py writes the reports that this page reads.</p>'
+    notes = []
+    if different := differing_protocols(groups):
+        what = "; ".join(f"{name}: {', '.join(_shown(v) for v in values)}" for name, values in different.items())
+        notes.append(f'<p class="warn">These tests were not made alike, so that their numbers do not compare: {escape(what)}.</p>')
+    for g in groups:
+        if any(run.headline and run.headline.content.get("chosen") for run in g.runs):
+            notes.append(f'<p class="warn">{escape(g.name)}: a snapshot chosen among others, not the last one.</p>')
+    rows = [_row(f"mIoU {count}", _scores([g.score(f"mIoU {count}") for g in groups])) for count in means]
+    seeds = [_cell(str(len(g.runs))) for g in groups]
+    return "".join(notes) + _table(["%", *_heads(groups)], [*rows, _row("runs", seeds)])
+
+
+def _means(groups: Sequence[Group]) -> list[str]:
+    return list(dict.fromkeys(c for g in groups for run in g.runs if run.headline for c in run.headline.means))
+
+
+def _scores(values: Sequence[Value]) -> list[str]:
+    winner, first, cells = best(values), values[0], []
+    for k, value in enumerate(values):
+        if not value.count:
+            cells.append(_cell(NONE))
+            continue
+        spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
+        change = f" <small>{value.mean - first.mean:+.1f}</small>" if k and first.count else ""
+        cells.append(f'<td{" class=best" if k == winner else ""}>{value.mean:.1f}{spread}{change}</td>')
+    return cells
+
+
+def _cell(text: str, left: bool = False) -> str:
+    return f'<td{" class=text" if left else ""}>{escape(text)}</td>'
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return NONE
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(str, value))}]"
+    return str(value) if value != "" else "(empty)"
+
+
+def _options(groups: Sequence[Group]) -> str:
+    usual, parts = defaults(), []
+    rows = [
+        _row(escape(name), [_cell(_shown(usual.get(name)), True), *(_cell(_shown(v), True) for v in values)])
+        for name, values in differing_options(groups).items()
+    ]
+    if rows:
+        parts.append(_table(["option", "default", *_heads(groups)], rows))
+    elif len(groups) > 1:
+        parts.append('<p class="note">No option that could decide a result differs.</p>')
+    for g in groups:
+        if not g.options:
+            parts.append(f'<p class="note">The configuration of {escape(g.name)} is not known.</p>')
+    if common := common_options(groups):
+        rows = [_row(escape(n), [_cell(_shown(usual[n]), True), _cell(_shown(v), True)]) for n, v in common.items()]
+        which = "all share" if len(groups) > 1 else "are set"
+        parts.append(
+            f"<details><summary>{len(rows)} other options that {which} differ from the defaults</summary>"
+            f"{_table(['option', 'default', 'here'], rows)}</details>"
+        )
+    return "".join(parts)
+
+
+def _curves(groups: Sequence[Group]) -> str:
+    tags = tags_of(groups)
+    if not tags:
+        return '<p class="note">No run has logs; train with --tensorboard.</p>'
+    legend = "".join(f"<span>{head}</span>" for head in _heads(groups))
+    plots = "".join(plot(tag, groups) for tag in tags)
+    return (
+        f'<div class="legend">{legend}</div><p class="note">Long curves are means of 200 stretches. Point at a plot, or use the '
+        f'arrow keys, for its values.</p><div class="plots">{plots}</div>'
+    )
+
+
+def _classes(groups: Sequence[Group]) -> str:
+    classes = classes_of_groups(groups)
+    if classes is None:
+        return '<p class="note">No run was tested.</p>'
+    patches = [f'<span class="patch" style="background:#{r:02x}{g:02x}{b:02x}"></span>' for r, g, b in classes.palette.tolist()]
+    extra = {n: "" for g in groups for run in g.runs if run.headline for n in run.headline.iou if n not in classes.names}
+    rows = [
+        _row(patch + escape(name), _scores([g.score(name) for g in groups]))
+        for name, patch in {**dict(zip(classes.names, patches)), **extra}.items()
+    ]
+    for k, count in enumerate(_means(groups)):
+        rows.append(_row(f"mIoU {count}", _scores([g.score(f"mIoU {count}") for g in groups]), "mean" if k == 0 else ""))
+    return _table(["IoU (%)", *_heads(groups)], rows)
+
+
+def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Column]) -> str:
+    notes = "".join(f'<p class="note">No pictures of {escape(c.title)}: {escape(c.note)}</p>' for c in panels if c.note)
+    shown = [c for c in panels if c.pictures]
+    if not shown:
+        return notes or '<p class="note">Left out.</p>'
+    rows = []
+    for row, name in enumerate(names):
+        pictures = "".join(
+            f'<figure><img src="{c.pictures[row]}" alt="{escape(f"{c.title}, {name}")}" loading="lazy">'
+            f"<figcaption>{escape(c.title)}</figcaption></figure>"
+            for c in shown
+        )
+        rows.append(f'<p class="note">{escape(name)}</p><div class="panels">{pictures}</div>')
+    classes, legend = classes_of_groups(groups), ""
+    if classes is not None:
+        legend = "".join(
+            f'<span><span class="patch" style="background:#{r:02x}{g:02x}{b:02x}"></span>{escape(name)}</span>'
+            for name, (r, g, b) in zip(classes.names, classes.palette.tolist())
+        )
+    return f'{notes}<p class="note">Evenly spaced over the test, not chosen; the first seed of each method.</p><div class="classes">{legend}</div>{"".join(rows)}'
+
+
+def _cost(groups: Sequence[Group]) -> str:
+    def row(name: str, attribute: str, form: str, factor: float = 1.0) -> str:
+        values = [value_of([getattr(run, attribute) for run in g.runs]) for g in groups]
+        return _row(name, [_cell(form.format(v.mean * factor) if v.count else NONE) for v in values])
+
+    rows = [
+        row("iterations", "iterations", "{:.0f}"),
+        row("parameters (million)", "parameters", "{:.2f}", 1e-6),
+        row("training time (h)", "wall_seconds", "{:.2f}", 1 / 3600),
+        row("seconds an iteration", "seconds_per_iteration", "{:.3f}"),
+        row("source images a second", "images_per_second", "{:.2f}"),
+        row("peak memory (GB)", "peak_memory", "{:.2f}"),
+    ]
+    note = '<p class="note">Times and memory are from the logs (train.py --tensorboard), means over seeds; loading weights takes part in none.</p>'
+    return _table(["", *_heads(groups)], rows) + note
+
+
+def _origin(groups: Sequence[Group]) -> str:
+    rows = []
+    for g in groups:
+        for run in g.runs:
+            content = run.headline.content if run.headline else {}
+            versions = ", ".join(f"{k} {v}" for k, v in content.get("versions", {}).items())
+            hashes = ", ".join(f"{Path(c['file']).name} {c['sha256'][:12]}" for c in content.get("checkpoints", ()))
+            protocol = content.get("protocol", {}).get("PROTOCOL", "")
+            cells = (g.name, _shown(run.seed), hashes or (run.weights.name if run.weights else NONE), versions or NONE, protocol or NONE)
+            rows.append(_row(escape(str(run.folder if run.folder.name == run.name else run.folder / run.name)), [_cell(c, True) for c in cells]))
+    return _table(["run", "method", "seed", "weights, SHA-256", "versions", "protocol"], rows)

@@ -1,0 +1,305 @@
+"""The one training loop: every method, every network, both domains, from the first iteration or from where a run stopped."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+from torch import nn
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from dada.build import on_device, source_loader, target_loader
+from dada.config import plain_cfg, save_cfg
+from dada.dataset.sample import Batch
+from dada.domain_adaptation.step import Step
+from dada.files import remove_parts
+from dada.matmul_precision import products_in_use
+from dada.model.weight_files import read_weights
+from dada.parallel.device import choose_device
+from dada.parallel.distributed import greatest
+from dada.parallel.ranks import every_rank, from_main, is_main, rank, world_size
+from dada.runs import Run, save_snapshot, set_aside
+from dada.training.adabn import adapt_batch_norm, statistics_loader
+from dada.training.bad_files import BadFiles
+from dada.training.checkpoint import (
+    check_unchanged,
+    check_versions,
+    find_checkpoint,
+    fingerprint,
+    fixed_options,
+    must_fit,
+    read_checkpoint,
+    save_checkpoint,
+)
+from dada.training.lock import lock
+from dada.training.memory import explain_out_of_memory
+from dada.training.monitor import Monitor
+from dada.training.post_mortem import save_post_mortem
+from dada.training.prefetch import Prefetcher, paired
+from dada.training.rng import own_seed, rng_state, seed_all, set_rng_state
+from dada.training.stopping import StopSignals
+from dada.training.trainer import NonFiniteLoss, build_trainer, check_weights
+from dada.training.validation import Validation
+
+log = logging.getLogger(__name__)
+
+
+def last_iteration(cfg: Any) -> int:
+    """Number of iterations that `cfg` runs."""
+    return min(cfg.TRAIN.EARLY_STOP or cfg.TRAIN.MAX_ITERS, cfg.TRAIN.MAX_ITERS)
+
+
+def is_finished(cfg: Any, run: Run) -> bool:
+    """Whether `run` holds the last snapshot of a training whose cfg gives the same weights as this one."""
+    # The cfg in the snapshot counts: train_cfg.yml may be that of a later run that was stopped on its way.
+    snapshot = run.snapshots / f"model_{last_iteration(cfg)}.pth"
+    if not snapshot.is_file():
+        return False
+    saved = read_weights(snapshot).cfg
+    return bool(saved) and fixed_options(saved) == fixed_options(plain_cfg())
+
+
+def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
+    """Train as `cfg` says; write the resolved cfg, snapshots and checkpoints to the run's folder. Returns the network.
+
+    Every input is opened and checked before the first file is written. No other process can train in the folder
+    meanwhile. At SIGTERM, SIGUSR1 or SIGINT the run finishes its iteration and writes a checkpoint.
+
+    Args:
+        resume: "" starts a run, and sets aside what an earlier one has left; "auto" goes on from the newest readable
+            checkpoint of the run, if there is one; else the checkpoint to go on from. A run that has reached its last
+            iteration is left as it is.
+        tensorboard: log scalars and pictures.
+        bar_position: line of the progress bar, for trainings that run side by side.
+
+    Raises:
+        FileNotFoundError, ValueError: data, weights, checkpoint or options that cannot be used.
+        OSError: another process trains in the folder, or the disk is full.
+        NonFiniteLoss: a term became NaN or infinite; the step is in the run's folder, see dada.training.post_mortem.
+        OutOfMemory: with what to lower.
+        SystemExit: a signal ended the run; the code is 128 and the signal's number.
+    """
+    locked = lock(run.snapshots) if is_main() else nullcontext()
+    with StopSignals() as signals, locked, explain_out_of_memory(cfg), on_device(cfg, fixed_sizes=True):
+        training = Training(cfg, run, resume)
+        if training.finished:
+            log.info("%s is finished: %s is at iteration %d of %d", run.name, training.path, training.start, training.stop)
+        else:
+            _run(training, signals, tensorboard, bar_position)
+        return training.trainer.network
+
+
+def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_position: int) -> None:
+    """From the first iteration that is due to the last one, or to the one after which a signal came."""
+    cfg, run, start, stop = training.cfg, training.run, training.start, training.stop
+    logs = run.logs if tensorboard and is_main() else None
+    monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start)
+    # Closed on the way out of an error too, so that the message starts on a line of its own.
+    with logging_redirect_tqdm(), monitor, tqdm(
+        total=stop, desc=run.name, initial=start, unit="it", dynamic_ncols=True, position=bar_position, disable=not is_main()
+    ) as progress:
+        def validate(done: int) -> None:
+            if greatest(signals.received or 0):
+                return
+            found = training.validate(done, lambda: bool(signals.received))
+            if found:
+                monitor.evaluation(done - 1, found)
+
+        if training.own:  # a signal has ended the run before it was evaluated
+            validate(training.own)
+        for done, values, step in training.iterations():
+            if done == start + 1 and is_main():  # the run is sound: data, network and losses worked once
+                if former := training.claim_folder():
+                    progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
+            progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
+            progress.update()
+            monitor.scalars(done - 1, values, training.trainer.optimizers[0])
+            monitor.by_class(done - 1, step)
+            monitor.pictures(done - 1, step)
+            if done % cfg.TRAIN.SAVE_PRED_EVERY == 0 or done == stop:
+                training.save_networks(done)
+            validate(done)
+            signal = greatest(signals.received or 0)  # all processes stop after the same iteration
+            if signal or done % (cfg.TRAIN.CHECKPOINT_EVERY or cfg.TRAIN.SAVE_PRED_EVERY) == 0 or done == stop:
+                training.save_checkpoint(done)
+            if signal and done < stop:
+                log.warning("%s after iteration %d; --resume auto goes on from %s", Signals(signal).name, done, training.path)
+                sys.exit(128 + signal)
+
+
+class Training:
+    """A run with everything open that it needs, at the iteration from which it goes on. Opening it writes nothing.
+
+    Args:
+        resume: see `train`.
+
+    Attributes:
+        trainer: network, objective and optimizers.
+        path: the checkpoint that was read, or written since; None before.
+        start, stop: iterations that are done, and that will have been.
+        own: `start`, if the checkpoint lies in the folder of the run; 0 if the run begins there.
+        finished: there is nothing left to do, and no data is open.
+        classes: of the data.
+    """
+
+    def __init__(self, cfg: Any, run: Run, resume: str = "") -> None:
+        self.cfg, self.run, self.device = cfg, run, choose_device(cfg)
+        self.path, saved = _find_checkpoint(run.snapshots, resume)
+        if saved:
+            check_unchanged(self.path, fixed_options(saved["cfg"]), fixed_options(plain_cfg()), "cfg")
+            check_versions(self.path, saved["versions"])
+        elif resume:
+            log.info("%s holds no checkpoint: %s starts from scratch", run.snapshots, run.name)
+        self.start, self.stop = saved["iter"] if saved else 0, last_iteration(cfg)
+        # The checkpoints in the folder are this run's own up to where it goes on from; any other file is no part of it.
+        self.own = self.start if saved and self.path.resolve().parent == run.snapshots.resolve() else 0
+        seed_all(cfg.TRAIN.RANDOM_SEED)
+        self.trainer = build_trainer(cfg, self.device, "" if saved else cfg.TRAIN.RESTORE_FROM)
+        if saved:
+            with must_fit(self.path):
+                self.trainer.load_state_dict(saved)
+        self.finished = self.start >= self.stop
+        if not self.finished:
+            self._open_data(saved or {})
+            terms = ", ".join(f"{t.weight:g} {t.name}" for t in self.trainer.objective.terms)
+            log.info("training %s on %s, products in %s: %s", run.name, self.device, products_in_use(), terms)
+
+    def _open_data(self, saved: Mapping[str, Any]) -> None:
+        cfg, network, objective = self.cfg, self.trainer.network, self.trainer.objective
+        steps = {"start_step": self.start * cfg.TRAIN.ITER_SIZE, "steps": self.stop * cfg.TRAIN.ITER_SIZE}
+        source = source_loader(cfg, network.normalization, **steps)
+        target = None
+        if objective.uses_target:
+            target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
+        self.classes = source.dataset.classes
+        self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
+        domains = {"source": source, "target": target}
+        self._data = {f"{name} images": fingerprint(loader) for name, loader in domains.items() if loader is not None}
+        own_seed(cfg.TRAIN.RANDOM_SEED, rank(), self.start)
+        if saved:
+            check_unchanged(self.path, saved["data"], self._data, "the run")
+            self._set_rng_state(saved)
+            log.info("%s goes on from %s", self.run.name, self.path)
+        self._bad_files = BadFiles(saved.get("bad_files"))
+        self._validation = None
+        if cfg.TRAIN.EVAL_EVERY:
+            self._validation = Validation(cfg, self.run.snapshots, network, self.device, saved.get("validation"))
+        prefetcher = Prefetcher(paired(source, target), self.device)
+        self.trainer.meanwhile = prefetcher.request
+        self._batches = self._bad_files.counted(prefetcher)  # outermost: what is only requested does not count
+
+    def _set_rng_state(self, saved: Mapping[str, Any]) -> None:
+        states = [saved["rng"], *saved.get("rng_of_others", [])]
+        if len(states) != world_size():
+            log.warning(
+                "%s was written by a run of %d processes, this one has %d: it goes on with other random numbers, and other last "
+                "bits, than the uninterrupted run", self.path, len(states), world_size(),
+            )  # fmt: skip
+        if rank() < len(states):
+            with must_fit(self.path):
+                set_rng_state(states[rank()], self.device)
+
+    def iterations(self) -> Iterator[tuple[int, dict[str, float], Step]]:
+        """Train: after every iteration how many are done, the values of its terms, and its last step.
+
+        Raises:
+            NonFiniteLoss: with the step saved for a post-mortem.
+        """
+        for iteration in range(self.start, self.stop):
+            try:
+                values, step = self.trainer.iterate(iteration, self._batches)
+            except NonFiniteLoss as error:
+                raise self._with_post_mortem(error) from error
+            yield iteration + 1, values, step
+
+    def claim_folder(self) -> Path | None:
+        """Make the folder this run's: set aside what an earlier one has left there, and write the cfg. Returns where to."""
+        remove_parts(self.run.snapshots)
+        former = set_aside(self.run.snapshots, after=self.own)
+        save_cfg(self.run.snapshots / "train_cfg.yml")
+        return former
+
+    def save_networks(self, done: int) -> None:
+        """Write the snapshot `model_{done}.pth`, and the teacher's, `teacher_{done}.pth`, if there is one."""
+        check_weights(self.trainer, done)
+        networks = {"model": self.trainer.network}
+        if self.trainer.teacher is not None:
+            networks["teacher"] = self.trainer.teacher.network
+        for name, network in networks.items():
+            network = published(network, self._adabn)
+            if is_main():
+                save_snapshot(self.run.snapshots, network, done, plain_cfg(), name)
+        if self._bad_files.total:
+            log.warning("%s", self._bad_files)
+
+    def validate(self, done: int, interrupted: Callable[[], bool]) -> Any:
+        """Evaluate the network if that is due; see Validation."""
+        if self._validation is None or not self._validation.due(done):
+            return None
+        return self._validation.run(lambda: published(self.trainer.network, self._adabn), done, interrupted)
+
+    def save_checkpoint(self, done: int) -> None:
+        """Write `checkpoint_{done}.pth`, from which the run can go on; all processes take part."""
+        check_weights(self.trainer, done)
+        first, *others = every_rank(rng_state(self.device))
+        state = {
+            **self.trainer.state_dict(),
+            "rng": first,
+            "bad_files": self._bad_files.state(),
+        }
+        if others:
+            state["rng_of_others"] = others
+        if self._validation:
+            state["validation"] = self._validation.state()
+        if is_main():
+            self.path = save_checkpoint(
+                self.run.snapshots, done, state, cfg=plain_cfg(), data=self._data, keep=self.cfg.TRAIN.KEEP_CHECKPOINTS
+            )
+
+    def _with_post_mortem(self, error: NonFiniteLoss) -> NonFiniteLoss:
+        """Save the step that failed. Returns the error for the user, which says where.
+
+        Of several processes those save it whose part of the batch it was; all return the same.
+        """
+        if world_size() > 1:
+            saves = error.here | (not any(every_rank(error.here)))  # all ranks are asked
+            told = [text for text in every_rank(str(self._save_failed(error)) if saves else "") if text]
+            return NonFiniteLoss("\n".join(told))
+        return self._save_failed(error)
+
+    def _save_failed(self, error: NonFiniteLoss) -> NonFiniteLoss:
+        trainer = self.trainer
+        discriminators = [adversary.discriminator for adversary in trainer.objective.adversaries]
+        teacher = None if trainer.teacher is None else trainer.teacher.network
+        folder = self.run.snapshots
+        try:
+            path = save_post_mortem(folder, error.failed, trainer.network, discriminators, plain_cfg(), teacher)
+        except OSError as failure:  # what went wrong at first is what matters
+            return NonFiniteLoss(f"{error}\nThe step could not be saved: {failure}")
+        return NonFiniteLoss(f"{error}\nThe step is saved; to see where it began: python scripts/replay.py {path}")
+
+
+def _find_checkpoint(folder: Path, which: str) -> tuple[Path | None, dict[str, Any] | None]:
+    """The checkpoint to go on from, and its content; (None, None) without. The main process chooses for all."""
+    found = (which and is_main() and find_checkpoint(folder, which)) or (None, None)
+    path = from_main(found[0])
+    return found if is_main() or path is None else (path, read_checkpoint(path))
+
+
+def published(network: nn.Module, adabn: Iterable[Batch] | None) -> nn.Module:
+    """The network as snapshots have it: itself, or a copy with the batch-norm statistics of the images of `adabn`."""
+    if adabn is None:
+        return network
+    device = next(network.parameters()).device
+    rng = rng_state(device)  # loaders draw a seed
+    try:
+        return adapt_batch_norm(copy.deepcopy(network), (batch.image.to(device, non_blocking=True) for batch in adabn))
+    finally:
+        set_rng_state(rng, device)

@@ -1,0 +1,142 @@
+"""What a run shows while it trains: TensorBoard scalars and pictures."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dada.domain_adaptation.losses import entropy_map
+from dada.domain_adaptation.step import Step
+from dada.evaluation.criteria import information
+from dada.evaluation.evaluator import Evaluation
+from dada.figures.scores import draw_confusion
+from dada.label_sets import LabelSet, colorize
+from dada.normalization import Normalization
+from dada.training.drawing import Drawing, draw_cycles, scene_of, source_confusion
+from dada.training.memory import peak_memory
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+class Monitor:
+    """Write scalars every iteration and pictures every TRAIN.TENSORBOARD_VIZRATE; nothing if `folder` is None.
+
+    A run that goes on from iteration `start` replaces what was written there and later before it stopped.
+    """
+
+    def __init__(
+        self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet, start: int = 0
+    ) -> None:
+        self._folder = folder
+        self._start = start
+        self._period = cfg.TRAIN.TENSORBOARD_VIZRATE
+        self._classes = classes
+        self._normalization = normalization
+
+    @cached_property
+    def _writer(self) -> SummaryWriter:
+        """Made at the first thing to write, so that a run that fails at its start leaves no folder behind."""
+        # Imported here: it is slow, and most runs on a laptop do without.
+        from torch.utils.tensorboard import SummaryWriter
+
+        return SummaryWriter(str(self._folder), purge_step=self._start or None)
+
+    def __enter__(self) -> Monitor:
+        return self
+
+    @cached_property
+    def _drawing(self) -> Drawing:
+        return Drawing(lambda name, pixels, iteration: self._writer.add_image(name, pixels, iteration, dataformats="HWC"))
+
+    def __exit__(self, *_: object) -> None:
+        if "_drawing" in vars(self):
+            self._drawing.close()
+        if "_writer" in vars(self):
+            self._writer.close()
+
+    def scalars(self, iteration: int, values: dict[str, float], optimizer: torch.optim.Optimizer) -> None:
+        if self._folder is None:
+            return
+        for name, value in values.items():
+            self._writer.add_scalar(f"data/{name}", value, iteration)
+        for k, group in enumerate(optimizer.param_groups):
+            self._writer.add_scalar(f"lr/group_{k}", group["lr"], iteration)
+        if iteration % self._period == self._period - 1:
+            peak = peak_memory(optimizer.param_groups[0]["params"][0].device)
+            self._writer.add_scalar("cost/peak memory (GB)", peak / 1e9, iteration)
+
+    def evaluation(self, iteration: int, found: Evaluation) -> None:
+        """mIoU and confusion matrix of an evaluation in training."""
+        if self._folder is not None:
+            for name, value in found.means.items():
+                self._writer.add_scalar(f"eval/mIoU {name}", value, iteration)
+            self._drawing.draw("Confusion - evaluation", iteration, draw_confusion, found.confusion.numpy(), found.classes)
+
+    def by_class(self, iteration: int, step: Step) -> None:
+        """What terms noted for each class, where there was one, and the share of each class in what is predicted.
+
+        That is on the source, on the target and by the teacher on the target; and how many classes of equal share it amounts
+        to (exp of the entropy of the shares), which falls when a network collapses onto a few classes. And the criterion by
+        which scripts/select.py chooses, on the batch at hand.
+        """
+        if self._folder is None or iteration % self._period != self._period - 1:
+            return
+        values = dict(step.by_class)
+        for domain in ("source", "target", "teacher"):
+            if f"{domain}_outputs" in vars(step):  # as for pictures
+                logits = vars(step)[f"{domain}_outputs"].logits.detach().float()
+                shares = predicted_shares(logits)
+                values[f"{domain}/predicted"] = shares
+                amount = torch.special.entr(shares).sum().exp().item()
+                self._writer.add_scalar(f"classes/{domain}/amount to", amount, iteration)
+                self._writer.add_scalar(f"criteria/{domain}/information", information(logits.softmax(dim=1)), iteration)
+        for name, of_classes in values.items():
+            for class_name, value in zip(self._classes.names, of_classes.tolist()):
+                if value == value:
+                    self._writer.add_scalar(f"classes/{name}/{class_name}", value, iteration)
+
+    def pictures(self, iteration: int, step: Step) -> None:
+        """Image, prediction and entropy of the first image of either domain, under the ancestors' names; what terms made.
+
+        Also how sure the predictions are, as a histogram; the confusion matrix of the source batch; and the cycles that the
+        association has followed between the first images. Figures are drawn by a thread of their own.
+        """
+        if self._folder is None or iteration % self._period != self._period - 1:
+            return
+        for name, images in step.pictures.items():
+            self._writer.add_image(f"Image - {name}", self._normalization.inverse(images[0]), iteration)
+        for letter, batch, outputs in (("S", step.source, "source_outputs"), ("T", step.target, "target_outputs")):
+            # Only what the losses have computed already: drawing must not run the network, which would move batch norm.
+            if batch is None or outputs not in vars(step):
+                continue
+            probabilities = vars(step)[outputs].logits[:1].detach().float().softmax(dim=1)
+            image = self._normalization.inverse((step.source_image if letter == "S" else batch.image)[0])
+            prediction = np.asarray(colorize(probabilities[0].argmax(dim=0), self._classes).convert("RGB"))
+            self._writer.add_image(f"Image - {letter}", image, iteration)
+            self._writer.add_image(f"Prediction - {letter}", prediction, iteration, dataformats="HWC")
+            self._writer.add_image(f"Entropy - {letter}", _grey(entropy_map(probabilities)[0].sum(dim=0)), iteration)
+            self._writer.add_histogram(f"Confidence - {letter}", probabilities.amax(dim=1).cpu(), iteration)
+        if "source_outputs" in vars(step):
+            counts = source_confusion(step.source_outputs.logits.detach(), step.source.label, self._classes.num_classes)
+            self._drawing.draw("Confusion - S", iteration, draw_confusion, counts, self._classes)
+        for name, cycles in step.cycles.items():
+            shown = scene_of(step, cycles, self._normalization)
+            if shown is not None:
+                self._drawing.draw(f"Cycles - {name}", iteration, draw_cycles, shown, self._classes)
+
+
+def predicted_shares(logits: Tensor) -> Tensor:
+    """Share of the pixels of (B, K, H, W) at which each class is the most likely: (K,), sum 1."""
+    classes = logits.detach().argmax(dim=1).flatten()
+    return torch.bincount(classes, minlength=logits.shape[1]).float() / max(1, classes.numel())
+
+
+def _grey(x: Tensor) -> Tensor:
+    """(H, W) in 0..1 -> (1, H, W)."""
+    return x.clamp(0, 1)[None].cpu()

@@ -1,0 +1,118 @@
+"""An import only ever goes down: the order of the rooms is that of docs/draw_rooms.py, which draws them."""
+
+import ast
+import importlib.util
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from pages import ROOT
+
+spec = importlib.util.spec_from_file_location("draw_rooms", ROOT / "docs" / "draw_rooms.py")
+rooms = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(rooms)
+
+METHOD = "dada.domain_adaptation."
+
+
+def upward(root: Path) -> list[str]:
+    """Imports that do not go to a lower layer; inside a room they are free, but for the method, which has an order of its own."""
+    outer, inner = rooms.layer_of(rooms.LAYERS), rooms.layer_of(rooms.METHOD_LAYERS)
+    found = []
+    for i in rooms.imports_of(rooms.modules_of(root)):
+        a, b, depth = rooms.room_of(i.importer), rooms.room_of(i.imported), outer
+        if a == b and i.importer.startswith(METHOD) and i.imported.startswith(METHOD):
+            a, b, depth = i.importer.split(".")[2], i.imported.split(".")[2], inner
+        if a != b and a != "dada" and depth[a] >= depth[b]:
+            found.append(f"{i.importer}:{i.line} imports {i.imported}")
+    return found
+
+
+def in_circles(root: Path) -> set[str]:
+    """Modules that import each other, over however many others."""
+    imports: dict[str, set[str]] = {}
+    for i in rooms.imports_of(rooms.modules_of(root)):
+        imports.setdefault(i.importer, set()).add(i.imported)
+    left = set(imports)
+    # What imports nothing that is left is in no circle; take it away until nothing changes.
+    while gone := {module for module in left if not imports[module] & left}:
+        left -= gone
+    # Nor is what nothing that is left imports.
+    while gone := {module for module in left if not any(module in imports[other] for other in left)}:
+        left -= gone
+    return left
+
+
+def places_counted_in_folders(root: Path) -> list[str]:
+    """`Path(__file__).parents[n]` and `.parent.parent` outside config/, which go wrong without a word when a file moves."""
+    found = []
+    for name, path in rooms.modules_of(root).items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            text = ast.unparse(node) if isinstance(node, (ast.Attribute, ast.Subscript)) else ""
+            counted = ".parent.parent" in text or ".parents[" in text
+            if "__file__" in text and counted and not name.startswith("dada.config"):
+                found.append(f"{name}:{node.lineno}")
+    return found
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """The package, to be spoilt."""
+    shutil.copytree(ROOT / "dada", tmp_path / "dada", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path
+
+
+def add(file: Path, text: str) -> None:
+    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def test_every_room_has_a_layer():
+    known = {"dada", *rooms.layer_of(rooms.LAYERS)}
+    assert {rooms.room_of(name) for name in rooms.modules_of()} <= known, "name the new one in LAYERS of docs/draw_rooms.py"
+    inside = {n.split(".")[2] for n in rooms.modules_of() if n.startswith(METHOD)}
+    assert inside == set(rooms.layer_of(rooms.METHOD_LAYERS)), "METHOD_LAYERS of docs/draw_rooms.py"
+
+
+def test_no_import_goes_up():
+    assert not upward(ROOT)
+
+
+def test_no_modules_import_each_other():
+    assert not in_circles(ROOT)
+
+
+@pytest.mark.parametrize("text", [
+    "\nfrom dada.training.loop import train\n",
+    "\ndef late():\n    import dada.segmenter\n",
+    "\nif False:\n    from dada import build\n",
+    "\nfrom ..evaluation import metrics\n",
+])  # fmt: skip
+def test_an_import_that_is_turned_around_is_found(copy, text):
+    add(copy / "dada/dataset/sample.py", text)
+    (line,) = upward(copy)
+    assert line.startswith("dada.dataset.sample:")
+
+
+def test_an_import_that_goes_up_inside_the_method_is_found(copy):
+    add(copy / "dada/domain_adaptation/step.py", "\nfrom dada.domain_adaptation import objectives\n")
+    (line,) = upward(copy)
+    assert line.startswith("dada.domain_adaptation.step:") and line.endswith("imports dada.domain_adaptation.objectives")
+
+
+def test_a_circle_inside_a_room_is_found(copy):
+    (copy / "dada/model/one.py").write_text("from dada.model import two\n")
+    (copy / "dada/model/two.py").write_text("def late():\n    from dada.model.one import x\n")
+    assert in_circles(copy) == {"dada.model.one", "dada.model.two"}
+
+
+def test_places_are_not_counted_in_folders(copy):
+    assert not places_counted_in_folders(ROOT)
+    add(copy / "dada/model/outputs.py", "\nROOT = Path(__file__).resolve().parents[2]\n")
+    add(copy / "dada/model/depth.py", "\nROOT = Path(__file__).parent.parent / 'configs'\n")
+    assert {name.split(":")[0] for name in places_counted_in_folders(copy)} == {"dada.model.outputs", "dada.model.depth"}
+
+
+def test_no_two_modules_have_one_name():
+    names = Counter(name.rpartition(".")[2] for name in rooms.modules_of() if not name.startswith("dada.commands."))
+    assert [name for name, count in names.items() if count > 1] == []
