@@ -74,7 +74,9 @@ class PillowDataset(Dataset):
 def pillow_loader(loader: DataLoader, cfg: Any, size: tuple[int, int]) -> DataLoader:
     """The samples of one of our loaders, loaded in the ancestors' way."""
     ours: StepSampler = loader.batch_sampler
-    return DataLoader(PillowDataset(loader.dataset, cfg, size), batch_sampler=ours, num_workers=loader.num_workers, pin_memory=loader.pin_memory)
+    return DataLoader(
+        PillowDataset(loader.dataset, cfg, size), batch_sampler=ours, num_workers=loader.num_workers, pin_memory=loader.pin_memory
+    )
 
 
 def minent_step(network: nn.Module, source: list[Tensor], target: list[Tensor], weight: float) -> None:
@@ -88,9 +90,7 @@ def minent_step(network: nn.Module, source: list[Tensor], target: list[Tensor], 
     (weight * entropy).backward()
 
 
-def association_step(
-    network: nn.Module, source: list[Tensor], target: list[Tensor], weight: float, lovasz_weight: float
-) -> None:
+def association_step(network: nn.Module, source: list[Tensor], target: list[Tensor], weight: float, lovasz_weight: float) -> None:
     """Gradients of cross-entropy, Lovász-Softmax and the association of features."""
     loss, outputs, logits = _cross_entropy(network, source)
     labels = labels_at(source[1].long(), outputs.features.shape[-2:])

@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_WAIT_POLICY", "passive"
-)  # spinning threads would slow the other core's work; before torch
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads would slow the other core's work; before torch
 
 import argparse
 import ctypes
@@ -62,10 +60,7 @@ def published_loss(source: Tensor, target: Tensor, labels: Tensor, metric: str) 
         y_TC = 0.5 * y_TC + 0.5 * weight_TT @ y_TC
         sim_ST = _published_similarity(x_SC, y_TC, metric)
         sim_TS = sim_ST.T if metric == "cos" else _published_similarity(y_TC, x_SC, metric)
-        there_ST, back_TS = (
-            _published_contrast(sim_ST).softmax(dim=1),
-            _published_contrast(sim_TS).softmax(dim=1),
-        )
+        there_ST, back_TS = (_published_contrast(sim_ST).softmax(dim=1), _published_contrast(sim_TS).softmax(dim=1))
         j_S = sim_ST.argmax(dim=1)
         i_back_S = sim_TS.argmax(dim=1)[j_S]
         labels_S = labels_HW.flatten()
@@ -89,9 +84,7 @@ def _published_contrast(sim: Tensor) -> Tensor:
 # ---- one run -------------------------------------------------------------------------------------
 
 
-def make_case(
-    metric: str, channels: int, side: int, batch: int, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
+def make_case(metric: str, channels: int, side: int, batch: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
     """Source, target, labels: 16 classes in patches, a tenth of the labels ignored."""
     g = torch.Generator().manual_seed(0)
 
@@ -104,11 +97,7 @@ def make_case(
 
     def domain(shift: Tensor) -> tuple[Tensor, Tensor]:
         labels = noise(16, coarse=8).argmax(dim=1)
-        x = (
-            (prototypes + shift)[labels].permute(0, 3, 1, 2)
-            + smooth * noise(channels, coarse=4)
-            + fine * noise(channels)
-        )
+        x = (prototypes + shift)[labels].permute(0, 3, 1, 2) + smooth * noise(channels, coarse=4) + fine * noise(channels)
         return (x.relu() if metric == "cos" else x.softmax(dim=1)).contiguous(), labels
 
     source, labels = domain(torch.zeros(channels))
@@ -137,9 +126,7 @@ class PeakMemory:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(name))
 
     def extra(self) -> int:
-        return (
-            torch.cuda.max_memory_allocated() if self.device == "cuda" else self._status("VmHWM")
-        ) - self.start
+        return (torch.cuda.max_memory_allocated() if self.device == "cuda" else self._status("VmHWM")) - self.start
 
 
 def run_once(case: str, impl: str, device: str, batch: int) -> dict:
@@ -184,13 +171,7 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
         "seconds": seconds,
         "input_bytes": sum(x.numel() * x.element_size() for x in (source, target)),
         "extra_bytes": memory.extra(),
-        "gemm_share": products(metric, impl, counts, batch * side**2, device)
-        * 2
-        * batch
-        * side**4
-        * channels
-        / seconds
-        / rate,
+        "gemm_share": products(metric, impl, counts, batch * side**2, device) * 2 * batch * side**4 * channels / seconds / rate,
         "loss": loss.item(),
         "grad_norms": [source.grad.norm().item(), target.grad.norm().item()],
         **counts,
@@ -230,9 +211,7 @@ def parse_case(case: str) -> tuple[str, int, int]:
     metric, _, size = case.partition("-")
     channels, _, side = size.partition("-")
     if metric not in ("cos", "kl") or not (channels.isdigit() and side.isdigit()):
-        raise SystemExit(
-            f"unknown case {case!r}: expected metric-channels-side like cos-512-92, 'table' or 'curve'"
-        )
+        raise SystemExit(f"unknown case {case!r}: expected metric-channels-side like cos-512-92, 'table' or 'curve'")
     return metric, int(channels), int(side)
 
 
@@ -246,17 +225,7 @@ def too_big(case: str, impl: str, batch: int, device: str) -> bool:
 
 
 def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
-    command = [
-        sys.executable,
-        __file__,
-        "--one",
-        case,
-        impl,
-        "--device",
-        args.device,
-        "--batch",
-        str(args.batch),
-    ]
+    command = [sys.executable, __file__, "--one", case, impl, "--device", args.device, "--batch", str(args.batch)]
     command += ["--precision", args.precision]
     if args.threads:
         command += ["--threads", str(args.threads)]
@@ -292,9 +261,7 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
 
 def line(row: dict) -> str:
     if row["seconds"] is None:
-        return (
-            f"{row['case']:<14}{row['impl']:<11}  not measured: torch finds no {row['device'].upper()} device"
-        )
+        return f"{row['case']:<14}{row['impl']:<11}  not measured: torch finds no {row['device'].upper()} device"
 
     def ratio(name: str) -> str:
         return "     -" if row[name] is None else f"{row[name]:6.3f}"
@@ -352,22 +319,12 @@ def plot(rows: list[dict], folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument(
-        "--cases",
-        nargs="+",
-        default=["table"],
-        metavar="CASE",
-        help="'table', 'curve' or metric-channels-side",
-    )
+    parser.add_argument("--cases", nargs="+", default=["table"], metavar="CASE", help="'table', 'curve' or metric-channels-side")
     parser.add_argument("--impls", nargs="+", default=["published", "streaming"], choices=IMPLS)
     parser.add_argument("--batch", type=int, default=1, help="images (default: %(default)s)")
-    parser.add_argument(
-        "--repeat", type=int, default=5, help="runs of which the median is taken (default: %(default)s)"
-    )
+    parser.add_argument("--repeat", type=int, default=5, help="runs of which the median is taken (default: %(default)s)")
     parser.add_argument(
         "--precision",
         default="highest",
@@ -376,12 +333,8 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument(
-        "--images", type=Path, default=IMAGES, help="folder of the plots (default: docs/images)"
-    )
-    parser.add_argument(
-        "--one", nargs=2, metavar=("CASE", "IMPL"), help="one run in this process; prints JSON"
-    )
+    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the plots (default: docs/images)")
+    parser.add_argument("--one", nargs=2, metavar=("CASE", "IMPL"), help="one run in this process; prints JSON")
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)

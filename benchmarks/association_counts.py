@@ -28,10 +28,7 @@ from dada.domain_adaptation.association import aggregation, form, streamed_loss,
 CASES = ("cos-512-92", "cos-2048-92", "kl-19-92")
 ALPHA = 0.5
 # Passes that a compiler cannot join: a sum over rows ends before what needs it; sums over columns go the other way.
-PASSES = {
-    **{"_contrast_exp_": 2, "_exp_": 1, "maxima": 2},
-    **{"_weigh_pair_": 1, "_pull_pair_": 2, "_weigh_and_pull_": 1},
-}
+PASSES = {**{"_contrast_exp_": 2, "_exp_": 1, "maxima": 2}, **{"_weigh_pair_": 1, "_pull_pair_": 2, "_weigh_and_pull_": 1}}
 
 
 class Counter(TorchDispatchMode):
@@ -110,9 +107,7 @@ def count(case: str, batch: int, compiled: bool, rows: int | None) -> Counter:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", nargs="+", default=CASES, metavar="CASE", help="metric-channels-side")
     parser.add_argument("--batch", type=int, default=4, help="images (default: %(default)s)")
     parser.add_argument("--rows", type=int, help="of a stripe (default: as on a GPU)")

@@ -98,8 +98,10 @@ def main() -> None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "packed"
             start = time.perf_counter()
             made = pack(cfg, args.role, folder, splits=("train",))
-            print(f"packed {made.parts[0].images} images in {time.perf_counter() - start:.1f} s: {made.from_bytes / 1e6:.1f} MB "
-                  f"of files became {made.bytes / 1e6:.1f} MB ({made.bytes / made.from_bytes:.2f})")  # fmt: skip
+            print(
+                f"packed {made.parts[0].images} images in {time.perf_counter() - start:.1f} s: {made.from_bytes / 1e6:.1f} MB "
+                f"of files became {made.bytes / 1e6:.1f} MB ({made.bytes / made.from_bytes:.2f})"
+            )
             arguments += ["--packed", str(folder)]
         rows = []
         print(f"{'variant':<14}{'workers':>8}{'images/s':>10}{'ms':>8}{'time ratio':>12}{'peak MB':>9}")
@@ -111,11 +113,22 @@ def main() -> None:
             for name in VARIANTS:
                 mine = rounds[f"{name}-{workers}"]
                 seconds = median(mine, "seconds")
-                rows.append({"variant": name, "workers": workers, "images/s": 1 / seconds, "ms": 1000 * seconds,
-                             "time ratio": ratio(mine, base, "seconds"), "peak MB": median(mine, "peak") / 1e6})  # fmt: skip
+                rows.append(
+                    {
+                        "variant": name,
+                        "workers": workers,
+                        "images/s": 1 / seconds,
+                        "ms": 1000 * seconds,
+                        "time ratio": ratio(mine, base, "seconds"),
+                        "peak MB": median(mine, "peak") / 1e6,
+                    }
+                )
                 row = rows[-1]
-                print(f"{name:<14}{workers:>8}{row['images/s']:>10.1f}{row['ms']:>8.1f}{row['time ratio']:>12.2f}"
-                      f"{row['peak MB']:>9.0f}", flush=True)  # fmt: skip
+                print(
+                    f"{name:<14}{workers:>8}{row['images/s']:>10.1f}{row['ms']:>8.1f}{row['time ratio']:>12.2f}"
+                    f"{row['peak MB']:>9.0f}",
+                    flush=True,
+                )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

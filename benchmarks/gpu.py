@@ -31,25 +31,17 @@ def parsed(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog="\n".join(
-            ["sections:", *(f"  {s.name:<20}{s.about}, at most {s.seconds} s" for s in plan.SECTIONS)]
-        ),
+        epilog="\n".join(["sections:", *(f"  {s.name:<20}{s.about}, at most {s.seconds} s" for s in plan.SECTIONS)]),
     )
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu"))
     parser.add_argument("--small", action="store_true", help="tiny sizes: does it run; not for figures")
     names = [section.name for section in plan.SECTIONS]
     parser.add_argument("--sections", nargs="+", default=[], choices=names, metavar="NAME", help="only these")
-    parser.add_argument(
-        "--total", type=float, default=plan.TOTAL, help="seconds for all (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "experiments" / "gpu", help="folder of the results"
-    )
+    parser.add_argument("--total", type=float, default=plan.TOTAL, help="seconds for all (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "experiments" / "gpu", help="folder of the results")
     parser.add_argument("--camvid", type=Path, help="folder of CamVid; without it that section is skipped")
     parser.add_argument("--wheels", type=Path, help="folder of wheels to install for this run")
-    parser.add_argument(
-        "--tables", type=Path, metavar="FILE", help="print the tables of a results.jsonl; runs nothing"
-    )
+    parser.add_argument("--tables", type=Path, metavar="FILE", help="print the tables of a results.jsonl; runs nothing")
     parser.add_argument("--section", help=argparse.SUPPRESS)
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seconds", type=float, help=argparse.SUPPRESS)
@@ -120,18 +112,7 @@ def _installed(wheels: Path, work: str) -> str:
     if not files:
         raise SystemExit(f"no wheels in {wheels}")
     target = str(Path(work, "packages"))
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-        "--target",
-        target,
-        *files,
-    ]
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--target", target, *files]
     subprocess.run(pip, check=True)
     return target
 

@@ -55,13 +55,9 @@ def _wait_for(device: torch.device) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument(
-        "--repeat", type=int, default=15, help="runs of which the median is taken (%(default)s)"
-    )
+    parser.add_argument("--repeat", type=int, default=15, help="runs of which the median is taken (%(default)s)")
     args = parser.parse_args()
     if args.device == "cuda" and not torch.cuda.is_available():
         print("not measured: torch finds no CUDA device")

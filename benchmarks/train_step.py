@@ -42,9 +42,12 @@ from turns import Variants, answer, median, peak, ratio, restart_peak, wait_for
 from dada.command_line import add_cfg_flags, load_cfg, run_script
 
 SWITCHES = {
-    "channels_last": ("CHANNELS_LAST",), "bf16": ("BF16",), "compile": ("COMPILE",), "recompute": ("RECOMPUTE",),
+    "channels_last": ("CHANNELS_LAST",),
+    "bf16": ("BF16",),
+    "compile": ("COMPILE",),
+    "recompute": ("RECOMPUTE",),
     "both": ("CHANNELS_LAST", "BF16"),
-}  # fmt: skip
+}
 VARIANTS = ("ancestors", "plain", "packed", *SWITCHES)
 
 
@@ -137,7 +140,9 @@ def _as_the_ancestors(cfg, trainer, source, target, device: torch.device):
 
     train = cfg.TRAIN
     if not cfg.CONTRASTIVE_LEARNING and train.DA_METHOD != "MinEnt":
-        raise ValueError("the ancestors' step is written for TRAIN.DA_METHOD MinEnt and for CONTRASTIVE_LEARNING, not for this cfg")
+        raise ValueError(
+            "the ancestors' step is written for TRAIN.DA_METHOD MinEnt and for CONTRASTIVE_LEARNING, not for this cfg"
+        )
     loaders = [
         pillow_loader(loader, cfg, tuple(size))
         for loader, size in ((source, train.INPUT_SIZE_SOURCE), (target, train.INPUT_SIZE_TARGET))
@@ -193,14 +198,24 @@ def main() -> None:
     rows = []
     for name, mine in rounds.items():
         seconds, ready = median(mine, "seconds"), variants.ready[name]
-        rows.append({
-            "variant": name, "images/s": ready["images"] / seconds, "s/step": seconds, "waiting": median(mine, "waiting"),
-            "peak MB": median(mine, "peak") / 1e6, "time ratio": ratio(mine, base, "seconds"),
-            "memory ratio": ratio(mine, base, "peak"), "terms": ready["terms"] if name != "ancestors" else ["as they order them"],
-        })  # fmt: skip
+        rows.append(
+            {
+                "variant": name,
+                "images/s": ready["images"] / seconds,
+                "s/step": seconds,
+                "waiting": median(mine, "waiting"),
+                "peak MB": median(mine, "peak") / 1e6,
+                "time ratio": ratio(mine, base, "seconds"),
+                "memory ratio": ratio(mine, base, "peak"),
+                "terms": ready["terms"] if name != "ancestors" else ["as they order them"],
+            }
+        )
         row = rows[-1]
-        print(f"{name:<15}{row['images/s']:>9.2f}{row['s/step']:>9.3f}{row['waiting']:>9.1%}{row['peak MB']:>9.0f}"
-              f"{row['time ratio']:>12.2f}{row['memory ratio']:>14.2f}  {', '.join(row['terms'])}", flush=True)  # fmt: skip
+        print(
+            f"{name:<15}{row['images/s']:>9.2f}{row['s/step']:>9.3f}{row['waiting']:>9.1%}{row['peak MB']:>9.0f}"
+            f"{row['time ratio']:>12.2f}{row['memory ratio']:>14.2f}  {', '.join(row['terms'])}",
+            flush=True,
+        )
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

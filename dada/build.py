@@ -14,14 +14,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
-from dada.dataset import (
-    DATASETS,
-    EvalTransform,
-    SegmentationDataset,
-    TrainTransform,
-    build_dataset,
-    step_loader,
-)
+from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, step_loader
 from dada.dataset.own_classes import own_classes
 from dada.dataset.plca_numbering import number_as_plca, plca_order
 from dada.dataset.rare_classes import RareClasses, class_counts
@@ -85,9 +78,7 @@ def build_network(
         output_stride=train.OUTPUT_STRIDE,
     )
     network.set_recompute(train.RECOMPUTE)
-    report = load_weights(
-        network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER, accept_licence=train.ACCEPT_LICENCE
-    )
+    report = load_weights(network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER, accept_licence=train.ACCEPT_LICENCE)
     if trained and report.missing:
         raise ValueError(
             f"{weights} holds no trained network: {shortened(report.missing, 3)} are not in it. It may be the ImageNet "
@@ -107,12 +98,7 @@ def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
     return of_the_weights
 
 
-def source_loader(
-    cfg: Any,
-    normalization: Normalization,
-    steps: int,
-    start_step: int = 0,
-) -> DataLoader:
+def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
     """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
     train = cfg.TRAIN
     dataset = build_dataset(
@@ -251,12 +237,7 @@ def _mixed_shapes(name: str) -> bool:
 
 
 def _train_transform(
-    cfg: Any,
-    name: str,
-    normalization: Normalization,
-    size: tuple[int, int],
-    second_view: bool = False,
-    plain: bool = False,
+    cfg: Any, name: str, normalization: Normalization, size: tuple[int, int], second_view: bool = False, plain: bool = False
 ) -> TrainTransform:
     options = cfg.DATA_TRANSFORM
     crops = options.RANDOM_RESIZE_AND_CROP

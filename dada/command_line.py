@@ -19,20 +19,26 @@ _DEVICE = flat_options()["DEVICE"]
 def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--cfg, --set and --exp-suffix, as the ancestors' scripts have them."""
     parser.add_argument(
-        "--cfg", nargs="+", required=required, metavar="FILE",
+        "--cfg",
+        nargs="+",
+        required=required,
+        metavar="FILE",
         help="YAML files, each a path or a name in configs/, or snapshots, for the cfg in them; a later one overrides "
         "what an earlier one set",
     )
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg"
-    )
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
     parser.add_argument("--exp-suffix", default="", help="appended to EXP_NAME with an underscore")
 
 
 def add_device_flag(parser: argparse.ArgumentParser, dest: str = "set") -> None:
     """--device: one more option among those that --set, whose values are in `dest`, gives."""
     parser.add_argument(
-        "--device", action=_AddDevice, dest=dest, default=argparse.SUPPRESS, type=_device_name, metavar="|".join(_DEVICE.choices),
+        "--device",
+        action=_AddDevice,
+        dest=dest,
+        default=argparse.SUPPRESS,
+        type=_device_name,
+        metavar="|".join(_DEVICE.choices),
         help="where networks run: the GPU if there is one (auto), the CPU, a GPU, that of number N, Apple's, untested (mps); "
         "short for the option DEVICE (auto)",
     )

@@ -81,9 +81,15 @@ _CATEGORIES = {  # name: colour
 # bridge, tunnel; polegroup; caravan, trailer. SYNTHIA: parking slot and lane marking; road work has no
 # counterpart.
 _CITYSCAPES_ONLY_CATEGORY = {
-    9: "flat", 10: "flat", 14: "construction", 15: "construction", 16: "construction", 18: "object",
-    29: "vehicle", 30: "vehicle",
-}  # fmt: skip
+    9: "flat",
+    10: "flat",
+    14: "construction",
+    15: "construction",
+    16: "construction",
+    18: "object",
+    29: "vehicle",
+    30: "vehicle",
+}
 _SYNTHIA_ONLY_CATEGORY = {13: "flat", 22: "flat"}
 # The map behind the published SYNTHIA -> Mapillary and 7-class numbers: these ids were left out of it.
 _SYNTHIA_7_GAPS = (12, 13, 16, 17, 18, 19, 20, 21)
@@ -99,9 +105,7 @@ class LabelSet:
     def __post_init__(self) -> None:
         palette = np.array(self.palette, dtype=np.uint8)
         if palette.shape != (len(self.names), 3):
-            raise ValueError(
-                f"{len(self.names)} class names need a ({len(self.names)}, 3) palette, not {palette.shape}"
-            )
+            raise ValueError(f"{len(self.names)} class names need a ({len(self.names)}, 3) palette, not {palette.shape}")
         palette.setflags(write=False)
         object.__setattr__(self, "palette", palette)
 
@@ -243,9 +247,26 @@ def defined_ids(ids: Iterable[int]) -> np.ndarray:
 # the train id, in our 16- or 19-class set, of its class i: permute the classifier's output channels with it
 # before loading its weights.
 _PLCA_ORDER = (
-    "sky", "building", "road", "sidewalk", "fence", "vegetation", "pole", "car", "sign", "person", "bicycle",
-    "motorcycle", "light", "rider", "bus", "wall", "terrain", "truck", "train",
-)  # fmt: skip
+    "sky",
+    "building",
+    "road",
+    "sidewalk",
+    "fence",
+    "vegetation",
+    "pole",
+    "car",
+    "sign",
+    "person",
+    "bicycle",
+    "motorcycle",
+    "light",
+    "rider",
+    "bus",
+    "wall",
+    "terrain",
+    "truck",
+    "train",
+)
 PLCA_TO_16: tuple[int, ...] = tuple(LABEL_SETS[16].names.index(name) for name in _PLCA_ORDER[:16])
 PLCA_TO_19: tuple[int, ...] = tuple(LABEL_SETS[19].names.index(name) for name in _PLCA_ORDER)
 
@@ -295,29 +316,22 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
     try:
         info = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"label info file {path} not found; leave INFO_TARGET empty for the usual classes"
-        ) from None
+        raise FileNotFoundError(f"label info file {path} not found; leave INFO_TARGET empty for the usual classes") from None
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, numbers of too many digits; nested too deep
         raise ValueError(f"label info file {path} is not valid JSON: {error}") from None
     needed = ("classes", "label", "palette", "label2train")
     missing = [key for key in needed if not isinstance(info, dict) or key not in info]
     if missing:
-        raise ValueError(
-            f"label info file {path} lacks {', '.join(missing)}; it needs the keys {', '.join(needed)}"
-        )
+        raise ValueError(f"label info file {path} lacks {', '.join(missing)}; it needs the keys {', '.join(needed)}")
     count, names, palette, pairs = (info[key] for key in needed)
     if type(count) is not int or not 1 <= count < IGNORE_LABEL:
-        raise ValueError(
-            f"label info file {path}: classes is {shown(count)}, expected a whole number from 1 to 254"
-        )
+        raise ValueError(f"label info file {path}: classes is {shown(count)}, expected a whole number from 1 to 254")
     for key, value in (("label", names), ("palette", palette), ("label2train", pairs)):
         if not isinstance(value, list):
             raise ValueError(f"label info file {path}: {key} is {shown(value)}, expected a list")
     if len(names) < count or len(palette) < count:
         raise ValueError(
-            f"label info file {path}: {count} classes, but {len(names)} names in label "
-            f"and {len(palette)} colours in palette"
+            f"label info file {path}: {count} classes, but {len(names)} names in label and {len(palette)} colours in palette"
         )
     for color in palette[:count]:
         if not (_is_ints(color, 3) and all(0 <= level <= 255 for level in color)):
@@ -342,11 +356,7 @@ def _is_ints(value: object, length: int) -> bool:
 
 def _is_pair(pair: object, count: int) -> bool:
     """Whether `pair` is [file id from -1 to 255, train id below `count` or 255]."""
-    return (
-        _is_ints(pair, 2)
-        and -1 <= pair[0] <= 255
-        and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
-    )
+    return _is_ints(pair, 2) and -1 <= pair[0] <= 255 and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
 
 
 def colorize(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:

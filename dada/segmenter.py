@@ -1,8 +1,8 @@
 """A trained network as one object: images in, classes out.
 
-    segmenter = dada.Segmenter.from_checkpoint("model_3000.pth")
-    prediction = segmenter.predict("street.jpg")
-    prediction.overlay(0.5).save("overlay.png")
+segmenter = dada.Segmenter.from_checkpoint("model_3000.pth")
+prediction = segmenter.predict("street.jpg")
+prediction.overlay(0.5).save("overlay.png")
 """
 
 from __future__ import annotations

@@ -130,7 +130,9 @@ def arrows_between_rooms(imports: Iterator[Import]) -> set[tuple[str, str]]:
         return direct.union(*(reached(b, seen | {b}) for b in direct)) if direct else set()
 
     return {
-        (a, b) for a, direct in below.items() for b in direct
+        (a, b)
+        for a, direct in below.items()
+        for b in direct
         if not any(b in reached(other, frozenset({other})) for other in direct - {b})
     }
 
@@ -186,7 +188,9 @@ def _lanes(place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]])
     return lanes
 
 
-def _paths(place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]]) -> dict[tuple[str, str], list[tuple[float, float]]]:
+def _paths(
+    place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]]
+) -> dict[tuple[str, str], list[tuple[float, float]]]:
     """Corners of every arrow. Those to one room join before they reach it."""
     lanes = _lanes(place, arrows)
     rows = max(row for _, row in place.values()) + 1
@@ -226,7 +230,9 @@ def draw(out: Path) -> None:
     most = max(lines[room] for room in place)
     arrows = {(a, b) for a, b in arrows_between_rooms(imports_of(modules)) if a in place and b in place}
     paths = _paths(place, arrows)
-    xs = [x for corners in paths.values() for x, _ in corners] + [m + side * WIDTH / 2 for m, _ in place.values() for side in (-1, 1)]
+    xs = [x for corners in paths.values() for x, _ in corners] + [
+        m + side * WIDTH / 2 for m, _ in place.values() for side in (-1, 1)
+    ]
     rows = max(row for _, row in place.values()) + 1
     left, right, bottom = min(xs) - 0.15, max(xs) + 0.15, -(rows - 1) * (HEIGHT + GAP_Y) - 0.15
     figure = plt.figure(figsize=(right - left, HEIGHT + 0.15 - bottom))
@@ -236,7 +242,10 @@ def draw(out: Path) -> None:
         colour = colours_of(b)[1]
         axis.plot(*zip(*corners), color=colour, linewidth=1.3, solid_joinstyle="round", solid_capstyle="butt", zorder=1)
         axis.annotate(
-            "", corners[-1], (corners[-1][0], corners[-1][1] + 0.12), zorder=2,
+            "",
+            corners[-1],
+            (corners[-1][0], corners[-1][1] + 0.12),
+            zorder=2,
             arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11},
         )
     for room, (middle, row) in place.items():

@@ -1,6 +1,6 @@
 """The whole thing on an embedded city: write it, train a source-only and an adapted network, compare them on the target.
 
-    python scripts/demo.py [--seeds 1 2 3] [--out experiments/demo]
+python scripts/demo.py [--seeds 1 2 3] [--out experiments/demo]
 """
 
 import argparse

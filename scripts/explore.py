@@ -17,7 +17,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=2, help="image pairs, evenly spread over the data (%(default)s)")
     parser.add_argument("--megabytes", type=float, default=8.0, help="largest size of the file, in MB (%(default)s)")
     parser.add_argument(
-        "--with-target-labels", action="store_true",
+        "--with-target-labels",
+        action="store_true",
         help="take the test's target images and their labels, to see how often a cycle turns around in its class",
     )
     add_cfg_flags(parser, required=False)

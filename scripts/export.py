@@ -1,7 +1,7 @@
 """Write a trained network for other programs, as ONNX or torch.export; uint8 RGB images in, classes out.
 
-    python scripts/export.py --checkpoint model_3000.pth --out model.onnx
-    python scripts/export.py --checkpoint model_3000.pth --out model.pt2 --layout NHWC
+python scripts/export.py --checkpoint model_3000.pth --out model.onnx
+python scripts/export.py --checkpoint model_3000.pth --out model.pt2 --layout NHWC
 """
 
 import argparse

@@ -19,7 +19,10 @@ def main() -> None:
     parser.add_argument("--role", choices=("source", "target"), help="which domain of the run")
     parser.add_argument("--out", metavar="DIR", help="folder to make")
     parser.add_argument(
-        "--splits", nargs="+", choices=("train", "test"), default=["train", "test"],
+        "--splits",
+        nargs="+",
+        choices=("train", "test"),
+        default=["train", "test"],
         help="of the target: what training reads, what the test reads with its labels, or both (default)",
     )
     parser.add_argument("--original-size", action="store_true", help="never resize, for runs with other sizes")
@@ -44,7 +47,12 @@ def main() -> None:
     from dada.config import cfg
 
     done = pack(
-        cfg, args.role, args.out, splits=tuple(args.splits), original_size=args.original_size, workers=args.workers,
+        cfg,
+        args.role,
+        args.out,
+        splits=tuple(args.splits),
+        original_size=args.original_size,
+        workers=args.workers,
         overwrite=args.overwrite,
     )
     for part in done.parts:

@@ -18,15 +18,29 @@ from dada.command_line import add_device_flag, run_script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders of images, patterns in quotes")
-    parser.add_argument("--checkpoint", required=True, action="append", metavar="FILE", help="snapshot, release, or published weights; several times: an ensemble")
+    parser.add_argument(
+        "--checkpoint",
+        required=True,
+        action="append",
+        metavar="FILE",
+        help="snapshot, release, or published weights; several times: an ensemble",
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--cfg", nargs="+", metavar="FILE", help="what describes published weights, as in test.py")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE",
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
         help="override options, such as TEST.SLIDE_CROP=[512,512] TEST.FLIP=True TEST.KEEP_RATIO=True ON_BAD_FILE=skip",
     )
     parser.add_argument(
-        "--write", nargs="+", default=["overlay", "palette"], metavar="KIND", choices=("overlay", "palette", "cityscapes", "confidence"),
+        "--write",
+        nargs="+",
+        default=["overlay", "palette"],
+        metavar="KIND",
+        choices=("overlay", "palette", "cityscapes", "confidence"),
         help="overlay: image under colours; palette: train ids in colours; cityscapes: labelIds for the benchmark; confidence: "
         "probability times 255 (default: overlay palette)",
     )

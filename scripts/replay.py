@@ -16,9 +16,7 @@ from dada.command_line import add_device_flag, run_script
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="post_mortem_<iteration>.pth, from the folder of the run")
-    parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the run"
-    )
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the run")
     add_device_flag(parser)
     args = parser.parse_args()
 

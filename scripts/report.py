@@ -13,13 +13,20 @@ def main() -> None:
         "browser. Runs that differ in their seed alone are shown as one, with their spread."
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN",
+        "runs",
+        nargs="+",
+        metavar="RUN",
         help="folders of snapshots, folders of such folders, test_<snapshot>.json files, or weights with such a file beside them",
     )
     parser.add_argument("--out", default="report.html", metavar="FILE", help="file to write (%(default)s)")
     parser.add_argument("--images", type=int, default=3, help="test images with predictions, 0 for none (%(default)s)")
     parser.add_argument(
-        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options, DATA_DIRECTORY_TARGET for example"
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override options, DATA_DIRECTORY_TARGET for example",
     )
     add_device_flag(parser)
     args = parser.parse_args()

@@ -28,14 +28,7 @@ from dada.command_line import add_device_flag, run_script
 
 def main() -> None:
     from dada.evaluation.evaluator import to_json
-    from dada.evaluation.selection import (
-        CHOICES,
-        as_record,
-        candidates_of,
-        judge,
-        ranking,
-        report,
-    )
+    from dada.evaluation.selection import CHOICES, as_record, candidates_of, judge, ranking, report
     from dada.files import write_whole
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

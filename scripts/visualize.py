@@ -24,9 +24,15 @@ def parser_of() -> argparse.ArgumentParser:
 
     def add_network(kind: argparse.ArgumentParser, several: bool = False) -> None:
         what = "snapshots, or published weights with --cfg" if several else "a snapshot, or published weights with --cfg"
-        kind.add_argument("checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what)
-        kind.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration")
-        kind.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
+        kind.add_argument(
+            "checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what
+        )
+        kind.add_argument(
+            "--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration"
+        )
+        kind.add_argument(
+            "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg"
+        )
         add_device_flag(kind)
 
     for name, meaning in (
@@ -35,7 +41,9 @@ def parser_of() -> argparse.ArgumentParser:
     ):
         kind = add(name, meaning)
         add_network(kind)
-        kind.add_argument("--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class they start at")
+        kind.add_argument(
+            "--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class they start at"
+        )
         kind.add_argument("--level", choices=("features", "classes"), default="features", help="what is associated (%(default)s)")
         kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")
         if name == "cycles":

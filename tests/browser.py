@@ -1,6 +1,6 @@
 """Drive a headless Chromium over its DevTools pipe: real mouse, touch and key events, with nothing to install beside it.
 
-    python tests/browser.py page.html#pair=0 page.png --size 1280x900        a screenshot
+python tests/browser.py page.html#pair=0 page.png --size 1280x900        a screenshot
 """
 
 from __future__ import annotations
@@ -36,13 +36,24 @@ class Browser:
         from_us, self._to = os.pipe()
         self._from, to_us = os.pipe()
         flags = [
-            "--headless", "--no-sandbox", "--remote-debugging-pipe", "--disable-gpu", "--hide-scrollbars", "--no-first-run",
-            "--disable-background-networking", "--disable-dev-shm-usage", f"--user-data-dir={self._home.name}", "about:blank",
-        ]  # fmt: skip
+            "--headless",
+            "--no-sandbox",
+            "--remote-debugging-pipe",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-dev-shm-usage",
+            f"--user-data-dir={self._home.name}",
+            "about:blank",
+        ]
         # Chromium reads from descriptor 3 and writes to 4, whatever numbers the pipes have here.
         shell = f'exec "$0" "$@" 3<&{from_us} 4>&{to_us}'
         self._process = subprocess.Popen(
-            ["bash", "-c", shell, chromium, *flags], pass_fds=(from_us, to_us), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            ["bash", "-c", shell, chromium, *flags],
+            pass_fds=(from_us, to_us),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         os.close(from_us)
         os.close(to_us)
@@ -92,7 +103,9 @@ class Browser:
 
     def size(self, width: int, height: int, phone: bool = False) -> None:
         """Of the window, in CSS pixels; a phone has two pixels to each, and touch."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone)
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2 if phone else 1, mobile=phone
+        )
         self.call("Emulation.setTouchEmulationEnabled", enabled=phone)
 
     def media(self, **features: str) -> None:

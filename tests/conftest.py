@@ -25,12 +25,44 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 # Files that train, compile, draw or start processes, those of most seconds first. `--fast` leaves them out; without it
 # they begin first, so that no worker is left alone with one of them in the end.
-LONG = """
-    ancestor_configs fused_association resume export distributed models methods explorer fuzz self_training tutorial
-    domain_batch_norm bench toycity trainer objectives validation encoders folder_dataset streaming_association compiling
-    tester segmenter report visualize faults scripts selection training_golden predict packed figures release
-    models_golden legacy monitor
-""".split()
+LONG = [
+    "ancestor_configs",
+    "fused_association",
+    "resume",
+    "export",
+    "distributed",
+    "models",
+    "methods",
+    "explorer",
+    "fuzz",
+    "self_training",
+    "tutorial",
+    "domain_batch_norm",
+    "bench",
+    "toycity",
+    "trainer",
+    "objectives",
+    "validation",
+    "encoders",
+    "folder_dataset",
+    "streaming_association",
+    "compiling",
+    "tester",
+    "segmenter",
+    "report",
+    "visualize",
+    "faults",
+    "scripts",
+    "selection",
+    "training_golden",
+    "predict",
+    "packed",
+    "figures",
+    "release",
+    "models_golden",
+    "legacy",
+    "monitor",
+]
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
@@ -107,9 +139,7 @@ def city(tmp_path_factory) -> Path:
     """Toy city with 4 source, 4 target train and 2 target val images of 128x64; read it, never change it."""
     from dada.dataset.toycity import write_city
 
-    return write_city(
-        tmp_path_factory.mktemp("city") / "city", source=4, target=6, val=2, size=(128, 64), seed=1
-    )
+    return write_city(tmp_path_factory.mktemp("city") / "city", source=4, target=6, val=2, size=(128, 64), seed=1)
 
 
 @pytest.fixture

@@ -35,11 +35,7 @@ K, SIDE = 16, (32, 48)
 SMALL = [f"NUM_CLASSES={K}", "TRAIN.LAMBDA_LOVASZ=0.5", "SELF_TRAINING.START=0"]
 MOBILE, RESNET = f"TRAIN.MODEL={TINY_NETWORK}", "TRAIN.MODEL=resnet-18"
 ASSOCIATION = ["CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", "TRAIN.LAMBDA_ENTROPY=0.1"]
-SELF_TRAINING = [
-    "SELF_TRAINING.LAMBDA_MIX=1",
-    "SELF_TRAINING.LAMBDA_MIC=1",
-    "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
-]
+SELF_TRAINING = ["SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1", "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True"]
 
 STEPS: dict[str, list[str]] = {
     **{method: [f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True"] for method in METHODS},
@@ -48,12 +44,7 @@ STEPS: dict[str, list[str]] = {
     "DADA, depth": ["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True"],
     "depth of everything": ["USE_DEPTH=True", "LEGACY.UNMASKED_DEPTH=True"],
     "self-training": SELF_TRAINING,
-    "self-training beside a method": [
-        "TRAIN.DA_METHOD=MinEnt",
-        "TRAIN.MULTI_LEVEL=True",
-        *ASSOCIATION,
-        *SELF_TRAINING,
-    ],
+    "self-training beside a method": ["TRAIN.DA_METHOD=MinEnt", "TRAIN.MULTI_LEVEL=True", *ASSOCIATION, *SELF_TRAINING],
     "two steps an iteration": ["TRAIN.ITER_SIZE=2", "TRAIN.OPTIMIZER=AdamW"],
     "Caffe's images": [RESNET, "TRAIN.IMG_MODE=BGR", "SELF_TRAINING.LAMBDA_MIC=1"],
     "batch norms of each domain": [MOBILE, "TRAIN.DOMAIN_BN=True", "TRAIN.DA_METHOD=MinEnt", *SELF_TRAINING],
@@ -68,7 +59,7 @@ TESTS: dict[str, list[str]] = {
     "evaluation, all options": ["TEST.FLIP=True", "TEST.SCALES=[1.0,0.75]", "TEST.SLIDE_CROP=[32,32]", "TRAIN.BF16=True"],
     "evaluation with aggregation": ["TEST.WITH_AGGREGATION=True", "TRAIN.DOMAIN_BN=True"],
     "evaluation of other classes": ["TEST.CLASS_RULE=count", "TEST.UPSAMPLE_VIA_INPUT=True", "LEGACY.LOGIT_ENSEMBLE=True"],
-}  # fmt: skip
+}
 
 Work = Callable[[], object]
 
@@ -116,9 +107,7 @@ def tiny_trainer(device: torch.device) -> Trainer:
     network = TinyNetwork(K, aux=cfg.TRAIN.MULTI_LEVEL, depth=cfg.USE_DEPTH).to(device)
     objective, optimizer = build_objective(cfg, device), build_optimizer(network, cfg)
     teacher = Teacher(network, 0.9) if objective.uses_teacher else None
-    return Trainer(
-        network, objective, optimizer, max_iterations=5, iter_size=cfg.TRAIN.ITER_SIZE, teacher=teacher
-    )
+    return Trainer(network, objective, optimizer, max_iterations=5, iter_size=cfg.TRAIN.ITER_SIZE, teacher=teacher)
 
 
 def check_before_saving(device: torch.device) -> Work:

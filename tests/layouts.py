@@ -12,8 +12,12 @@ from PIL import Image
 
 WIDTH, HEIGHT = 20, 12
 MAPILLARY_NAMES = (
-    "nature--sky", "construction--flat--road", "human--person--individual", "object--vehicle--car", "void--unlabeled",
-)  # fmt: skip
+    "nature--sky",
+    "construction--flat--road",
+    "human--person--individual",
+    "object--vehicle--car",
+    "void--unlabeled",
+)
 
 
 class Layout(NamedTuple):
@@ -31,27 +35,56 @@ class Layout(NamedTuple):
 
 LAYOUTS = {
     "SYNTHIA": Layout(
-        "all", 16, ("0000000", "0000001", "0000002"), "RGB/{0}.png", "GT/LABELS/{0}.png",
-        ("{0}.png", "RGB/{0}.png\tGT/LABELS/{0}.png"), "GT", 22,
+        "all",
+        16,
+        ("0000000", "0000001", "0000002"),
+        "RGB/{0}.png",
+        "GT/LABELS/{0}.png",
+        ("{0}.png", "RGB/{0}.png\tGT/LABELS/{0}.png"),
+        "GT",
+        22,
     ),
     "GTA5": Layout(
-        "all", 19, ("00001", "00002", "00003"), "images/{0}.png", "labels/{0}.png",
-        ("{0}.png", "images/{0}.png\tlabels/{0}.png"), "labels", 34,
+        "all",
+        19,
+        ("00001", "00002", "00003"),
+        "images/{0}.png",
+        "labels/{0}.png",
+        ("{0}.png", "images/{0}.png\tlabels/{0}.png"),
+        "labels",
+        34,
     ),
     "Cityscapes": Layout(
-        "val", 19, ("aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000000_000019"),
-        "leftImg8bit/val/{0}_leftImg8bit.png", "gtFine/val/{0}_gtFine_labelIds.png",
-        ("{0}_leftImg8bit.png", "leftImg8bit/val/{0}_leftImg8bit.png\tgtFine/val/{0}_gtFine_labelIds.png"), "gtFine", 34,
+        "val",
+        19,
+        ("aachen/aachen_000000_000019", "aachen/aachen_000001_000019", "ulm/ulm_000000_000019"),
+        "leftImg8bit/val/{0}_leftImg8bit.png",
+        "gtFine/val/{0}_gtFine_labelIds.png",
+        ("{0}_leftImg8bit.png", "leftImg8bit/val/{0}_leftImg8bit.png\tgtFine/val/{0}_gtFine_labelIds.png"),
+        "gtFine",
+        34,
     ),
     "Mapillary": Layout(
-        "validation", 7, ("-1_a", "b2", "c-3"), "validation/images/{0}.jpg", "validation/labels/{0}.png",
-        ("{0}.jpg", "validation/images/{0}.jpg\tvalidation/labels/{0}.png"), "validation/labels", 65,
+        "validation",
+        7,
+        ("-1_a", "b2", "c-3"),
+        "validation/images/{0}.jpg",
+        "validation/labels/{0}.png",
+        ("{0}.jpg", "validation/images/{0}.jpg\tvalidation/labels/{0}.png"),
+        "validation/labels",
+        65,
     ),
     "CamVid": Layout(
-        "val", 11, ("0016E5_07959", "0016E5_07961", "0016E5_07963"), "val/{0}.png", "valannot/{0}.png",
-        ("{0}.png", "/SegNet/CamVid/val/{0}.png /SegNet/CamVid/valannot/{0}.png"), "valannot", 11,
+        "val",
+        11,
+        ("0016E5_07959", "0016E5_07961", "0016E5_07963"),
+        "val/{0}.png",
+        "valannot/{0}.png",
+        ("{0}.png", "/SegNet/CamVid/val/{0}.png /SegNet/CamVid/valannot/{0}.png"),
+        "valannot",
+        11,
     ),
-}  # fmt: skip
+}
 
 
 def ids_of(name: str) -> np.ndarray:

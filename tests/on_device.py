@@ -54,9 +54,7 @@ def on_device(function: Callable, device: torch.device) -> Callable:
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         if not tensors or not all(tensor.is_cpu for tensor in tensors):
             return function(*args, **kwargs)
-        result = function(
-            *moved(args, device), **{name: moved(value, device) for name, value in kwargs.items()}
-        )
+        result = function(*moved(args, device), **{name: moved(value, device) for name, value in kwargs.items()})
         return moved(result, torch.device("cpu"))
 
     return there

@@ -112,9 +112,7 @@ class Cluster:
 
     def call(self, *command: str, check: bool = True, **environment: str) -> str:
         """What a command of Slurm prints."""
-        done = subprocess.run(
-            command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run(command, env={**self.environment, **environment}, capture_output=True, text=True, timeout=120)
         assert not check or done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
         return done.stdout.strip()
 

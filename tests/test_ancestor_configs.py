@@ -14,15 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dada.config import (
-    ANCESTORS_KEYS,
-    ConfigError,
-    cfg,
-    cfg_from_file,
-    cfg_from_list,
-    flat_options,
-    plain_cfg,
-)
+from dada.config import ANCESTORS_KEYS, ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg
 from dada.dataset.mapillary import NAMES_OF_V1_2
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.label_sets import cityscapes_id_map, label_set
@@ -50,10 +42,15 @@ def mapillary(name: str, *, depth: bool, train: dict | None = None, test: dict) 
     if train:
         sections["TRAIN"] = {"RESTORE_FROM": IMAGENET, **size, **train}
     return {
-        "EXP_NAME": f"SYNTHIA2Mapillary_DeepLabv2_{name}_7classes", **SYNTHIA, "TARGET": "Mapillary", "NUM_CLASSES": 7,
-        "DATA_LIST_TARGET": "../dataset/mapillary_list/{}.txt", "DATA_DIRECTORY_TARGET": "../../data/Mapillary",
-        "USE_DEPTH": depth, **sections,
-    }  # fmt: skip
+        "EXP_NAME": f"SYNTHIA2Mapillary_DeepLabv2_{name}_7classes",
+        **SYNTHIA,
+        "TARGET": "Mapillary",
+        "NUM_CLASSES": 7,
+        "DATA_LIST_TARGET": "../dataset/mapillary_list/{}.txt",
+        "DATA_DIRECTORY_TARGET": "../../data/Mapillary",
+        "USE_DEPTH": depth,
+        **sections,
+    }
 
 
 def single(*names: str, **more) -> dict:
@@ -68,22 +65,43 @@ TRAINED = {
     "DADA and fork, s2c/advent": synthia("AdvEnt", depth=False, train=ADVENT_ON_SYNTHIA, test={**BEST, "MODEL": ["DeepLabv2"]}),
     "DADA, s2c/dada": synthia("DADA", depth=True, train=DADA, test=BEST),
     "fork, s2c/dada": synthia(
-        "DADA_Contrastive", depth=False, train={**DADA, "MODEL": "DeepLabv2"}, test=BEST,
-        DATA_DIRECTORY_SOURCE="../../data/Synthia/RAND_CITYSCAPES", DATA_DIRECTORY_TARGET="../../data/Cityscapes",
+        "DADA_Contrastive",
+        depth=False,
+        train={**DADA, "MODEL": "DeepLabv2"},
+        test=BEST,
+        DATA_DIRECTORY_SOURCE="../../data/Synthia/RAND_CITYSCAPES",
+        DATA_DIRECTORY_TARGET="../../data/Cityscapes",
     ),
     "DADA and fork, s2m/advent": mapillary("AdvEnt", depth=False, train=ADVENT_ON_SYNTHIA, test={**BEST, "MODEL": ["DeepLabv2"]}),
     "DADA and fork, s2m/dada": mapillary("DADA", depth=True, train=DADA, test=BEST),
-    "ADVENT, advent": {**GTA, "TRAIN": {
-        "DA_METHOD": "AdvEnt", "MULTI_LEVEL": True, "LAMBDA_ADV_MAIN": 0.001, "LAMBDA_ADV_AUX": 0.0002,
-        "RESTORE_FROM": IMAGENET}, "TEST": BEST},
-    "ADVENT, minent": {**GTA, "TRAIN": {
-        "DA_METHOD": "MinEnt", "MULTI_LEVEL": True, "LAMBDA_ENT_MAIN": 0.001, "LAMBDA_ENT_AUX": 0.0002,
-        "RESTORE_FROM": IMAGENET}, "TEST": BEST},
-}  # fmt: skip
+    "ADVENT, advent": {
+        **GTA,
+        "TRAIN": {
+            "DA_METHOD": "AdvEnt",
+            "MULTI_LEVEL": True,
+            "LAMBDA_ADV_MAIN": 0.001,
+            "LAMBDA_ADV_AUX": 0.0002,
+            "RESTORE_FROM": IMAGENET,
+        },
+        "TEST": BEST,
+    },
+    "ADVENT, minent": {
+        **GTA,
+        "TRAIN": {
+            "DA_METHOD": "MinEnt",
+            "MULTI_LEVEL": True,
+            "LAMBDA_ENT_MAIN": 0.001,
+            "LAMBDA_ENT_AUX": 0.0002,
+            "RESTORE_FROM": IMAGENET,
+        },
+        "TEST": BEST,
+    },
+}
 TESTED = {  # file: what it sets, whose defaults it counts on
     "s2c/dada_pretrained": (synthia("DADA", depth=True, test=single("synthia2cityscapes_dada.pth")), "dada"),
     "s2c/dada_cyclegan_pretrained": (
-        synthia("DADA_CycleGAN", depth=True, test=single("synthia2cityscapes_dada_cyclegan.pth")), "dada",
+        synthia("DADA_CycleGAN", depth=True, test=single("synthia2cityscapes_dada_cyclegan.pth")),
+        "dada",
     ),
     "s2m/dada_pretrained": (mapillary("DADA", depth=True, test=single("synthia2mapillary_dada.pth")), "dada"),
     "fork, s2c/dada_test": (synthia("DADA", depth=True, test=single("model_90000.pth")), "dada"),
@@ -91,26 +109,88 @@ TESTED = {  # file: what it sets, whose defaults it counts on
     "advent_cyclegan_pretrained": ({**GTA, "TEST": single("gta2cityscapes_advent_cyclegan.pth")}, "advent"),
     "minent_pretrained": ({**GTA, "TEST": single("gta2cityscapes_minent_ER.pth")}, "advent"),
     "advent+minent_pretrained": (
-        {**GTA, "TEST": single(
-            "gta2cityscapes_advent.pth", "gta2cityscapes_minent_ER.pth",
-            MODEL=["DeepLabv2", "DeepLabv2"], MULTI_LEVEL=[True, True], MODEL_WEIGHT=[0.5, 0.5])}, "advent",
+        {
+            **GTA,
+            "TEST": single(
+                "gta2cityscapes_advent.pth",
+                "gta2cityscapes_minent_ER.pth",
+                MODEL=["DeepLabv2", "DeepLabv2"],
+                MULTI_LEVEL=[True, True],
+                MODEL_WEIGHT=[0.5, 0.5],
+            ),
+        },
+        "advent",
     ),
-}  # fmt: skip
+}
 
 # Every key of the ancestors' global configuration.
-KEYS = """
-    SOURCE TARGET NUM_WORKERS DATA_LIST_SOURCE DATA_LIST_TARGET DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET NUM_CLASSES
-    USE_DEPTH CONTRASTIVE_LEARNING EXP_NAME EXP_ROOT EXP_ROOT_SNAPSHOT EXP_ROOT_LOGS GPU_ID TRAIN.SET_SOURCE
-    TRAIN.SET_TARGET TRAIN.BATCH_SIZE_SOURCE TRAIN.BATCH_SIZE_TARGET TRAIN.IGNORE_LABEL TRAIN.INPUT_SIZE_SOURCE
-    TRAIN.INPUT_SIZE_TARGET TRAIN.INFO_SOURCE TRAIN.INFO_TARGET TRAIN.MODEL TRAIN.MULTI_LEVEL TRAIN.RESTORE_FROM
-    TRAIN.IMG_MEAN TRAIN.LEARNING_RATE TRAIN.MOMENTUM TRAIN.WEIGHT_DECAY TRAIN.POWER TRAIN.LAMBDA_SEG_MAIN
-    TRAIN.LAMBDA_SEG_AUX TRAIN.LAMBDA_LOVASZ TRAIN.LAMBDA_DEPTH_MAIN TRAIN.LAMBDA_CONTRASTIVE_MAIN TRAIN.DA_METHOD
-    TRAIN.LEARNING_RATE_D TRAIN.LAMBDA_ADV_MAIN TRAIN.LAMBDA_ADV_AUX TRAIN.LAMBDA_ENT_MAIN TRAIN.LAMBDA_ENT_AUX
-    TRAIN.MAX_ITERS TRAIN.EARLY_STOP TRAIN.SAVE_PRED_EVERY TRAIN.SNAPSHOT_DIR TRAIN.RANDOM_SEED
-    TRAIN.TENSORBOARD_LOGDIR TRAIN.TENSORBOARD_VIZRATE TEST.MODE TEST.MODEL TEST.MODEL_WEIGHT TEST.MULTI_LEVEL
-    TEST.IMG_MEAN TEST.RESTORE_FROM TEST.SNAPSHOT_DIR TEST.SNAPSHOT_STEP TEST.SNAPSHOT_MAXITER TEST.SET_TARGET
-    TEST.BATCH_SIZE_TARGET TEST.INPUT_SIZE_TARGET TEST.OUTPUT_SIZE_TARGET TEST.INFO_TARGET TEST.WAIT_MODEL
-    """.split()
+KEYS = [
+    "SOURCE",
+    "TARGET",
+    "NUM_WORKERS",
+    "DATA_LIST_SOURCE",
+    "DATA_LIST_TARGET",
+    "DATA_DIRECTORY_SOURCE",
+    "DATA_DIRECTORY_TARGET",
+    "NUM_CLASSES",
+    "USE_DEPTH",
+    "CONTRASTIVE_LEARNING",
+    "EXP_NAME",
+    "EXP_ROOT",
+    "EXP_ROOT_SNAPSHOT",
+    "EXP_ROOT_LOGS",
+    "GPU_ID",
+    "TRAIN.SET_SOURCE",
+    "TRAIN.SET_TARGET",
+    "TRAIN.BATCH_SIZE_SOURCE",
+    "TRAIN.BATCH_SIZE_TARGET",
+    "TRAIN.IGNORE_LABEL",
+    "TRAIN.INPUT_SIZE_SOURCE",
+    "TRAIN.INPUT_SIZE_TARGET",
+    "TRAIN.INFO_SOURCE",
+    "TRAIN.INFO_TARGET",
+    "TRAIN.MODEL",
+    "TRAIN.MULTI_LEVEL",
+    "TRAIN.RESTORE_FROM",
+    "TRAIN.IMG_MEAN",
+    "TRAIN.LEARNING_RATE",
+    "TRAIN.MOMENTUM",
+    "TRAIN.WEIGHT_DECAY",
+    "TRAIN.POWER",
+    "TRAIN.LAMBDA_SEG_MAIN",
+    "TRAIN.LAMBDA_SEG_AUX",
+    "TRAIN.LAMBDA_LOVASZ",
+    "TRAIN.LAMBDA_DEPTH_MAIN",
+    "TRAIN.LAMBDA_CONTRASTIVE_MAIN",
+    "TRAIN.DA_METHOD",
+    "TRAIN.LEARNING_RATE_D",
+    "TRAIN.LAMBDA_ADV_MAIN",
+    "TRAIN.LAMBDA_ADV_AUX",
+    "TRAIN.LAMBDA_ENT_MAIN",
+    "TRAIN.LAMBDA_ENT_AUX",
+    "TRAIN.MAX_ITERS",
+    "TRAIN.EARLY_STOP",
+    "TRAIN.SAVE_PRED_EVERY",
+    "TRAIN.SNAPSHOT_DIR",
+    "TRAIN.RANDOM_SEED",
+    "TRAIN.TENSORBOARD_LOGDIR",
+    "TRAIN.TENSORBOARD_VIZRATE",
+    "TEST.MODE",
+    "TEST.MODEL",
+    "TEST.MODEL_WEIGHT",
+    "TEST.MULTI_LEVEL",
+    "TEST.IMG_MEAN",
+    "TEST.RESTORE_FROM",
+    "TEST.SNAPSHOT_DIR",
+    "TEST.SNAPSHOT_STEP",
+    "TEST.SNAPSHOT_MAXITER",
+    "TEST.SET_TARGET",
+    "TEST.BATCH_SIZE_TARGET",
+    "TEST.INPUT_SIZE_TARGET",
+    "TEST.OUTPUT_SIZE_TARGET",
+    "TEST.INFO_TARGET",
+    "TEST.WAIT_MODEL",
+]
 
 
 @pytest.fixture(scope="module")
@@ -178,11 +258,19 @@ def small() -> None:
         cfg_from_list([f"DATA_DIRECTORY_SOURCE=../../data/{'GTA5' if cfg.SOURCE.startswith('GTA') else 'SYNTHIA'}"])
     if cfg.DATA_DIRECTORY_TARGET == "data/Cityscapes":
         cfg_from_list(["DATA_DIRECTORY_TARGET=../../data/Cityscapes"])
-    cfg_from_list([
-        "NUM_WORKERS=0", "GPU_ID=-1", "TRAIN.INPUT_SIZE_SOURCE=[64, 32]", "TRAIN.INPUT_SIZE_TARGET=[64, 48]",
-        "TRAIN.MAX_ITERS=1", "TRAIN.BATCH_SIZE_SOURCE=2", "TRAIN.BATCH_SIZE_TARGET=2",
-        "TEST.INPUT_SIZE_TARGET=[64, 48]", "TEST.OUTPUT_SIZE_TARGET=[128, 64]",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "NUM_WORKERS=0",
+            "GPU_ID=-1",
+            "TRAIN.INPUT_SIZE_SOURCE=[64, 32]",
+            "TRAIN.INPUT_SIZE_TARGET=[64, 48]",
+            "TRAIN.MAX_ITERS=1",
+            "TRAIN.BATCH_SIZE_SOURCE=2",
+            "TRAIN.BATCH_SIZE_TARGET=2",
+            "TEST.INPUT_SIZE_TARGET=[64, 48]",
+            "TEST.OUTPUT_SIZE_TARGET=[128, 64]",
+        ]
+    )
 
 
 @pytest.fixture
@@ -236,7 +324,7 @@ def test_the_file_trains_and_tests(values, scripts, shallow):
 def test_over_the_defaults_of_its_repository_the_file_trains_as_that_repository_did(name, whose, count, scripts, shallow):
     cfg_from_file(f"defaults_{whose}.yml")
     train_and_test(TRAINED[name], scripts, shallow)
-    assert cfg.NUM_CLASSES == count and cfg.LEGACY.DUPLICATE_STEPS and cfg.TRAIN.BN_POLICY == "frozen_affine"
+    assert count == cfg.NUM_CLASSES and cfg.LEGACY.DUPLICATE_STEPS and cfg.TRAIN.BN_POLICY == "frozen_affine"
 
 
 @pytest.mark.slow
@@ -251,7 +339,7 @@ def test_the_file_of_a_published_network_tests_it_over_the_defaults_of_its_repos
     cfg_from_file(write(scripts, values))
     small()
     count = values.get("NUM_CLASSES", {"advent": 19, "dada": 16}[whose])
-    assert cfg.NUM_CLASSES == count
+    assert count == cfg.NUM_CLASSES
     for path in cfg.TEST.RESTORE_FROM:
         state = DeepLabV2(count, depth=18, multi_level=whose == "advent", with_depth=whose == "dada").state_dict()
         # As torch 0.4 to 1.2 wrote it; the fork's snapshots have the iteration beside the weights.
@@ -288,9 +376,11 @@ def test_every_key_of_the_ancestors_is_an_option_or_answered_with_advice(tmp_pat
 
 def test_a_file_of_plca_is_answered_with_the_translated_one(tmp_path):
     values = {
-        "DATASET": {"SOURCE": "SYNTHIA", "NUM_CLASSES": 16}, "MODEL": {"NETWORK_NAME": "deeplabv2_resnet101"},
-        "TRAIN": {"METHOD": "association", "BASE_LR": 2.5e-4}, "TEST": {"BATCH_SIZE": 2},
-    }  # fmt: skip
+        "DATASET": {"SOURCE": "SYNTHIA", "NUM_CLASSES": 16},
+        "MODEL": {"NETWORK_NAME": "deeplabv2_resnet101"},
+        "TRAIN": {"METHOD": "association", "BASE_LR": 2.5e-4},
+        "TEST": {"BATCH_SIZE": 2},
+    }
     with pytest.raises(ConfigError, match=r"has the sections DATASET, MODEL of PLCA.*configs/synthia2cityscapes\.yml"):
         cfg_from_file(write(tmp_path, values))
 

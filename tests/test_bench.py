@@ -47,13 +47,13 @@ def test_every_run_begins_with_the_source_only_network_of_its_seed_and_depth(tmp
     starts = {}
     for entry in compared.starts().values():
         run = entry.job.configure()
-        assert not cfg.CONTRASTIVE_LEARNING and cfg.TRAIN.DA_METHOD == "source_only" and cfg.TRAIN.MAX_ITERS == compared.start
+        assert not cfg.CONTRASTIVE_LEARNING and cfg.TRAIN.DA_METHOD == "source_only" and compared.start == cfg.TRAIN.MAX_ITERS
         key = (entry.benchmark, entry.seed, cfg.USE_DEPTH)
         starts[key] = str(run.snapshots / f"model_{compared.start}.pth")
     assert len(set(starts.values())) == len(starts)
     for entry in compared.entries(paces()):
         entry.job.configure()
-        assert cfg.TRAIN.RESTORE_FROM == starts[entry.benchmark, cfg.TRAIN.RANDOM_SEED, cfg.USE_DEPTH]
+        assert starts[entry.benchmark, cfg.TRAIN.RANDOM_SEED, cfg.USE_DEPTH] == cfg.TRAIN.RESTORE_FROM
 
 
 def test_a_method_of_half_the_pace_makes_half_the_iterations(tmp_path):
@@ -84,10 +84,21 @@ def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
 @pytest.mark.parametrize("benchmark", bench.BENCHMARKS)
 def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchmark):
     free = {
-        "CONTRASTIVE_LEARNING", "EXP_NAME", "USE_DEPTH", "SOURCE", "DATA_DIRECTORY_SOURCE", "DA_METHOD", "LAMBDA_LOVASZ",
-        "LAMBDA_CONTRASTIVE_MAIN", "LSR_W", "APPLY_MULTILAYER_ASSOCIATION", "SET_SOURCE", "CONTRASTIVE_START", "RESTORE_FROM",
+        "CONTRASTIVE_LEARNING",
+        "EXP_NAME",
+        "USE_DEPTH",
+        "SOURCE",
+        "DATA_DIRECTORY_SOURCE",
+        "DA_METHOD",
+        "LAMBDA_LOVASZ",
+        "LAMBDA_CONTRASTIVE_MAIN",
+        "LSR_W",
+        "APPLY_MULTILAYER_ASSOCIATION",
+        "SET_SOURCE",
+        "CONTRASTIVE_START",
+        "RESTORE_FROM",
         "COLOR_TRANSFER",
-    }  # fmt: skip
+    }
     seen = []
     for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
         entry.job.configure()
@@ -163,13 +174,19 @@ def test_a_signal_that_stops_one_run_begins_no_other(tmp_path, forked):
 
 
 def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():
-    text = bench_tables.tables([
-        record(seed=1, miou=30), record(seed=2, miou=32),
-        record(method=bench.LONGER, seed=1, miou=33), record(method=bench.LONGER, seed=2, miou=35),
-        record(method="ours", seed=1, miou=38, iterations=90, road=60.0), record(method="ours", seed=2, miou=39, iterations=90, road=70.0),
-        record(method=bench.ORACLE, seed=1, miou=53), record(method=bench.ORACLE, seed=2, miou=55),
-        record("CamVid day to dusk", miou=41),
-    ])  # fmt: skip
+    text = bench_tables.tables(
+        [
+            record(seed=1, miou=30),
+            record(seed=2, miou=32),
+            record(method=bench.LONGER, seed=1, miou=33),
+            record(method=bench.LONGER, seed=2, miou=35),
+            record(method="ours", seed=1, miou=38, iterations=90, road=60.0),
+            record(method="ours", seed=2, miou=39, iterations=90, road=70.0),
+            record(method=bench.ORACLE, seed=1, miou=53),
+            record(method=bench.ORACLE, seed=2, miou=55),
+            record("CamVid day to dusk", miou=41),
+        ]
+    )
     assert "| source-only | 300 | 31.0 ± 1.4 |  |  |" in text
     assert "| ours | 90 | 38.5 ± 0.7 | +5.0, +4.0 | 22 % |" in text  # (38.5 - 34) / (54 - 34)
     assert "| road | 50.0 | 50.0 | 65.0 | 50.0 |" in text and "| train | - | - | - | - |" in text

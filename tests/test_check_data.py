@@ -68,8 +68,10 @@ def test_every_broken_file_is_named_with_its_kind_and_none_stops_the_check(own_c
 
     check = check_data(cfg)
     assert kinds(check, "source") == {
-        module.IMAGE: [images[0].name, images[1].name], module.IDS: [labels[2].name], module.SIZE: [labels[3].name],
-    }  # fmt: skip
+        module.IMAGE: [images[0].name, images[1].name],
+        module.IDS: [labels[2].name],
+        module.SIZE: [labels[3].name],
+    }
     assert kinds(check, "target") == {module.IMAGE: [target[-1].name]}
     assert kinds(check, "test") == {module.LABEL: [test[0].name]}
     assert not check.trainable and not check.testable

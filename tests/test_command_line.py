@@ -36,16 +36,14 @@ def message(main) -> str:
 
 
 def test_set_may_be_repeated_and_takes_several_pairs():
-    load_cfg(
-        parsed("--cfg", "toycity.yml", "--set", "TRAIN.MAX_ITERS=7", "NUM_CLASSES=13", "--set", "EXP_NAME=x")
-    )
+    load_cfg(parsed("--cfg", "toycity.yml", "--set", "TRAIN.MAX_ITERS=7", "NUM_CLASSES=13", "--set", "EXP_NAME=x"))
     assert (cfg.TRAIN.MAX_ITERS, cfg.NUM_CLASSES, cfg.EXP_NAME) == (7, 13, "x")
     assert cfg.TRAIN.OPTIMIZER == "AdamW"  # of the file
 
 
-@pytest.mark.parametrize("flags", [
-    ["--set", "NUM_CLASSES=13", "--device", "cuda:1"], ["--device", "cuda:1", "--set", "NUM_CLASSES=13"],
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "flags", [["--set", "NUM_CLASSES=13", "--device", "cuda:1"], ["--device", "cuda:1", "--set", "NUM_CLASSES=13"]]
+)
 def test_a_device_is_an_option_like_those_of_set_in_any_order(flags):
     parser = argparse.ArgumentParser()
     add_cfg_flags(parser)
@@ -79,10 +77,16 @@ def test_cfg_is_required_and_the_suffix_is_not(capsys):
     assert "--cfg" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("error", [
-    ValueError("wrong value"), FileNotFoundError("no folder"), ConfigError("KEY is not an option"),
-    NonFiniteLoss("loss_x = nan"), ImportError("no module"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("wrong value"),
+        FileNotFoundError("no folder"),
+        ConfigError("KEY is not an option"),
+        NonFiniteLoss("loss_x = nan"),
+        ImportError("no module"),
+    ],
+)
 def test_an_error_of_the_user_is_one_message_without_traceback(error):
     assert message(fails(error)) == f"error: {error}"
 
@@ -91,9 +95,7 @@ def test_an_error_without_text_is_named_by_its_kind():
     assert message(fails(ValueError())) == "error: ValueError"
 
 
-@pytest.mark.parametrize(
-    "error", [KeyError("x"), RuntimeError("x"), AttributeError("x"), AssertionError("x")]
-)
+@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AttributeError("x"), AssertionError("x")])
 def test_a_defect_of_ours_keeps_its_traceback(error):
     with pytest.raises(type(error)):
         run_script(fails(error))
@@ -149,9 +151,7 @@ def image_without_label(city):
 def test_damaged_data_is_one_message_from_any_process_and_leaves_nothing(city, tmp_path, damage, workers):
     shutil.copytree(city, tmp_path / "city")
     expected = damage(tmp_path / "city")
-    cfg_from_list([
-        *tiny_options(tmp_path / "city", tmp_path / "runs"), "CONTRASTIVE_LEARNING=True", f"NUM_WORKERS={workers}",
-    ])  # fmt: skip
+    cfg_from_list([*tiny_options(tmp_path / "city", tmp_path / "runs"), "CONTRASTIVE_LEARNING=True", f"NUM_WORKERS={workers}"])
     text = message(lambda: train(cfg, run_of(cfg), tensorboard=True))
     assert re.match(f"error: {expected}", text), text
     assert "Traceback" not in text and "Caught" not in text

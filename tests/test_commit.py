@@ -30,9 +30,13 @@ def said_by(folder: Path, **environment: str) -> list[str]:
     """Commit and number of changed files, as the package in `folder` tells them."""
     code = "from dada.commands.commit import *; print(git_commit(), changed_files(), PACKAGE)"
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, env={**os.environ, "PYTHONPATH": str(folder), **environment},
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     *answers, package = done.stdout.split()
     assert package == str(folder / "dada")
     return answers

@@ -31,8 +31,7 @@ def test_every_option_has_a_sentence_and_accepts_its_own_default():
 
 
 def test_every_option_is_read_outside_the_table():
-    code = "".join(p.read_text() for folder in ("dada", "scripts") for p in (ROOT / folder).rglob("*.py")
-                   if p.name != "table.py")
+    code = "".join(p.read_text() for folder in ("dada", "scripts") for p in (ROOT / folder).rglob("*.py") if p.name != "table.py")
     unread = [name for name in flat_options() if not re.search(rf"[.\"']{name.split('.')[-1]}\b", code)]
     assert not unread
 
@@ -69,7 +68,7 @@ def test_a_refused_file_changes_nothing(tmp_path):
 @pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1", 1.0), ("2.5e-4", 2.5e-4)])
 def test_floats_may_be_written_as_ints_or_with_an_exponent(text, value, tmp_path):
     cfg_from_file(write(tmp_path, f"TRAIN: {{LEARNING_RATE: {text}}}"))
-    assert cfg.TRAIN.LEARNING_RATE == value and isinstance(cfg.TRAIN.LEARNING_RATE, float)
+    assert value == cfg.TRAIN.LEARNING_RATE and isinstance(cfg.TRAIN.LEARNING_RATE, float)
 
 
 def test_lists_are_taken_for_tuples(tmp_path):
@@ -103,7 +102,9 @@ def test_what_an_earlier_version_wrote_loads_unless_it_set_an_option_that_has_be
     removed = {"FDA_BETA": 0.0, "SNAPSHOT_DIR": "/gone/snapshots/mine"}  # a folder says nothing of the network
     stored = {**usual, "TRAIN": {**usual["TRAIN"], **removed}, "ASSOCIATION": {"MEMORY": 0, "SOFT": False}}
     config.cfg_from_dict(stored, "model_300.pth")
-    cfg_from_file(write(tmp_path, "TRAIN: {FDA_BETA: 0, SNAPSHOT_DIR: ''}\nTEST: {SNAPSHOT_DIR: []}\nCLASS_CONTRAST: {FORM: dist}"))
+    cfg_from_file(
+        write(tmp_path, "TRAIN: {FDA_BETA: 0, SNAPSHOT_DIR: ''}\nTEST: {SNAPSHOT_DIR: []}\nCLASS_CONTRAST: {FORM: dist}")
+    )
     assert plain_cfg() == usual
     stored["TRAIN"]["FDA_BETA"] = 0.05
     with pytest.raises(ConfigError, match="model_300.pth: TRAIN.FDA_BETA is not an option here.*git checkout 5b9aea9"):

@@ -29,7 +29,12 @@ def run(case: Case, dtype: torch.dtype):
     target = case.tensor("x2", dtype).requires_grad_()
     s = case.settings
     result = cycle_association_loss(
-        source, target, case.tensor("gt1"), metric=s["metric"], aggregate=s["spagg"], alpha=s["spagg_alpha"],
+        source,
+        target,
+        case.tensor("gt1"),
+        metric=s["metric"],
+        aggregate=s["spagg"],
+        alpha=s["spagg_alpha"],
         ignore_index=s["ignore_label"],
     )
     result.loss.backward()

@@ -22,10 +22,7 @@ TABLE_NAMES = {
     "_fft_r2c": ("fft_rfft2", ""),
     "_local_scalar_dense": ("item", ""),
     "_native_batch_norm_legit_no_training": ("native_batch_norm", ""),
-    "_scaled_dot_product_flash_attention_for_cpu": (
-        "scaled_dot_product_attention",
-        "",
-    ),  # CUDA has others of its kind
+    "_scaled_dot_product_flash_attention_for_cpu": ("scaled_dot_product_attention", ""),  # CUDA has others of its kind
     "_to_copy": ("to", ""),
     "_unsafe_index": ("__getitem__", ""),
     "_unsafe_view": ("view", ""),
@@ -62,12 +59,7 @@ class Record(Watch):
         given = dict(zip((a.name for a in func._schema.arguments), args), **kwargs)
         texts = tuple(value for value in given.values() if isinstance(value, str))
         values = [value for name, value in given.items() if name not in PLACES]
-        tensors = [
-            t
-            for v in values
-            for t in (v if isinstance(v, (list, tuple)) else [v])
-            if isinstance(t, torch.Tensor)
-        ]
+        tensors = [t for v in values for t in (v if isinstance(v, (list, tuple)) else [v]) if isinstance(t, torch.Tensor)]
         cast = given.get("dtype")  # before anything is computed
         self.calls |= {(func._opname, texts, t.dtype if cast is None else cast) for t in tensors}
         return func(*args, **kwargs)
@@ -80,17 +72,10 @@ def table() -> dict[str, dict[str, set[torch.dtype]]]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from torch.testing._internal import common_methods_invocations as tests_of_torch
-    lists = (
-        "op_db",
-        *(f"foreach_{kind}_op_db" for kind in ("unary", "binary", "pointwise", "reduce", "other")),
-    )
+    lists = ("op_db", *(f"foreach_{kind}_op_db" for kind in ("unary", "binary", "pointwise", "reduce", "other")))
     found: dict[str, dict[str, set[torch.dtype]]] = defaultdict(dict)
     for entry in (entry for name in lists for entry in getattr(tests_of_torch, name)):
-        for name in {
-            entry.aten_name or entry.name,
-            entry.name.rpartition(".")[2],
-            entry.name.replace(".", "_"),
-        }:
+        for name in {entry.aten_name or entry.name, entry.name.rpartition(".")[2], entry.name.replace(".", "_")}:
             found[name].setdefault(entry.variant_test_name, set()).update(entry.dtypesIfCUDA)
     return found
 

@@ -217,14 +217,17 @@ def test_gradient_is_the_derivative_at_fixed_temperature(metric, aggregate):
     for which, grad in enumerate(grads):
         direction = maps(*grad.shape, seed=11)
         eps = 1e-6
-        moved = [[x.detach() + sign * eps * direction if k == which else x.detach() for k, x in enumerate((source, target))]
-                 for sign in (1, -1)]
+        moved = [
+            [x.detach() + sign * eps * direction if k == which else x.detach() for k, x in enumerate((source, target))]
+            for sign in (1, -1)
+        ]
         slope = (frozen_loss(*moved[0]) - frozen_loss(*moved[1])) / (2 * eps)
         assert slope.item() == pytest.approx((grad * direction).sum().item(), rel=1e-5, abs=1e-9)
 
 
 def loss_at_frozen_statistics(source, target, source_0, target_0, labels, metric, aggregate):
     """The loss, with mean and std of every row and all cycles taken at (source_0, target_0)."""
+
     def rows(x):
         return x.flatten(2).mT
 
@@ -243,9 +246,7 @@ def loss_at_frozen_statistics(source, target, source_0, target_0, labels, metric
     j, i_back, closed = cycle_associate(there_0, back_0, labels.flatten(1))
     log_there = normalize(similarity(s, t, metric), there_0).log_softmax(-1)
     log_back = normalize(similarity(t, s, metric), back_0).log_softmax(-1)
-    terms = [
-        -log_there[b, i, j[b, i]] - log_back[b, j[b, i], i_back[b, i]] for b, i in closed.nonzero().tolist()
-    ]
+    terms = [-log_there[b, i, j[b, i]] - log_back[b, j[b, i], i_back[b, i]] for b, i in closed.nonzero().tolist()]
     return torch.stack(terms).mean()
 
 

@@ -36,10 +36,7 @@ def test_image_preprocessing_is_advents(case):
     image = Image.fromarray(case.arrays["rgb"])
     mean = tuple(case.settings["mean_bgr"])
     assert mean == CAFFE_BGR.mean
-    for transform in (
-        TrainTransform(CAFFE_BGR, resize=size, flip=0.0),
-        EvalTransform(CAFFE_BGR, size, "bicubic"),
-    ):
+    for transform in (TrainTransform(CAFFE_BGR, resize=size, flip=0.0), EvalTransform(CAFFE_BGR, size, "bicubic")):
         torch.testing.assert_close(transform(image).image, case.tensor("output"), rtol=0, atol=1e-5)
     resized = EvalTransform(raw_pixels, size, "bicubic")(image).image
     assert torch.equal(resized, case.tensor("resized_rgb").permute(2, 0, 1))
@@ -58,9 +55,7 @@ def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
         vector = label_sets.cityscapes_id_map(classes)
         published = case.arrays[f"map_vector{classes}"]
         np.testing.assert_array_equal(vector[: len(published)], published)
-        np.testing.assert_array_equal(
-            labels_of(case.arrays["ids"], vector, size), case.arrays[f"label{classes}"]
-        )
+        np.testing.assert_array_equal(labels_of(case.arrays["ids"], vector, size), case.arrays[f"label{classes}"])
     gta5 = labels_of(case.arrays["gta5_ids"], label_sets.gta5_id_map(19), size)
     np.testing.assert_array_equal(gta5, case.arrays["gta5_label19"])
     image = EvalTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
@@ -114,10 +109,7 @@ def test_mapillary_in_a_test_is_dadas(case):
 
 @pytest.mark.parametrize("case", golden_cases("synthia_labels.npz"), ids=by_name)
 def test_synthia_labels_are_dadas(case):
-    for name, vector in (
-        ("label16", label_sets.synthia_id_map(16)),
-        ("label7", label_sets.synthia_id_map(7, published=True)),
-    ):
+    for name, vector in (("label16", label_sets.synthia_id_map(16)), ("label7", label_sets.synthia_id_map(7, published=True))):
         got = labels_of(case.arrays["ids"], vector, case.settings["size_wh"])
         np.testing.assert_array_equal(got, case.arrays[name])
 
@@ -129,9 +121,7 @@ def test_depth_is_dadas(case, tmp_path):
     depth = read_inverse_depth(path)
     height, width = case.arrays["depth_raw"].shape
     assert depth.shape == (height, width) and depth.dtype == np.float32
-    views = TrainTransform(raw_pixels, resize=case.settings["size_wh"], flip=0.0)(
-        Image.new("RGB", (width, height)), None, depth
-    )
+    views = TrainTransform(raw_pixels, resize=case.settings["size_wh"], flip=0.0)(Image.new("RGB", (width, height)), None, depth)
     assert torch.equal(views.depth, case.tensor("output"))
 
 
@@ -143,11 +133,9 @@ def test_plca_labels_are_ours_in_another_order(case):
     names = label_sets.LABEL_SETS[count].names
     assert [names[i] for i in order] == [ours_name.get(name, name) for name in case.settings["class_order"]]
 
-    id_map = {
-        "SYNTHIA": label_sets.synthia_id_map,
-        "Cityscapes": label_sets.cityscapes_id_map,
-        "GTAV": label_sets.gta5_id_map,
-    }[case.settings["domain"]](count)
+    id_map = {"SYNTHIA": label_sets.synthia_id_map, "Cityscapes": label_sets.cityscapes_id_map, "GTAV": label_sets.gta5_id_map}[
+        case.settings["domain"]
+    ](count)
     translate = np.full(256, label_sets.IGNORE_LABEL)  # also for id 34, which PLCA hands through unmapped
     translate[:count] = order
     np.testing.assert_array_equal(id_map[case.arrays["ids"]], translate[case.arrays["train_ids"]])
@@ -187,7 +175,5 @@ def test_golden_16_bit_file_gives_its_first_channel(case, tmp_path):
     path.write_bytes(case.arrays["png_bytes"].tobytes())
     largest = int(case.arrays["depth_raw"].max())
     assert largest > 255
-    with pytest.raises(
-        ValueError, match=f"label.png holds label ids from .* to {largest}, expected 0 to 255"
-    ):
+    with pytest.raises(ValueError, match=f"label.png holds label ids from .* to {largest}, expected 0 to 255"):
         read_label_ids(path)

@@ -68,9 +68,7 @@ def synthia(tmp_path):
 def cityscapes(tmp_path):
     """Two cities, three images."""
     root = tmp_path / "Cityscapes"
-    for number, stem in enumerate(
-        ("ulm/ulm_000000_000019", "aachen/aachen_000001_000019", "aachen/aachen_000000_000019")
-    ):
+    for number, stem in enumerate(("ulm/ulm_000000_000019", "aachen/aachen_000001_000019", "aachen/aachen_000000_000019")):
         save_image(root / "leftImg8bit/val" / f"{stem}_leftImg8bit.png", number)
         save_ids(root / "gtFine/val" / f"{stem}_gtFine_labelIds.png", np.roll(CITYSCAPES_IDS, number))
     return root
@@ -231,9 +229,7 @@ def test_a_missing_folder_is_answered_with_what_is_there(cityscapes, synthia):
     with pytest.raises(FileNotFoundError, match="Cityscapes exists and contains: gtFine"):
         Cityscapes(cityscapes, "val", transform=PLAIN)
     shutil.rmtree(synthia / "GT")
-    with pytest.raises(
-        FileNotFoundError, match="SYNTHIA labels not found(.|\n)*contains: Depth, RGB"
-    ) as error:
+    with pytest.raises(FileNotFoundError, match="SYNTHIA labels not found(.|\n)*contains: Depth, RGB") as error:
         SYNTHIA(synthia, transform=PLAIN)
     assert "DATA_DIRECTORY_SOURCE" in str(error.value)
     shutil.rmtree(synthia / "Depth")
@@ -255,9 +251,7 @@ def test_missing_labels_of_cityscapes_are_asked_for_by_their_archive(cityscapes)
 def test_an_empty_folder_is_reported(cityscapes, synthia):
     for path in [*cityscapes.rglob("*_leftImg8bit.png"), *(synthia / "RGB").iterdir()]:
         path.unlink()
-    with pytest.raises(
-        FileNotFoundError, match=r"no Cityscapes images in .*val: .*\*/\*_leftImg8bit.png.*aachen, ulm"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no Cityscapes images in .*val: .*\*/\*_leftImg8bit.png.*aachen, ulm"):
         Cityscapes(cityscapes, "val", transform=PLAIN)
     with pytest.raises(FileNotFoundError, match="no SYNTHIA images in .*RGB: .*it is empty"):
         SYNTHIA(synthia, transform=PLAIN)
@@ -265,9 +259,7 @@ def test_an_empty_folder_is_reported(cityscapes, synthia):
 
 def test_images_without_labels_are_counted_and_named_when_the_dataset_is_built(cityscapes, synthia):
     (cityscapes / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png").unlink()
-    with pytest.raises(
-        FileNotFoundError, match="1 of 3 labels of Cityscapes images are missing: .*ulm_000000_000019_gtFine"
-    ):
+    with pytest.raises(FileNotFoundError, match="1 of 3 labels of Cityscapes images are missing: .*ulm_000000_000019_gtFine"):
         Cityscapes(cityscapes, "val", transform=PLAIN)
     for number in range(3, 12):
         save_image(synthia / "RGB" / f"{number:07d}.png", number)
@@ -280,9 +272,7 @@ def test_images_without_labels_are_counted_and_named_when_the_dataset_is_built(c
 
 def test_a_list_that_names_an_image_that_is_not_there(synthia, tmp_path):
     (tmp_path / "list.txt").write_text("0000000.png\n0000077.png\n")
-    with pytest.raises(
-        FileNotFoundError, match="1 of 2 SYNTHIA images are missing: .*0000077.png(.|\n)*DATA_LIST_SOURCE"
-    ):
+    with pytest.raises(FileNotFoundError, match="1 of 2 SYNTHIA images are missing: .*0000077.png(.|\n)*DATA_LIST_SOURCE"):
         SYNTHIA(synthia, transform=PLAIN, list_file=tmp_path / "list.txt")
 
 
@@ -322,9 +312,7 @@ def test_an_undefined_label_id_names_file_id_place_and_range(synthia, cityscapes
     ids = CITYSCAPES_IDS.copy()
     ids[0, 0] = 77
     save_ids(path, ids)
-    with pytest.raises(
-        ValueError, match="label id 77 out of range in .*Cityscapes labels hold ids 0 to 34 and 255"
-    ):
+    with pytest.raises(ValueError, match="label id 77 out of range in .*Cityscapes labels hold ids 0 to 34 and 255"):
         Cityscapes(cityscapes, "val", transform=PLAIN)[0]
 
 
@@ -344,9 +332,7 @@ def test_truncated_files_are_named_with_a_remedy(synthia, kept):
         with pytest.raises(ValueError, match="0000001.png"):
             read(path)
         if isinstance(kept, float):
-            with pytest.raises(
-                ValueError, match=rf"cannot read {path} \(\d+ bytes\): .*cut short or damaged.*download it"
-            ):
+            with pytest.raises(ValueError, match=rf"cannot read {path} \(\d+ bytes\): .*cut short or damaged.*download it"):
                 read(path)
 
 
@@ -377,12 +363,8 @@ def test_an_error_names_its_file_through_a_worker(synthia):
 
 
 def test_image_and_label_of_different_size_are_refused_with_both_sizes(cityscapes):
-    save_ids(
-        cityscapes / "gtFine/val/aachen/aachen_000000_000019_gtFine_labelIds.png", CITYSCAPES_IDS[:, :-1]
-    )
-    with pytest.raises(
-        ValueError, match="differ in size: .*labelIds.png is 19x12, .*leftImg8bit.png is 20x12"
-    ):
+    save_ids(cityscapes / "gtFine/val/aachen/aachen_000000_000019_gtFine_labelIds.png", CITYSCAPES_IDS[:, :-1])
+    with pytest.raises(ValueError, match="differ in size: .*labelIds.png is 19x12, .*leftImg8bit.png is 20x12"):
         Cityscapes(cityscapes, "val", transform=PLAIN)[0]
 
 
@@ -440,9 +422,7 @@ def test_label_files_of_every_kind_give_their_ids(tmp_path):
 
 
 def training_set(root, seed=7):
-    transform = TrainTransform(
-        CAFFE_BGR, load_size=(12, 16), crop=(10, 10), color_jitter=0.3, second_view=True
-    )
+    transform = TrainTransform(CAFFE_BGR, load_size=(12, 16), crop=(10, 10), color_jitter=0.3, second_view=True)
     return SYNTHIA(root, transform=transform, with_depth=True, seed=seed)
 
 
@@ -471,19 +451,14 @@ def test_source_and_target_of_one_step_are_augmented_independently(synthia, city
         Image.fromarray(image).save(path)  # every pixel tells its place
     source = SYNTHIA(synthia, transform=transform, with_labels=False, seed=7)
     target = Cityscapes(cityscapes, "val", transform=transform, with_labels=False, seed=7)
-    pairs = [
-        (source[Draw(0, step, 0)].image[0, 0, 0], target[Draw(0, step, 0)].image[0, 0, 0])
-        for step in range(20)
-    ]
+    pairs = [(source[Draw(0, step, 0)].image[0, 0, 0], target[Draw(0, step, 0)].image[0, 0, 0]) for step in range(20)]
     assert sum(a == b for a, b in pairs) < 5
 
 
 def test_batches_do_not_depend_on_the_number_of_workers_nor_on_an_interruption(synthia):
     def batches(num_workers, start_step=0):
         dataset = training_set(synthia)
-        return list(
-            step_loader(dataset, 2, seed=7, start_step=start_step, stop_step=6, num_workers=num_workers)
-        )
+        return list(step_loader(dataset, 2, seed=7, start_step=start_step, stop_step=6, num_workers=num_workers))
 
     torch.manual_seed(1)
     whole = batches(0)

@@ -65,10 +65,19 @@ def without_answer(monkeypatch, reason: str) -> None:
 # ---- what is taken
 
 
-@pytest.mark.parametrize("name, gpu_id, taken", [
-    ("auto", 0, "cuda:0"), ("auto", 2, "cuda:2"), ("auto", -1, "cpu"), ("cpu", 2, "cpu"), ("cuda", 2, "cuda:2"),
-    ("cuda", -1, "cuda:0"), ("cuda:1", 2, "cuda:1"), ("cuda:1", -1, "cuda:1"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, gpu_id, taken",
+    [
+        ("auto", 0, "cuda:0"),
+        ("auto", 2, "cuda:2"),
+        ("auto", -1, "cpu"),
+        ("cpu", 2, "cpu"),
+        ("cuda", 2, "cuda:2"),
+        ("cuda", -1, "cuda:0"),
+        ("cuda:1", 2, "cuda:1"),
+        ("cuda:1", -1, "cuda:1"),
+    ],
+)
 def test_a_device_that_is_named_comes_before_gpu_id(name, gpu_id, taken, monkeypatch):
     with_gpus(monkeypatch, 3)
     cfg.DEVICE, cfg.GPU_ID = name, gpu_id
@@ -83,13 +92,16 @@ def test_apples_gpu_is_taken_when_it_is_asked_for_only_and_is_called_untested(mo
     assert device.type == "mps" and "untested" in why and "PYTORCH_ENABLE_MPS_FALLBACK=1" in why
 
 
-@pytest.mark.parametrize("name, count, words", [
-    ("cuda", 0, ["device cuda was asked for", "there is no GPU (this torch has no CUDA)", "cpu is always there"]),
-    ("cuda:1", 0, ["device cuda:1 was asked for", "there is no GPU"]),
-    ("cuda:7", 2, ["device cuda:7 was asked for", "2 GPUs, cuda:0 to cuda:1"]),
-    ("cuda:1", 1, ["device cuda:1 was asked for", "one GPU, cuda:0"]),
-    ("mps", 0, ["device mps was asked for", "built without it"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "name, count, words",
+    [
+        ("cuda", 0, ["device cuda was asked for", "there is no GPU (this torch has no CUDA)", "cpu is always there"]),
+        ("cuda:1", 0, ["device cuda:1 was asked for", "there is no GPU"]),
+        ("cuda:7", 2, ["device cuda:7 was asked for", "2 GPUs, cuda:0 to cuda:1"]),
+        ("cuda:1", 1, ["device cuda:1 was asked for", "one GPU, cuda:0"]),
+        ("mps", 0, ["device mps was asked for", "built without it"]),
+    ],
+)
 def test_a_device_that_is_not_there_is_one_message(name, count, words, monkeypatch):
     if count:
         with_gpus(monkeypatch, count)
@@ -127,12 +139,15 @@ def test_the_cpu_that_was_asked_for_is_no_gpu_that_is_missing():
     assert find_device("auto", -1)[1] == "running on the CPU, as GPU_ID -1 says"
 
 
-@pytest.mark.parametrize("visible, said", [
-    (None, "was built for CUDA 12.8, but no device answers: Found no NVIDIA driver)"),
-    ("", "(CUDA_VISIBLE_DEVICES is '', which hides all)"),
-    ("-1", "(CUDA_VISIBLE_DEVICES is '-1', which hides all)"),
-    ("5", "no device that CUDA_VISIBLE_DEVICES=5 names answers: Found no NVIDIA driver)"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "visible, said",
+    [
+        (None, "was built for CUDA 12.8, but no device answers: Found no NVIDIA driver)"),
+        ("", "(CUDA_VISIBLE_DEVICES is '', which hides all)"),
+        ("-1", "(CUDA_VISIBLE_DEVICES is '-1', which hides all)"),
+        ("5", "no device that CUDA_VISIBLE_DEVICES=5 names answers: Found no NVIDIA driver)"),
+    ],
+)
 def test_why_there_is_no_gpu(visible, said, monkeypatch):
     without_answer(monkeypatch, "Found no NVIDIA driver.\nPlease install one.")
     if visible is not None:
@@ -189,9 +204,8 @@ def test_a_rank_without_a_device_of_its_own_is_told_so(name, words, events, monk
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     stand_in_for_a_group(monkeypatch, events)
     cfg.DEVICE = name
-    with pytest.raises(ValueError, match=words):
-        with distributed.processes(cfg):
-            raise AssertionError("it has begun")
+    with pytest.raises(ValueError, match=words), distributed.processes(cfg):
+        raise AssertionError("it has begun")
     assert events == []
 
 
@@ -233,7 +247,7 @@ def test_a_release_runs_on_what_the_next_machine_has(trained_with, city, tmp_pat
 @pytest.mark.parametrize("value", ["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"])
 def test_the_option_takes_every_name(value):
     cfg_from_list([f"DEVICE={value}"])
-    assert cfg.DEVICE == value
+    assert value == cfg.DEVICE
 
 
 @pytest.mark.parametrize("value", ["gpu", "cuda:", "cuda:-1", "cuda:N", "cpu:0", "", "cpu "])
@@ -243,10 +257,14 @@ def test_the_option_refuses_other_names(value):
 
 
 NO_NETWORK = {
-    "_root.py", "check_data.py", "config_reference.py", "make_toycity.py", "pack_dataset.py",
+    "_root.py",
+    "check_data.py",
+    "config_reference.py",
+    "make_toycity.py",
+    "pack_dataset.py",
     "release.py",  # copies weights
     "export.py",  # other programs run what it writes; it compares their results with those of a CPU
-}  # fmt: skip
+}
 
 
 def test_every_script_that_runs_a_network_takes_a_device():
@@ -273,10 +291,16 @@ def test_no_step_needs_float64_where_there_is_none(method, monkeypatch):
     monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
     monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
-    cfg_from_list([
-        "NUM_CLASSES=7", f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True",
-        "TRAIN.LAMBDA_LOVASZ=0.5",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "NUM_CLASSES=7",
+            f"TRAIN.DA_METHOD={method}",
+            "TRAIN.MULTI_LEVEL=True",
+            "USE_DEPTH=True",
+            "CONTRASTIVE_LEARNING=True",
+            "TRAIN.LAMBDA_LOVASZ=0.5",
+        ]
+    )
     network = TinyNetwork(7, aux=True, depth=True).to(meta)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     trainer = Trainer(network, build_objective(cfg, meta, TORCHVISION_RGB), optimizer, max_iterations=5)

@@ -157,17 +157,29 @@ METHODS = {
     "AdvEnt": ["TRAIN.DA_METHOD=AdvEnt", "TRAIN.MULTI_LEVEL=True", *ADVERSARIAL],
     "DADA": ["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True", "TRAIN.LAMBDA_DEPTH_MAIN=1", *ADVERSARIAL],
     "association": [
-        "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_ENTROPY=1", "TRAIN.CONSISTENCY_THRESHOLD=0.3", "TRAIN.LSR_W=1",
-        "TRAIN.CONTRASTIVE_START=1", "TRAIN.LAMBDA_CONTRASTIVE_MAIN=1",
+        "CONTRASTIVE_LEARNING=True",
+        "TRAIN.LAMBDA_ENTROPY=1",
+        "TRAIN.CONSISTENCY_THRESHOLD=0.3",
+        "TRAIN.LSR_W=1",
+        "TRAIN.CONTRASTIVE_START=1",
+        "TRAIN.LAMBDA_CONTRASTIVE_MAIN=1",
     ],
     "a teacher": [  # with nothing hidden and no colours changed, as those are drawn by each rank for itself
-        "SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_RATIO=0", "SELF_TRAINING.THRESHOLD=0.24", "SELF_TRAINING.COLOR_JITTER=0",
-        "SELF_TRAINING.BLUR=0", "SELF_TRAINING.START=1",
+        "SELF_TRAINING.LAMBDA_MIC=1",
+        "SELF_TRAINING.MIC_RATIO=0",
+        "SELF_TRAINING.THRESHOLD=0.24",
+        "SELF_TRAINING.COLOR_JITTER=0",
+        "SELF_TRAINING.BLUR=0",
+        "SELF_TRAINING.START=1",
     ],
     "PLCA_adv with domain batch norms, accumulated": [
-        "TRAIN.DA_METHOD=PLCA_adv", "CONTRASTIVE_LEARNING=True", "TRAIN.DOMAIN_BN=True", "TRAIN.ITER_SIZE=2", *ADVERSARIAL,
+        "TRAIN.DA_METHOD=PLCA_adv",
+        "CONTRASTIVE_LEARNING=True",
+        "TRAIN.DOMAIN_BN=True",
+        "TRAIN.ITER_SIZE=2",
+        *ADVERSARIAL,
     ],
-}  # fmt: skip
+}
 
 
 class Network(TinyNetwork):
@@ -374,9 +386,13 @@ def _tested(pairs: list[str]) -> None:
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu7", "MASTER_PORT": "29400"}
 SRUN = {
-    "SLURM_PROCID": "3", "SLURM_STEP_NUM_TASKS": "8", "SLURM_NTASKS": "8", "SLURM_LOCALID": "1", "SLURM_JOB_ID": "20001",
+    "SLURM_PROCID": "3",
+    "SLURM_STEP_NUM_TASKS": "8",
+    "SLURM_NTASKS": "8",
+    "SLURM_LOCALID": "1",
+    "SLURM_JOB_ID": "20001",
     "SLURM_STEP_NUM_NODES": "4",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(

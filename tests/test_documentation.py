@@ -46,7 +46,9 @@ def test_every_page_is_linked_from_the_readme():
 def test_scripts_and_configurations_of_the_commands_exist(page):
     text = page.read_text(encoding="utf-8")
     missing = [s for s in re.findall(r"\b((?:scripts|benchmarks)/[\w/]+\.(?:py|sbatch|sh))\b", text) if not (ROOT / s).is_file()]
-    missing += [c for c in re.findall(r"--cfg ([\w.]+\.yml)", text) if c != "tutorial.yml" and not (ROOT / "configs" / c).is_file()]
+    missing += [
+        c for c in re.findall(r"--cfg ([\w.]+\.yml)", text) if c != "tutorial.yml" and not (ROOT / "configs" / c).is_file()
+    ]
     assert not missing
 
 
@@ -55,7 +57,9 @@ def test_every_script_and_configuration_is_on_a_page():
     assert not [p.name for p in (ROOT / "scripts").glob("[!_]*.py") if f"scripts/{p.name}" not in text]
     # {gta,synthia}2cityscapes_{minent,advent}.yml stands for four files.
     for _ in range(3):
-        text = re.sub(r"`([\w.]*)\{([\w,]+)\}([\w.{},]*)`", lambda m: " ".join(f"`{m[1]}{x}{m[3]}`" for x in m[2].split(",")), text)
+        text = re.sub(
+            r"`([\w.]*)\{([\w,]+)\}([\w.{},]*)`", lambda m: " ".join(f"`{m[1]}{x}{m[3]}`" for x in m[2].split(",")), text
+        )
     assert not [p.name for p in (ROOT / "configs").glob("*.yml") if f"`{p.name}`" not in text]
 
 
@@ -96,11 +100,14 @@ def test_an_option_is_listed_with_all_that_is_known_of_it():
     assert row == r'| <a id="wide"></a>`WIDE` | `[1, 2]` | list of 2 int, 1 to 9; pixels | Either \| or, \*. |'
 
 
-@pytest.mark.parametrize("option, module, registry", [
-    ("SOURCE", "dada.dataset", "DATASETS"),
-    ("TRAIN.DA_METHOD", "dada.domain_adaptation.objectives", "METHODS"),
-    ("TRAIN.MODEL", "dada.model", "MODELS"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "option, module, registry",
+    [
+        ("SOURCE", "dada.dataset", "DATASETS"),
+        ("TRAIN.DA_METHOD", "dada.domain_adaptation.objectives", "METHODS"),
+        ("TRAIN.MODEL", "dada.model", "MODELS"),
+    ],
+)
 def test_the_sentence_of_an_option_names_all_that_it_may_be(option, module, registry):
     names = set(getattr(importlib.import_module(module), registry))
     assert names <= set(re.findall(r"[\w-]+", flat_options()[option].meaning))
@@ -135,7 +142,7 @@ def test_the_commands_of_the_readme_work(city, tmp_path, monkeypatch, capsys, ru
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DADA_TRACEBACK", "1")
     more = {
-        "make_toycity": "--source 1 --target 2 --val 1 --size 64x32 --workers 1".split(),
+        "make_toycity": ["--source", "1", "--target", "2", "--val", "1", "--size", "64x32", "--workers", "1"],
         "check_data": ["--set", *tiny_options(city, tmp_path), "--workers", "0", "--limit", "1"],
         "explore": ["--pairs", "1"],
     }

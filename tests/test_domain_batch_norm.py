@@ -55,10 +55,9 @@ def test_a_step_uses_the_batch_norms_of_the_domain_whatever_order_terms_ask_in(o
     assert not torch.equal(means(own, TARGET), after_target)
 
 
-@pytest.mark.parametrize("options", [
-    ["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True"],
-    ["CONTRASTIVE_LEARNING=True"],
-], ids=["DADA", "PLCA"])  # fmt: skip
+@pytest.mark.parametrize(
+    "options", [["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True"], ["CONTRASTIVE_LEARNING=True"]], ids=["DADA", "PLCA"]
+)
 def test_a_method_trains_the_batch_norms_of_both_domains(options):
     cfg_from_list([f"TRAIN.MODEL={TINY_NETWORK}", "TRAIN.DOMAIN_BN=True", *options])
     network = build_network(cfg, "").train()
@@ -89,9 +88,9 @@ def test_a_prediction_uses_those_of_the_target(own):
     predicted = Predictor([own])(image, (32, 40))
     select_domain(own, TARGET)
     with torch.no_grad():
-        expected = torch.nn.functional.interpolate(
-            own(image).logits, (32, 40), mode="bilinear", align_corners=True
-        ).softmax(dim=1)
+        expected = torch.nn.functional.interpolate(own(image).logits, (32, 40), mode="bilinear", align_corners=True).softmax(
+            dim=1
+        )
     torch.testing.assert_close(predicted, expected)
     select_domain(own, SOURCE)
     with torch.no_grad():

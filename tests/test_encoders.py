@@ -394,12 +394,22 @@ def test_a_run_with_a_vision_transformer_resumes_exactly_is_tested_in_windows_an
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.save(timm.create_model("test_vit").state_dict(), tmp_path / "vit.pth")
-    cfg_from_list([
-        f"TRAIN.MODEL={VIT}", f"TRAIN.RESTORE_FROM={tmp_path / 'vit.pth'}", "CONTRASTIVE_LEARNING=True",
-        "TRAIN.OPTIMIZER=AdamW", "TRAIN.LAYER_DECAY=0.8", "TRAIN.DECAY_NORMS=False", "TRAIN.RECOMPUTE=True",
-        "TRAIN.CHANNELS_LAST=True", "TRAIN.CHECKPOINT_EVERY=1", "DATA_TRANSFORM.CROPSIZE=60",
-        "TEST.SLIDE_CROP=[64, 64]", "EXP_NAME=whole",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            f"TRAIN.MODEL={VIT}",
+            f"TRAIN.RESTORE_FROM={tmp_path / 'vit.pth'}",
+            "CONTRASTIVE_LEARNING=True",
+            "TRAIN.OPTIMIZER=AdamW",
+            "TRAIN.LAYER_DECAY=0.8",
+            "TRAIN.DECAY_NORMS=False",
+            "TRAIN.RECOMPUTE=True",
+            "TRAIN.CHANNELS_LAST=True",
+            "TRAIN.CHECKPOINT_EVERY=1",
+            "DATA_TRANSFORM.CROPSIZE=60",
+            "TEST.SLIDE_CROP=[64, 64]",
+            "EXP_NAME=whole",
+        ]
+    )
     try:
         train(cfg, run_of(cfg))
         whole = run_of(cfg).snapshots

@@ -72,9 +72,7 @@ def test_limits_of_control_groups_are_those_of_the_narrowest(monkeypatch):
     monkeypatch.setattr(module, "_lines", lambda path: content.get(path, []))
     found = environment(cfg)
     assert found["processors"]["limit of the container"] == "1.5 cores"
-    assert found["memory"] == {
-        "of the machine": None, "available": None, "swap": None, "limit of the container": "8.0 GB",
-    }  # fmt: skip
+    assert found["memory"] == {"of the machine": None, "available": None, "swap": None, "limit of the container": "8.0 GB"}
     content.clear()
     found = environment(cfg)
     assert found["processors"]["limit of the container"] == found["memory"]["limit of the container"] == "none"

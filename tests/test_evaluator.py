@@ -246,10 +246,17 @@ def matrix(counts: dict[tuple[str, str], int], num_classes: int = 16, extra_rows
 
 
 COUNTS = {
-    ("road", "road"): 60, ("road", "sidewalk"): 20, ("sidewalk", "sidewalk"): 20,
-    ("wall", "wall"): 10, ("wall", "building"): 30, ("building", "building"): 90,
-    ("car", "car"): 40, ("car", "bus"): 10, ("sky", "vegetation"): 5, ("vegetation", "vegetation"): 15,
-}  # fmt: skip
+    ("road", "road"): 60,
+    ("road", "sidewalk"): 20,
+    ("sidewalk", "sidewalk"): 20,
+    ("wall", "wall"): 10,
+    ("wall", "building"): 30,
+    ("building", "building"): 90,
+    ("car", "car"): 40,
+    ("car", "bus"): 10,
+    ("sky", "vegetation"): 5,
+    ("vegetation", "vegetation"): 15,
+}
 
 
 def test_one_matrix_gives_the_means_over_16_13_and_7_classes():
@@ -318,21 +325,25 @@ ROAD, CAR, TERRAIN, TRUCK, TRAIN, UNLABELLED = 7, 26, 22, 27, 31, 0  # Cityscape
 def cityscapes(tmp_path):
     """Two images of 8x4 that show, in red, the train id of 16 that `Answer` predicts; the labels hold all of these ids."""
     road, car, vegetation = (label_set(16).names.index(n) for n in ("road", "car", "vegetation"))
-    label = np.array(
-        [[ROAD] * 4 + [CAR] * 4, [TERRAIN] * 8, [TRUCK] * 4 + [TRAIN] * 4, [UNLABELLED] * 8], np.uint8
-    )
+    label = np.array([[ROAD] * 4 + [CAR] * 4, [TERRAIN] * 8, [TRUCK] * 4 + [TRAIN] * 4, [UNLABELLED] * 8], np.uint8)
     shown = np.array([[road] * 4 + [car] * 4, [vegetation] * 8, [car] * 8, [car] * 8], np.uint8)
     for name in ("ulm_000000_000019", "ulm_000001_000019"):
         for folder, end, array in (
-            ("leftImg8bit", "leftImg8bit", np.stack([shown] * 3, -1)), ("gtFine", "gtFine_labelIds", label),
-        ):  # fmt: skip
+            ("leftImg8bit", "leftImg8bit", np.stack([shown] * 3, -1)),
+            ("gtFine", "gtFine_labelIds", label),
+        ):
             path = tmp_path / folder / "val" / "ulm" / f"{name}_{end}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(array).save(path)
-    cfg_from_list([
-        f"DATA_DIRECTORY_TARGET={tmp_path}", "NUM_WORKERS=0", "TEST.INPUT_SIZE_TARGET=[8, 4]",
-        "TEST.BATCH_SIZE_TARGET=2", "GPU_ID=-1",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            f"DATA_DIRECTORY_TARGET={tmp_path}",
+            "NUM_WORKERS=0",
+            "TEST.INPUT_SIZE_TARGET=[8, 4]",
+            "TEST.BATCH_SIZE_TARGET=2",
+            "GPU_ID=-1",
+        ]
+    )
 
 
 def evaluated(rule: str, num_classes: int = 16) -> Evaluation:
@@ -352,9 +363,7 @@ def test_rule_count_takes_predictions_on_terrain_truck_and_train_as_errors(citys
     evaluation = evaluated("count")
     iou = dict(zip(label_set(16).names, evaluation.iou.tolist()))
     assert iou["road"] == 1.0 and iou["vegetation"] == 0.0
-    assert iou["car"] == pytest.approx(
-        4 / 12
-    )  # 8 pixels of truck and train an image; the unlabelled row is no error
+    assert iou["car"] == pytest.approx(4 / 12)  # 8 pixels of truck and train an image; the unlabelled row is no error
     assert evaluation.confusion.sum() == 2 * 24
 
 

@@ -203,8 +203,11 @@ def test_script_writes_a_page_from_a_snapshot_alone(tiny_cfg, tmp_path, monkeypa
     run_script("explore.py", "--checkpoint", "model_2.pth", "--pairs", 1)
     meta, (arrays,) = decoded((tmp_path / "explorer.html").read_text())
     assert meta["about"] == {
-        "network": TINY_NETWORK, "checkpoint": "model_2.pth", "source": "SYNTHIA, all", "target": "Cityscapes, train",
-    }  # fmt: skip
+        "network": TINY_NETWORK,
+        "checkpoint": "model_2.pth",
+        "source": "SYNTHIA, all",
+        "target": "Cityscapes, train",
+    }
     assert "truth" not in arrays and meta["alphas"] == [0.0, 0.5, 1.0]
 
 
@@ -281,7 +284,9 @@ def test_figures_by_class_are_those_of_the_cycles(browser, small):
     browser.open(path, "pair=1&level=classes")
     cycles, labels = prepared[1].cycles["classes", 0.5], prepared[1].pair.source.labels.flatten()
     truth = prepared[1].pair.target.labels.flatten()
-    rows = browser.value("[...document.querySelectorAll('#figures tbody tr')].map((r) => [r.dataset.class, ...[...r.cells].map((c) => c.innerText)])")
+    rows = browser.value(
+        "[...document.querySelectorAll('#figures tbody tr')].map((r) => [r.dataset.class, ...[...r.cells].map((c) => c.innerText)])"
+    )
     assert [row[0] for row in rows] == ["all", *map(str, sorted(set(labels.tolist()) - {255}))]
     for key, _, pixels, _, closed, correct, coverage in rows:
         own = labels != 255 if key == "all" else labels == int(key)
@@ -328,7 +333,11 @@ def test_keyboard_alone_reaches_everything(browser, small):
     order = []
     for _ in range(9):
         browser.key("Tab")
-        order.append(browser.value("document.activeElement.id || document.activeElement.closest('figure')?.id || document.activeElement.name"))
+        order.append(
+            browser.value(
+                "document.activeElement.id || document.activeElement.closest('figure')?.id || document.activeElement.name"
+            )
+        )
     assert order[:6] == ["theme", "pair", "level", "alpha", "source", "target"]
     browser.open(path)
     browser.value("document.querySelector('#source .cells').focus()")
@@ -352,7 +361,9 @@ def test_phone_shows_one_image_below_the_other_and_takes_taps(browser, small):
     try:
         browser.size(360, 740, phone=True)
         browser.open(path)
-        source, target = (browser.value(f"document.querySelector('#{s} .stage').getBoundingClientRect().toJSON()") for s in ("source", "target"))
+        source, target = (
+            browser.value(f"document.querySelector('#{s} .stage').getBoundingClientRect().toJSON()") for s in ("source", "target")
+        )
         assert target["y"] > source["y"] + source["height"] and source["width"] > 320
         assert browser.value("document.documentElement.scrollWidth") == 360
         browser.tap(*middle(browser, "source", 66, 16, 12))

@@ -196,6 +196,8 @@ def test_a_file_that_computes_something_else_is_not_written(segmenter):
 
 
 def test_options_of_a_test_that_are_left_out_are_named(segmenter, caplog):
-    made = dada.Segmenter.from_checkpoint(segmenter.checkpoints[0], device="cpu", options={"TEST.FLIP": True, "TEST.SCALES": [0.5, 1.0]})
+    made = dada.Segmenter.from_checkpoint(
+        segmenter.checkpoints[0], device="cpu", options={"TEST.FLIP": True, "TEST.SCALES": [0.5, 1.0]}
+    )
     export_module._warn_of_left_out(made)
     assert "TEST.FLIP, TEST.SCALES: not part of what is exported" in caplog.text and TINY_NETWORK == made.cfg.TRAIN.MODEL

@@ -30,9 +30,7 @@ def intended_waits(name: str) -> Counter[str]:
     """Where the host waits for a value, and how often; docs/performance.md says why."""
     if name in STEPS:
         steps = 2 if name.startswith("two steps") else 1
-        adversaries = {"AdvEnt": 2, "AdvEnt, association": 1}.get(
-            name, int("DADA" in name or "PLCA_adv" in name)
-        )
+        adversaries = {"AdvEnt": 2, "AdvEnt, association": 1}.get(name, int("DADA" in name or "PLCA_adv" in name))
         # Losses are finite: of the network, and of each discriminator. Then what the log shows, once.
         waits = Counter({f"{TRAINER} _check_finite": steps * (1 + adversaries), f"{TRAINER} iterate": 1})
         if "small maps" in name:  # the plain form lists the cycles that close, for features and for classes
@@ -44,19 +42,21 @@ def intended_waits(name: str) -> Counter[str]:
 
 
 # A batch: whether all predictions are classes, which pixels are labelled (twice), bincount's own look at the largest; the counts.
-EVALUATED = Counter(
-    {f"{EVALUATION}/metrics.py confusion_matrix": 4, "evaluation/evaluator.py evaluate": 1}
-)
+EVALUATED = Counter({f"{EVALUATION}/metrics.py confusion_matrix": 4, "evaluation/evaluator.py evaluate": 1})
 OTHERS = {
     "prediction": Counter({"segmenter.py own_size": 6}),  # of two images: ids, confidence, probabilities
-    "criteria": Counter({
-        f"{EVALUATION}/criteria.py label_free_criteria": 3,  # at the end of all images
-    }),
+    "criteria": Counter(
+        {
+            f"{EVALUATION}/criteria.py label_free_criteria": 3  # at the end of all images
+        }
+    ),
     "closure": Counter({"evaluation/cycle_closure.py cycle_closure": 5}),
     "export": Counter(),
-    "batch norm statistics": Counter({"model/timm_encoder.py forward": 34}),  # torch reads the count of each layer for a plain mean
+    "batch norm statistics": Counter(
+        {"model/timm_encoder.py forward": 34}
+    ),  # torch reads the count of each layer for a plain mean
     "check before saving": Counter({"training/post_mortem.py not_finite": 4}),  # one a tensor of the network
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,7 @@ def noted(pytestconfig) -> dict[str, dict]:
     try:
         fake_cuda.build(folder)
     except subprocess.CalledProcessError as error:
-        pytest.skip(
-            f"fake CUDA does not compile with the headers of torch {torch.__version__}: {error.stderr[:300]}"
-        )
+        pytest.skip(f"fake CUDA does not compile with the headers of torch {torch.__version__}: {error.stderr[:300]}")
     paths = [str(TESTS_FOLDER.parent), str(TESTS_FOLDER), os.environ.get("PYTHONPATH", "")]
     done = subprocess.run(
         [sys.executable, "-m", "fake_cuda", str(folder)],
@@ -91,10 +89,7 @@ def test_the_host_waits_for_a_gpu_only_where_that_is_meant(name, noted):
     places = {place: f"{line} ({place.rpartition(' ')[2]})" for place, line in found["lines"].items()}
     copies = [f"{count} at {places.get(place, place)}" for place, count in found["copies"].items()]
     assert not copies, f"copies to the device that the host waits for: {', '.join(copies)}"
-    surplus, missing = (
-        Counter(found["waits"]) - intended_waits(name),
-        intended_waits(name) - Counter(found["waits"]),
-    )
+    surplus, missing = (Counter(found["waits"]) - intended_waits(name), intended_waits(name) - Counter(found["waits"]))
     waits = [f"{count} at {places.get(place, place)}" for place, count in surplus.items()]
     assert not waits, f"waits for values of the device that are not meant: {', '.join(waits)}"
     assert not missing, f"waits that are stated here and do not happen: {dict(missing)}"

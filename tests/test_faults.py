@@ -171,10 +171,16 @@ def test_a_post_mortem_goes_with_the_run_that_wrote_it(explodes, monkeypatch):
     assert (explodes / "former_1" / "post_mortem_3.pth").exists() and not (explodes / "post_mortem_3.pth").exists()
 
 
-@pytest.mark.parametrize("content, message", [
-    (b"", "is damaged"), (b"PK\x03\x04 no archive", "is damaged"), (None, "does not exist; expected a"),
-    ({"format": 1, "iter": 3}, "lacks cfg, device, .*: it is no post-mortem"), ([1], "lacks .*: it is no post-mortem"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"", "is damaged"),
+        (b"PK\x03\x04 no archive", "is damaged"),
+        (None, "does not exist; expected a"),
+        ({"format": 1, "iter": 3}, "lacks cfg, device, .*: it is no post-mortem"),
+        ([1], "lacks .*: it is no post-mortem"),
+    ],
+)
 def test_a_file_that_is_no_post_mortem_is_refused(tmp_path, content, message):
     path = tmp_path / "post_mortem_3.pth"
     if isinstance(content, bytes):
@@ -329,12 +335,16 @@ def message_of(error: BaseException) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize("error, asked", [
-    (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
-    (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes. Error"), "8 GB"),
-    (MemoryError("Unable to allocate 7.45 GiB for an array"), "7.45 GiB"), (MemoryError(), None),
-    (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "error, asked",
+    [
+        (torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has"), "2.00 GiB"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8000000000 bytes. Error"), "8 GB"),
+        (MemoryError("Unable to allocate 7.45 GiB for an array"), "7.45 GiB"),
+        (MemoryError(), None),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), None),
+    ],
+)
 def test_every_way_to_run_out_of_memory_is_one_message(error, asked):
     text = message_of(error)
     assert text.startswith("out of memory on ") and (asked is None) == ("were asked for" not in text)
@@ -343,9 +353,7 @@ def test_every_way_to_run_out_of_memory_is_one_message(error, asked):
 
 def test_the_message_lists_what_to_lower_with_the_figures_of_the_run(monkeypatch):
     monkeypatch.setattr(memory, "_host_total", lambda: 8_000_000_000)
-    cfg_from_list([
-        "TRAIN.BATCH_SIZE_SOURCE=4", "TRAIN.BATCH_SIZE_TARGET=2", "TRAIN.ITER_SIZE=3", "TRAIN.BF16=True", "GPU_ID=-1",
-    ])  # fmt: skip
+    cfg_from_list(["TRAIN.BATCH_SIZE_SOURCE=4", "TRAIN.BATCH_SIZE_TARGET=2", "TRAIN.ITER_SIZE=3", "TRAIN.BF16=True", "GPU_ID=-1"])
     text = message_of(MemoryError())
     assert re.match(r"out of memory on the host \(8\.0 GB, this process used up to \d+\.\d GB\)\.\n", text)
     assert "4 source and 2 target images" in text and "DeepLabv2 computes" in text
@@ -355,10 +363,14 @@ def test_the_message_lists_what_to_lower_with_the_figures_of_the_run(monkeypatch
         "  TRAIN.INPUT_SIZE_SOURCE, TRAIN.INPUT_SIZE_TARGET (now 1280x760 and 1024x512)",
         "  TRAIN.MODEL (now DeepLabv2)",
     ]
-    cfg_from_list([
-        "TRAIN.BATCH_SIZE_SOURCE=3", "TRAIN.BF16=False", "TRAIN.MODEL=timm:convnext_tiny",
-        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "TRAIN.BATCH_SIZE_SOURCE=3",
+            "TRAIN.BF16=False",
+            "TRAIN.MODEL=timm:convnext_tiny",
+            "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
+        ]
+    )
     assert [line.split(":")[0] for line in message_of(MemoryError()).splitlines()[2:-1]] == [
         "  TRAIN.RECOMPUTE=True (now False)",
         "  TRAIN.BF16=True (now False)",
@@ -378,11 +390,17 @@ def test_the_advice_on_batches_keeps_the_images_of_an_update():
     assert "TRAIN.BATCH_SIZE_SOURCE=2 TRAIN.BATCH_SIZE_TARGET=3 TRAIN.ITER_SIZE=6 (now 6, 9, 2)" in message_of(MemoryError())
 
 
-@pytest.mark.parametrize("text, cause", [
-    ("DataLoader worker (pid 7) is killed by signal: Killed. ", "The system ended it"),
-    ("DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
-     "memory. Please try to raise your shared memory limit.", "/dev/shm is full"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, cause",
+    [
+        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "The system ended it"),
+        (
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
+            "memory. Please try to raise your shared memory limit.",
+            "/dev/shm is full",
+        ),
+    ],
+)
 def test_a_loader_process_without_memory_is_another_matter(text, cause):
     message = message_of(RuntimeError(text))
     assert cause in message and message.endswith("  NUM_WORKERS (now 4 for each domain); 0 loads in the training process")

@@ -41,10 +41,7 @@ def test_a_panel_shows_every_column_in_the_colours_of_the_classes(tmp_path):
     path = tmp_path / "out" / "panel.png"
     save_figure(draw_panel([shown], {"adapted": [prediction]}, TORCHVISION_RGB, label_set(16)), path)
     pixels = np.asarray(Image.open(path).convert("RGB"))
-    areas = {
-        name: (pixels == palette[k]).all(-1).sum()
-        for name, k in (("person", person), ("car", car), ("bus", 13))
-    }
+    areas = {name: (pixels == palette[k]).all(-1).sum() for name, k in (("person", person), ("car", car), ("bus", 13))}
     # Label and prediction fill a panel each; a class that is not shown has its patch in the legend only.
     assert min(areas["person"], areas["car"]) > 20 * areas["bus"] > 0
     assert [p.name for p in path.parent.iterdir()] == ["panel.png"]

@@ -110,8 +110,11 @@ def photos(root, split="val", **options):
 def test_images_masks_and_depth_are_paired_by_what_the_wildcards_stand_for(orchard):
     dataset = rendered(orchard, with_depth=True)
     assert [sample.name for sample in dataset] == [
-        "views/row1/tree_000.png", "views/row1/tree_001.png", "views/row2/tree_000.png", "views/row2/tree_001.png",
-    ]  # fmt: skip
+        "views/row1/tree_000.png",
+        "views/row1/tree_001.png",
+        "views/row2/tree_000.png",
+        "views/row2/tree_001.png",
+    ]
     for number, sample in enumerate(dataset):
         np.testing.assert_array_equal(sample.label, truth(number))
         assert (sample.depth == np.float32(65536) / (100 * number + 1)).all()
@@ -141,24 +144,30 @@ def test_a_mask_of_0_and_255_may_map_255_to_a_class(tmp_path):
     mask = np.where(truth(1) == 0, 0, 255).astype(np.uint8)
     save(tmp_path / "masks/1.png", mask)
     dataset = Folder(
-        tmp_path, transform=PLAIN, classes=own_classes(("ground", "leaf")), images="images/*", labels="masks/*",
+        tmp_path,
+        transform=PLAIN,
+        classes=own_classes(("ground", "leaf")),
+        images="images/*",
+        labels="masks/*",
         label_map={"0": "ground", "255": "leaf"},
-    )  # fmt: skip
+    )
     np.testing.assert_array_equal(dataset[0].label, mask // 255)
 
 
 def test_the_built_in_label_sets_serve_too(tmp_path):
     save_image(tmp_path / "images/1.png", 1)
     save(tmp_path / "masks/1.png", np.full(SIZE, 7, dtype=np.uint8))
-    dataset = Folder(
-        tmp_path, "", 19, transform=PLAIN, images="images/*", labels="masks/*", label_map={"7": "bicycle"}
-    )
+    dataset = Folder(tmp_path, "", 19, transform=PLAIN, images="images/*", labels="masks/*", label_map={"7": "bicycle"})
     assert (dataset[0].label == 18).all() and dataset.num_classes == 19
 
 
 def test_an_info_file_gives_classes_and_map(orchard, tmp_path):
-    info = {"classes": 2, "label": ["green", "other"], "palette": [[0, 9, 0], [9, 0, 0]],
-            "label2train": [[10, 0], [20, 1], [30, 1], [0, 255]]}  # fmt: skip
+    info = {
+        "classes": 2,
+        "label": ["green", "other"],
+        "palette": [[0, 9, 0], [9, 0, 0]],
+        "label2train": [[10, 0], [20, 1], [30, 1], [0, 255]],
+    }
     (tmp_path / "info.json").write_text(json.dumps(info))
     dataset = photos(orchard, classes=None, label_map={}, info=tmp_path / "info.json")
     assert dataset.classes.names == ("green", "other")
@@ -407,13 +416,23 @@ ROOT = Path(__file__).parent.parent
 def tiny_run(data, tmp_path):
     """What makes a run of seconds out of a YAML for the orchard."""
     return [
-        f"DATA_DIRECTORY_SOURCE={data / 'rendered'}", f"DATA_DIRECTORY_TARGET={data / 'photos'}",
-        f"EXP_ROOT={tmp_path / 'runs'}", "NUM_WORKERS=0", "GPU_ID=-1", f"TRAIN.MODEL={TINY_NETWORK}",
-        "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=2", "TRAIN.CONTRASTIVE_START=0",
-        "TRAIN.BATCH_SIZE_SOURCE=2", "TRAIN.BATCH_SIZE_TARGET=2", "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False",
-        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True", "DATA_TRANSFORM.LOADSIZE=32", "DATA_TRANSFORM.CROPSIZE=32",
+        f"DATA_DIRECTORY_SOURCE={data / 'rendered'}",
+        f"DATA_DIRECTORY_TARGET={data / 'photos'}",
+        f"EXP_ROOT={tmp_path / 'runs'}",
+        "NUM_WORKERS=0",
+        "GPU_ID=-1",
+        f"TRAIN.MODEL={TINY_NETWORK}",
+        "TRAIN.RESTORE_FROM=",
+        "TRAIN.MAX_ITERS=2",
+        "TRAIN.CONTRASTIVE_START=0",
+        "TRAIN.BATCH_SIZE_SOURCE=2",
+        "TRAIN.BATCH_SIZE_TARGET=2",
+        "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False",
+        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
+        "DATA_TRANSFORM.LOADSIZE=32",
+        "DATA_TRANSFORM.CROPSIZE=32",
         "TEST.INPUT_SIZE_TARGET=[32, 32]",
-    ]  # fmt: skip
+    ]
 
 
 def yaml_of_the_page():

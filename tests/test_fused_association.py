@@ -29,10 +29,7 @@ from dada.domain_adaptation.association import (
     streamed_loss,
     tiles,
 )
-from dada.domain_adaptation.contrastive_learning import (
-    cycle_association_loss,
-    find_cycles,
-)
+from dada.domain_adaptation.contrastive_learning import cycle_association_loss, find_cycles
 from dada.matmul_precision import full_float32_products
 
 METRICS = pytest.mark.parametrize("metric", ["cos", "kl"])
@@ -65,9 +62,7 @@ def traced(monkeypatch):
 def compiled_with(backend, monkeypatch):
     """Returns the epilogues, which come as they are used."""
     compiled = {}
-    monkeypatch.setattr(
-        form, "_compiled", lambda f: compiled.setdefault(f, form.Compiled(f, backend=backend))
-    )
+    monkeypatch.setattr(form, "_compiled", lambda f: compiled.setdefault(f, form.Compiled(f, backend=backend)))
     monkeypatch.setattr(form, "can_compile", lambda device: True)
     return compiled
 
@@ -277,9 +272,7 @@ def test_each_kind_of_epilogue_is_compiled_once_for_each_setting_of_products(sta
     assert not any(epilogue.given_up for epilogue in compiled.values()) and not said(caplog)
 
 
-def test_more_versions_than_torch_keeps_are_reported_once_and_computed_all_the_same(
-    static, monkeypatch, caplog
-):
+def test_more_versions_than_torch_keeps_are_reported_once_and_computed_all_the_same(static, monkeypatch, caplog):
     compiled = compiled_with("eager", monkeypatch)
     case = random_case(0, 2, 5, (5, 6), (6, 4), "cos")
     try:
@@ -327,9 +320,7 @@ def test_auto_takes_the_fused_form_once_it_was_found_right(metric, like_cuda, ea
         patch.setattr(check, "_differences", None)  # is not asked again
         assert auto_form(metric) == auto_form(metric, torch.bfloat16) == "fused"  # computed in float32
     assert auto_form(metric, torch.float64) == "fused"
-    assert list(check._passed) == [
-        (torch.device("cpu"), metric, dtype) for dtype in (torch.float32, torch.float64)
-    ]
+    assert list(check._passed) == [(torch.device("cpu"), metric, dtype) for dtype in (torch.float32, torch.float64)]
     assert not said(caplog)
 
 
@@ -342,9 +333,7 @@ EPILOGUES = [
 
 
 @pytest.mark.parametrize("module, name, metric", EPILOGUES)
-def test_auto_refuses_kernels_that_err_in_one_row(
-    module, name, metric, like_cuda, eager, monkeypatch, caplog
-):
+def test_auto_refuses_kernels_that_err_in_one_row(module, name, metric, like_cuda, eager, monkeypatch, caplog):
     right = getattr(module, name)
 
     def wrong(*arguments):
@@ -463,9 +452,7 @@ def test_the_operators_keep_the_contract_of_torch(metric, needs, uncompiled):
     torch.library.opcheck(operators.aggregate, (target, metric, 0.5, True))
     torch.library.opcheck(operators.follow_cycles, (source, target, metric, True))
     mixed, *softmax = (x.detach() for x in operators.aggregate(target, metric, 0.5, True))
-    torch.library.opcheck(
-        operators.aggregate_backward, (target.detach(), mixed, *softmax, mixed, metric, 0.5, True)
-    )
+    torch.library.opcheck(operators.aggregate_backward, (target.detach(), mixed, *softmax, mixed, metric, 0.5, True))
 
 
 class Model(torch.nn.Module):
@@ -482,11 +469,7 @@ class Model(torch.nn.Module):
         if self.options["metric"] == "kl":
             source, target = source.softmax(1), target.softmax(1)
         result = cycle_association_loss(source, target, labels, **self.options)
-        return (
-            3 * result.loss,
-            result.closed,
-            find_cycles(source, target, labels, **self.options).closed,
-        )
+        return (3 * result.loss, result.closed, find_cycles(source, target, labels, **self.options).closed)
 
 
 @METRICS
@@ -573,10 +556,7 @@ def test_products_that_decide_an_argmax_leave_tf32_out_and_put_the_setting_back(
         torch.set_float32_matmul_precision("highest")
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.backends.cuda.matmul, "fp32_precision"),
-    reason="this torch has one name for the setting",
-)
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="this torch has one name for the setting")
 def test_the_newer_name_of_the_setting_is_respected_as_well():
     matmul = torch.backends.cuda.matmul
     matmul.fp32_precision = "tf32"
@@ -603,9 +583,7 @@ def test_half_products_round_the_operands_and_nothing_else(halves):
     got = products.mm(a, b.bfloat16())
     assert got.dtype == torch.float32
     torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(
-        products.addmm_(total.clone(), a, b).double(), total.double() + want, rtol=1e-6, atol=1e-6
-    )
+    torch.testing.assert_close(products.addmm_(total.clone(), a, b).double(), total.double() + want, rtol=1e-6, atol=1e-6)
     assert products.mm(a.double(), b.double()).equal(a.double() @ b.double())
 
 

@@ -37,13 +37,7 @@ from dada.dataset.mapillary import _names_in
 from dada.dataset.masks import read_color_numbers
 from dada.label_sets import label_set_from_info
 from dada.model.weight_files import read_weights
-from dada.training.checkpoint import (
-    check_unchanged,
-    find_checkpoint,
-    fixed_options,
-    must_fit,
-    read_checkpoint,
-)
+from dada.training.checkpoint import check_unchanged, find_checkpoint, fixed_options, must_fit, read_checkpoint
 from dada.training.post_mortem import read_post_mortem
 from dada.training.rng import rng_state, set_rng_state
 
@@ -81,9 +75,10 @@ def fuzz(examples: int) -> Callable:
 
     def decorate(test: Callable) -> Callable:
         common = {
-            "database": None, "deadline": None,
+            "database": None,
+            "deadline": None,
             "suppress_health_check": [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
-        }  # fmt: skip
+        }
 
         @pytest.mark.parametrize("length", ["short", pytest.param("long", marks=pytest.mark.slow)])
         def both(length, *args, **kwargs):
@@ -122,11 +117,15 @@ def read_or_refused(read: Callable[[], object], path: Path) -> object:
 
 # --- what is drawn -------------------------------------------------------------------------------------------
 
-EXTREMES = [struct.pack(order + kind, value) for order in "<>" for kind, value in (
-    ("H", 0xFFFF), ("I", 0), ("I", 0x7FFFFFFF), ("I", 0xFFFFFFFF), ("Q", 2**62), ("Q", 2**64 - 1),
-)]  # fmt: skip
+EXTREMES = [
+    struct.pack(order + kind, value)
+    for order in "<>"
+    for kind, value in (("H", 0xFFFF), ("I", 0), ("I", 0x7FFFFFFF), ("I", 0xFFFFFFFF), ("Q", 2**62), ("Q", 2**64 - 1))
+]
 CHUNKS = st.one_of(
-    st.binary(max_size=40), st.sampled_from(EXTREMES), st.sampled_from([b"\0" * 64, b"\xff" * 64, b"PK\3\4", b"PK\1\2", b"\x80\2"])
+    st.binary(max_size=40),
+    st.sampled_from(EXTREMES),
+    st.sampled_from([b"\0" * 64, b"\xff" * 64, b"PK\3\4", b"PK\1\2", b"\x80\2"]),
 )
 PLACES = st.floats(0, 1, exclude_max=True)
 CHANGES = st.one_of(
@@ -160,21 +159,24 @@ def damaged(*whole: bytes) -> st.SearchStrategy[bytes]:
     """One of the files with a few changes, mostly near its beginning, where formats keep what they are about; or noise."""
     places = st.lists(CHANGES, min_size=1, max_size=4)
     early = places.map(lambda changes: [(kind, place**4, what) for kind, place, what in changes])
-    return st.one_of(
-        st.builds(changed, st.sampled_from(whole), st.one_of(places, early)), st.binary(max_size=200)
-    )
+    return st.one_of(st.builds(changed, st.sampled_from(whole), st.one_of(places, early)), st.binary(max_size=200))
 
 
 PLAIN = st.recursive(
     st.one_of(
-        st.none(), st.booleans(), st.integers(-3, 300), st.integers(), st.floats(), st.text(max_size=8),
+        st.none(),
+        st.booleans(),
+        st.integers(-3, 300),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=8),
         st.sampled_from([10**400, -(2**63), "\0", "\ud800", "1e400", "road"]),
     ),
     lambda inner: st.one_of(
         st.lists(inner, max_size=5), st.dictionaries(st.one_of(st.text(max_size=5), st.integers(), st.none()), inner, max_size=4)
     ),
     max_leaves=12,
-)  # fmt: skip
+)
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -193,10 +195,19 @@ def png(bits: int, channels: int, seed: int = 0) -> bytes:
 
 NOISE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (12, 16, 3), dtype=np.uint8))
 PICTURES = [
-    png(8, 3), png(16, 1), png(16, 4), saved(NOISE.quantize(8), "PNG"), saved(NOISE, "JPEG"), saved(NOISE, "BMP"),
-    saved(NOISE, "GIF"), saved(NOISE, "TIFF", compression="tiff_lzw"), saved(NOISE.convert("CMYK"), "TIFF"),
-    saved(NOISE, "WEBP"), saved(NOISE, "PPM"), saved(NOISE.convert("L"), "PNG"),
-]  # fmt: skip
+    png(8, 3),
+    png(16, 1),
+    png(16, 4),
+    saved(NOISE.quantize(8), "PNG"),
+    saved(NOISE, "JPEG"),
+    saved(NOISE, "BMP"),
+    saved(NOISE, "GIF"),
+    saved(NOISE, "TIFF", compression="tiff_lzw"),
+    saved(NOISE.convert("CMYK"), "TIFF"),
+    saved(NOISE, "WEBP"),
+    saved(NOISE, "PPM"),
+    saved(NOISE.convert("L"), "PNG"),
+]
 
 
 # --- pictures ------------------------------------------------------------------------------------------------
@@ -295,7 +306,7 @@ def test_names_in_an_archive_cannot_be_too_deep_or_lead_out_of_it(tmp_path):
 
 # --- text ----------------------------------------------------------------------------------------------------
 
-LISTS = ["a.png\nb.png b_label.png\n# c\n".encode(), "Straße 1.png\tmask.png\n".encode(), "a.png\n".encode("utf-16")]
+LISTS = [b"a.png\nb.png b_label.png\n# c\n", "Straße 1.png\tmask.png\n".encode(), "a.png\n".encode("utf-16")]
 
 
 @fuzz(150)
@@ -343,7 +354,7 @@ def test_a_configuration_is_read_or_refused(tmp_path, content):
     inner=st.dictionaries(st.sampled_from(["MAX_ITERS", "LEARNING_RATE", "NAMES", "COLORS", "SCALES", "LABEL_MAP"]), PLAIN),
 )
 def test_values_of_any_type_are_read_or_refused(tmp_path, values, inner):
-    values |= {name: inner for name in ("TRAIN", "CLASSES", "FOLDER_SOURCE")}
+    values |= dict.fromkeys(("TRAIN", "CLASSES", "FOLDER_SOURCE"), inner)
     config.reset()
     read_or_refused(lambda: cfg_from_dict(values, "a file"), "a file")
     path = tmp_path / "run.yml"
@@ -414,9 +425,11 @@ def test_an_override_is_read_or_refused(text):
 
 
 INFO = {
-    "classes": 3, "label": ["road", "car", "sky"], "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
+    "classes": 3,
+    "label": ["road", "car", "sky"],
+    "palette": [[1, 2, 3], [4, 5, 6], [7, 8, 9]],
     "label2train": [[-1, 255], [0, 0], [1, 1], [2, 2]],
-}  # fmt: skip
+}
 MAPILLARY = {"labels": [{"name": "construction--flat--road", "readable": "Road"}, {"name": "nature--sky"}]}
 
 
@@ -467,7 +480,11 @@ def torch_bytes(content: object, **options) -> bytes:
     return out.getvalue()
 
 
-WEIGHTS = [torch_bytes(STATE), torch_bytes({"state_dict": STATE, "cfg": {}}), torch_bytes(STATE, _use_new_zipfile_serialization=False)]
+WEIGHTS = [
+    torch_bytes(STATE),
+    torch_bytes({"state_dict": STATE, "cfg": {}}),
+    torch_bytes(STATE, _use_new_zipfile_serialization=False),
+]
 
 
 @fuzz(250)
@@ -498,11 +515,15 @@ def safetensors(header: bytes, content: bytes = b"\0" * 8) -> bytes:
         struct.pack("<Q", 2**62) + b"{}",
         safetensors(b'{"a": {"dtype": "F32", "shape": [1000000000000], "data_offsets": [0, 8]}}'),
         safetensors(b'{"a": {"dtype": "F99", "shape": [2], "data_offsets": [0, 8]}}'),
-        safetensors(b'{"__metadata__": {"dada_cfg": "' + b"[" * 50_000 + b'"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'),
+        safetensors(
+            b'{"__metadata__": {"dada_cfg": "'
+            + b"[" * 50_000
+            + b'"}, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}'
+        ),
         safetensors(b"[" * 100_000),
     ],
     ids=["header", "shape", "type", "metadata", "deep"],
-)  # fmt: skip
+)
 def test_safetensors_made_to_do_harm_are_refused(tmp_path, content):
     path = tmp_path / "model.safetensors"
     path.write_bytes(content)
@@ -554,11 +575,7 @@ def test_weights_that_unpack_to_gigabytes_are_refused(tmp_path):
             assert read_or_refused(lambda: read(path), path) is None, name
 
 
-@pytest.mark.parametrize(
-    "tensor",
-    [torch.empty(3, device="meta"), torch.eye(3).to_sparse()],
-    ids=["meta", "sparse"],
-)
+@pytest.mark.parametrize("tensor", [torch.empty(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])
 def test_tensors_that_no_network_takes_are_no_weights(tmp_path, tensor):
     path = tmp_path / "model.pth"
     torch.save({"weight": tensor}, path)

@@ -13,12 +13,7 @@ pytestmark = pytest.mark.gpu
 
 # What products are rounded to: the norm of the error of a gradient over that of the gradient, and the error of the loss.
 # TF32 keeps 10 bits of a factor and bfloat16 7, and the contrast of a row multiplies the error of a similarity by about 10.
-LIMITS = {
-    "float64": (1e-8, 1e-9),
-    "highest": (1e-4, 1e-5),
-    "high": (3e-2, 1e-2),
-    "medium": (1e-1, 3e-2),
-}
+LIMITS = {"float64": (1e-8, 1e-9), "highest": (1e-4, 1e-5), "high": (3e-2, 1e-2), "medium": (1e-1, 3e-2)}
 TILED = ("streaming", "fused")
 
 
@@ -44,9 +39,7 @@ def products(precision):
 @pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("metric", ["cos", "kl"])
 @pytest.mark.parametrize("impl", ["dense", *TILED])
-def test_loss_and_gradients_are_those_of_float64_up_to_rounding(
-    impl, metric, precision, device, record_property
-):
+def test_loss_and_gradients_are_those_of_float64_up_to_rounding(impl, metric, precision, device, record_property):
     if impl == "fused" and device.type == "cpu":
         pytest.skip("takes a minute to compile for a CPU, and has tests of its own for it")
     if impl == "dense" and precision in ("high", "medium"):
@@ -71,9 +64,7 @@ def test_loss_and_gradients_are_those_of_float64_up_to_rounding(
 
 @pytest.mark.parametrize("precision", LIMITS)
 @pytest.mark.parametrize("metric", ["cos", "kl"])
-def test_aggregation_is_that_of_float64_up_to_rounding(
-    metric, precision, device, record_property, monkeypatch
-):
+def test_aggregation_is_that_of_float64_up_to_rounding(metric, precision, device, record_property, monkeypatch):
     target = random_case(0, 2, 24, (30, 23), (21, 29), metric)[1]
     want = spatial_aggregation(target, metric=metric)
     monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)  # in tiles, as maps of a network are
@@ -93,6 +84,4 @@ def test_half_precision_features_are_associated_in_float32(device):
     torch.testing.assert_close(got.loss, want.loss, rtol=1e-5, atol=0)
     for grad, want_grad in zip(grads, want_grads):
         assert grad.dtype == torch.bfloat16
-        torch.testing.assert_close(
-            grad.float(), want_grad, rtol=1e-2, atol=1e-3 * want_grad.abs().max().item()
-        )
+        torch.testing.assert_close(grad.float(), want_grad, rtol=1e-2, atol=1e-3 * want_grad.abs().max().item())

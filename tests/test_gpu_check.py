@@ -149,12 +149,8 @@ def test_the_command_runs_the_sections_that_it_is_told_and_writes_the_tables(tmp
 def programs(tmp_path, texts: dict[str, str], total: float, **fields) -> dict[str, str]:
     from gpu_check import plan, runner
 
-    sections = [
-        plan.Section(name, "", fields.get("seconds", 60), "", needs=fields.get("needs", ())) for name in texts
-    ]
-    return runner.run_sections(
-        sections, lambda section, _: [sys.executable, "-c", texts[section.name]], tmp_path, total
-    )
+    sections = [plan.Section(name, "", fields.get("seconds", 60), "", needs=fields.get("needs", ())) for name in texts]
+    return runner.run_sections(sections, lambda section, _: [sys.executable, "-c", texts[section.name]], tmp_path, total)
 
 
 def test_sections_pass_fail_and_are_skipped_by_what_their_process_says(tmp_path, capsys):
@@ -170,9 +166,7 @@ def test_sections_pass_fail_and_are_skipped_by_what_their_process_says(tmp_path,
 
 
 def test_a_section_whose_packages_are_not_installed_is_skipped(tmp_path):
-    assert programs(tmp_path, {"section": "raise SystemExit(1)"}, 60, needs=("no_such_package",)) == {
-        "section": "skipped"
-    }
+    assert programs(tmp_path, {"section": "raise SystemExit(1)"}, 60, needs=("no_such_package",)) == {"section": "skipped"}
     assert "no_such_package; --wheels DIR" in results(tmp_path)[0]["reason"]
 
 
@@ -207,14 +201,7 @@ def test_limits_leave_room_for_the_timed_sections_under_nine_minutes():
 def test_tables_have_a_row_for_each_result_and_show_what_failed(tmp_path, capsys):
     import gpu
 
-    step = {
-        "variant": "plain",
-        "images/s": 20.25,
-        "waiting": 0.01,
-        "peak MB": 33000.0,
-        "time ratio": 0.5,
-        "memory ratio": 0.25,
-    }
+    step = {"variant": "plain", "images/s": 20.25, "waiting": 0.01, "peak MB": 33000.0, "time ratio": 0.5, "memory ratio": 0.25}
     rows = [
         {"section": "run", "small": True},
         {"section": "ResNet-101", "precision": "highest", "steps": [step]},
@@ -226,26 +213,9 @@ def test_tables_have_a_row_for_each_result_and_show_what_failed(tmp_path, capsys
             "impl": "fused",
             "failed": "OutOfMemoryError: a | b",
         },
-        {
-            "section": "tests",
-            "test": "test_a.py::test_x[cos-1]",
-            "outcome": "passed",
-            "error of the loss": 1e-6,
-        },
-        {
-            "section": "tests",
-            "test": "test_a.py::test_x[kl-1]",
-            "outcome": "passed",
-            "error of the loss": 2e-6,
-        },
-        {
-            "section": "CamVid",
-            "from": "ImageNet",
-            "iterations": 900,
-            "training s": 80.0,
-            "test s": 9.0,
-            "mIoU": {"11": 51.26},
-        },
+        {"section": "tests", "test": "test_a.py::test_x[cos-1]", "outcome": "passed", "error of the loss": 1e-6},
+        {"section": "tests", "test": "test_a.py::test_x[kl-1]", "outcome": "passed", "error of the loss": 2e-6},
+        {"section": "CamVid", "from": "ImageNet", "iterations": 900, "training s": 80.0, "test s": 9.0, "mIoU": {"11": 51.26}},
         {"section": "CamVid", "ended": "passed", "seconds": 90.0, "reason": ""},
     ]
     path = tmp_path / "results.jsonl"
@@ -276,23 +246,15 @@ def test_functions_of_losses_take_their_tensors_to_the_device_and_bring_results_
     assert on_device(lambda x: 1, meta)(x) == 1
     with pytest.raises(NotImplementedError):  # a tensor on meta has no values to bring back
         on_device(loss, meta)(x, weight=weight)
-    on_device(loss, meta)(
-        x.to(meta), weight=weight
-    )  # what is there already is not moved, and a mixture is not mended
+    on_device(loss, meta)(x.to(meta), weight=weight)  # what is there already is not moved, and a mixture is not mended
     assert seen == [("meta", "meta"), ("meta", "cpu")]
 
 
 def test_every_test_marked_gpu_is_one_that_make_gpu_runs():
     from gpu_check.tests import gpu_files
 
-    assert {Path(f).name for f in gpu_files()} >= {
-        "test_gpu_association.py",
-        "test_gpu_training.py",
-        "test_fused_association.py",
-    }
+    assert {Path(f).name for f in gpu_files()} >= {"test_gpu_association.py", "test_gpu_training.py", "test_fused_association.py"}
     marked = {
-        f.name
-        for f in (ROOT / "tests").glob("test_*.py")
-        if f.name != Path(__file__).name and "mark.gpu" in f.read_text("utf-8")
+        f.name for f in (ROOT / "tests").glob("test_*.py") if f.name != Path(__file__).name and "mark.gpu" in f.read_text("utf-8")
     }
     assert marked <= {Path(f).name for f in gpu_files()}

@@ -33,9 +33,7 @@ def test_gradients_that_pass_through_the_group_are_those_that_do_not(group, devi
     joined = copy.deepcopy(alone)
     image = torch.randn(2, 3, 32, 40).to(device)
     alone(image).logits.square().mean().backward()
-    monkeypatch.setattr(
-        distributed, "world_size", lambda: 2
-    )  # or one process would not go through the group at all
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)  # or one process would not go through the group at all
     losses = distributed.with_joint_gradients(lambda image: joined(image).logits.square().mean(), joined)
     losses(image).backward()
     for (name, want), got in zip(alone.named_parameters(), joined.parameters()):

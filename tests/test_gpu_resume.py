@@ -25,49 +25,23 @@ SECONDS = 150
 class Runs:
     def __init__(self, city: Path, out: Path) -> None:
         self._options = [
-            *(
-                o
-                for o in tiny_options(city, out)
-                if not o.startswith(("GPU_ID", "EXP_NAME", "TRAIN.MAX_ITERS"))
-            ),
+            *(o for o in tiny_options(city, out) if not o.startswith(("GPU_ID", "EXP_NAME", "TRAIN.MAX_ITERS"))),
             *options(DEVICE),
-            *(
-                "TRAIN.DA_METHOD=MinEnt",
-                "TRAIN.OPTIMIZER=AdamW",
-                "TRAIN.LEARNING_RATE=0.001",
-                "TRAIN.RESTORE_FROM=",
-            ),
+            *("TRAIN.DA_METHOD=MinEnt", "TRAIN.OPTIMIZER=AdamW", "TRAIN.LEARNING_RATE=0.001", "TRAIN.RESTORE_FROM="),
             *("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=1"),
-            *(
-                f"TRAIN.MAX_ITERS={ITERATIONS}",
-                f"TRAIN.SAVE_PRED_EVERY={ITERATIONS}",
-                f"TRAIN.CHECKPOINT_EVERY={EVERY}",
-            ),
+            *(f"TRAIN.MAX_ITERS={ITERATIONS}", f"TRAIN.SAVE_PRED_EVERY={ITERATIONS}", f"TRAIN.CHECKPOINT_EVERY={EVERY}"),
         ]
         self._out = out
 
     def start(self, name: str, *more: str) -> subprocess.Popen:
-        command = [
-            sys.executable,
-            "scripts/train.py",
-            "--cfg",
-            "toycity.yml",
-            "--set",
-            *self._options,
-            f"EXP_NAME={name}",
-            *more,
-        ]
-        return subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        command = [sys.executable, "scripts/train.py", "--cfg", "toycity.yml", "--set", *self._options, f"EXP_NAME={name}", *more]
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
     def folder(self, name: str) -> Path:
         return self._out / "snapshots" / name
 
     def weights(self, name: str) -> torch.Tensor:
-        state = torch.load(
-            self.folder(name) / f"model_{ITERATIONS}.pth", map_location="cpu", weights_only=True
-        )["state_dict"]
+        state = torch.load(self.folder(name) / f"model_{ITERATIONS}.pth", map_location="cpu", weights_only=True)["state_dict"]
         return torch.cat([value.double().flatten() for value in state.values() if value.is_floating_point()])
 
 
@@ -91,11 +65,7 @@ def runs(city, tmp_path_factory):
 def test_a_run_that_was_ended_goes_on_to_the_same_weights(number, runs, device, record_property):
     name = number.name
     process, end = runs.start(name), time.monotonic() + SECONDS
-    while (
-        process.poll() is None
-        and time.monotonic() < end
-        and not list(runs.folder(name).glob("checkpoint_*.pth"))
-    ):
+    while process.poll() is None and time.monotonic() < end and not list(runs.folder(name).glob("checkpoint_*.pth")):
         time.sleep(0.02)
     process.send_signal(number)
     said, _ = process.communicate(timeout=SECONDS)
@@ -104,9 +74,7 @@ def test_a_run_that_was_ended_goes_on_to_the_same_weights(number, runs, device, 
     finish(runs.start(name, "--resume", "auto"))
 
     whole = runs.weights("whole")
-    apart, usual = (
-        ((runs.weights(other) - whole).norm() / whole.norm()).item() for other in (name, WHOLE[-1])
-    )
+    apart, usual = (((runs.weights(other) - whole).norm() / whole.norm()).item() for other in (name, WHOLE[-1]))
     record_property("distance from the whole run", apart)
     record_property("distance of two whole runs", usual)
     assert apart <= SEVERAL * usual

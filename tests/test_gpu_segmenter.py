@@ -20,9 +20,7 @@ def snapshot(city, tmp_path_factory):
 @pytest.mark.parametrize("way", WAYS, ids=str)
 def test_predictions_are_those_of_the_cpu(way, snapshot, device, record_property):
     image = (255 * np.random.default_rng(0).random((97, 131, 3))).astype(np.uint8)
-    want, got = (
-        Segmenter.from_checkpoint(snapshot, device=where).predict(image, **way) for where in ("cpu", device)
-    )
+    want, got = (Segmenter.from_checkpoint(snapshot, device=where).predict(image, **way) for where in ("cpu", device))
     error = float(abs(want.probabilities - got.probabilities).max())
     others = float((want.ids != got.ids).mean())
     record_property("error of the probabilities", error)

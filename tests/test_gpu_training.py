@@ -24,11 +24,7 @@ CPU = torch.device("cpu")
 ASSOCIATION = ("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")
 MIXING = (
     *("TRAIN.DA_METHOD=source_only", "SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1"),
-    *(
-        "SELF_TRAINING.COLOR_JITTER=0.2",
-        "SELF_TRAINING.BLUR=0.5",
-        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True",
-    ),
+    *("SELF_TRAINING.COLOR_JITTER=0.2", "SELF_TRAINING.BLUR=0.5", "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=True"),
 )
 SWITCHES = {
     "channels last": ("TRAIN.CHANNELS_LAST=True",),
@@ -136,9 +132,7 @@ def test_a_compiled_network_computes_what_the_network_computes(device):
     assert compiled._compiled_call_impl is not None
     for (name, a), b in zip(plain.named_parameters(), compiled.parameters()):
         if a.grad is not None:
-            torch.testing.assert_close(
-                b.grad, a.grad, rtol=1e-2, atol=1e-3 * a.grad.abs().max().item(), msg=name
-            )
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-2, atol=1e-3 * a.grad.abs().max().item(), msg=name)
     torch._dynamo.reset()
 
 

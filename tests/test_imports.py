@@ -82,12 +82,15 @@ def test_no_modules_import_each_other():
     assert not in_circles(ROOT)
 
 
-@pytest.mark.parametrize("text", [
-    "\nfrom dada.training.loop import train\n",
-    "\ndef late():\n    import dada.segmenter\n",
-    "\nif False:\n    from dada import build\n",
-    "\nfrom ..evaluation import metrics\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\nfrom dada.training.loop import train\n",
+        "\ndef late():\n    import dada.segmenter\n",
+        "\nif False:\n    from dada import build\n",
+        "\nfrom ..evaluation import metrics\n",
+    ],
+)
 def test_an_import_that_is_turned_around_is_found(copy, text):
     add(copy / "dada/dataset/sample.py", text)
     (line,) = upward(copy)

@@ -8,10 +8,26 @@ from dada import label_sets
 from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 SYNTHIA_NAMES = {  # id in the file: the class that a person would call it
-    1: "sky", 2: "building", 3: "road", 4: "sidewalk", 5: "fence", 6: "vegetation", 7: "pole", 8: "car",
-    9: "sign", 10: "person", 11: "bicycle", 12: "motorcycle", 15: "light", 16: "terrain", 17: "rider",
-    18: "truck", 19: "bus", 20: "train", 21: "wall",
-}  # fmt: skip
+    1: "sky",
+    2: "building",
+    3: "road",
+    4: "sidewalk",
+    5: "fence",
+    6: "vegetation",
+    7: "pole",
+    8: "car",
+    9: "sign",
+    10: "person",
+    11: "bicycle",
+    12: "motorcycle",
+    15: "light",
+    16: "terrain",
+    17: "rider",
+    18: "truck",
+    19: "bus",
+    20: "train",
+    21: "wall",
+}
 
 
 @pytest.mark.parametrize("num_classes", [19, 16, 13])

@@ -179,8 +179,14 @@ def test_cover_does_not_go_with_another_size():
 
 @pytest.mark.parametrize("switch", [False, True])
 def test_the_switch_squashes_training_images_and_only_those_of_another_shape_show_it(switch, tiny_cfg):
-    cfg_from_list(["DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False", "TRAIN.INPUT_SIZE_SOURCE=[64, 32]",
-                   "TRAIN.INPUT_SIZE_TARGET=[32, 32]", f"LEGACY.SQUASHING_RESIZE={switch}"])  # fmt: skip
+    cfg_from_list(
+        [
+            "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False",
+            "TRAIN.INPUT_SIZE_SOURCE=[64, 32]",
+            "TRAIN.INPUT_SIZE_TARGET=[32, 32]",
+            f"LEGACY.SQUASHING_RESIZE={switch}",
+        ]
+    )
     source, target = (loader(cfg, CAFFE_BGR, 1).dataset for loader in (source_loader, target_loader))
     for dataset, (width, height), fits in ((source, (64, 32), True), (target, (32, 32), False)):
         squashed = Image.open(dataset.items[0].image).convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
@@ -304,8 +310,13 @@ def test_plcas_lovasz_weight_grows_with_iter_size(switch, weight):
 def test_plcas_lovasz_factor_is_that_of_its_published_objective():
     for case in golden_cases("plca_total_objective.npz"):
         iter_size = case.settings["iter_size"]
-        cfg_from_list([f"TRAIN.LAMBDA_LOVASZ={case.settings['lovasz_weight']}", f"TRAIN.ITER_SIZE={iter_size}",
-                       "LEGACY.PLCA_LOVASZ_FACTOR=True"])  # fmt: skip
+        cfg_from_list(
+            [
+                f"TRAIN.LAMBDA_LOVASZ={case.settings['lovasz_weight']}",
+                f"TRAIN.ITER_SIZE={iter_size}",
+                "LEGACY.PLCA_LOVASZ_FACTOR=True",
+            ]
+        )
         terms = {term.name: term.weight for term in build_objective(cfg, torch.device("cpu")).terms}
         published = (case.arrays["ce_loss"] - case.arrays["cross_entropy"]) / case.arrays["lovasz"]
         assert terms["loss_lovasz"] == pytest.approx(float(published) / case.settings["world_size"])

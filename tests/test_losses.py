@@ -47,9 +47,7 @@ def test_cross_entropy_is_the_mean_over_labelled_pixels_of_the_batch():
     logits, labels = maps(2, 4, 3, 5), label_maps(4, 2, 3, 5)
     labels[0] = torch.where(labels[0] == 255, 255, 1)  # unequal numbers of labelled pixels an image
     labels[1, :, :3] = 255
-    terms = [
-        -log_softmax_by_hand(row)[y] for row, y in zip(pixels(logits), labels.flatten().tolist()) if y != 255
-    ]
+    terms = [-log_softmax_by_hand(row)[y] for row, y in zip(pixels(logits), labels.flatten().tolist()) if y != 255]
     assert 0 < len(terms) < labels.numel()
     close(losses.cross_entropy(logits, labels), sum(terms) / len(terms))
 
@@ -278,11 +276,7 @@ def test_lsr_refuses_a_negative_threshold():
 
 
 def berhu_by_hand(prediction, target, valid):
-    d = [
-        abs(p - z)
-        for p, z, v in zip(prediction.flatten().tolist(), target.flatten().tolist(), valid.flatten().tolist())
-        if v
-    ]
+    d = [abs(p - z) for p, z, v in zip(prediction.flatten().tolist(), target.flatten().tolist(), valid.flatten().tolist()) if v]
     c = 0.2 * max(d)
     return sum(v if v <= c else (v * v + c * c) / (2 * c) for v in d) / len(d)
 
@@ -322,9 +316,7 @@ def test_berhu_does_not_see_masked_values():
 
 
 def test_berhu_refuses_other_shapes_with_both_of_them():
-    with pytest.raises(
-        ValueError, match=r"target has shape \(2, 1, 3, 4\).*\(2, 1, 3, 4\) needs \(2, 3, 4\)"
-    ):
+    with pytest.raises(ValueError, match=r"target has shape \(2, 1, 3, 4\).*\(2, 1, 3, 4\) needs \(2, 3, 4\)"):
         losses.berhu(torch.zeros(2, 1, 3, 4), torch.zeros(2, 1, 3, 4))
     with pytest.raises(ValueError, match=r"valid has shape \(3, 4\)"):
         losses.berhu(torch.zeros(2, 1, 3, 4), torch.zeros(2, 3, 4), torch.ones(3, 4))

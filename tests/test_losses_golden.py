@@ -14,10 +14,7 @@ FLOAT32_LOSS, FLOAT32_GRADIENT = 2e-6, 1e-5
 def check(case, name, loss_of, *, gradient_tolerance=FLOAT32_GRADIENT, compare_gradient=True):
     """Compare loss_of(input) and its gradient with the case's `loss` and `grad_<name>` in both precisions."""
     gradient_name = f"grad_{name}" if f"grad_{name}" in case.arrays else "grad"
-    settings = (
-        (torch.float64, "", FLOAT64, FLOAT64),
-        (torch.float32, "f32_", FLOAT32_LOSS, gradient_tolerance),
-    )
+    settings = ((torch.float64, "", FLOAT64, FLOAT64), (torch.float32, "f32_", FLOAT32_LOSS, gradient_tolerance))
     for dtype, prefix, loss_tolerance, tolerance in settings:
         x = case.tensor(name, dtype).requires_grad_()
         loss = loss_of(x)

@@ -125,10 +125,17 @@ def test_the_finer_classes_of_v2_go_where_those_of_v1_went():
 
 def test_classes_that_cityscapes_leaves_out_are_left_out():
     left_out = (
-        "construction--barrier--guard-rail", "construction--structure--bridge", "construction--flat--parking",
-        "construction--flat--rail-track", "object--vehicle--caravan", "object--vehicle--trailer",
-        "object--traffic-sign--back", "object--support--pole-group", "nature--snow", "object--bench",
-    )  # fmt: skip
+        "construction--barrier--guard-rail",
+        "construction--structure--bridge",
+        "construction--flat--parking",
+        "construction--flat--rail-track",
+        "object--vehicle--caravan",
+        "object--vehicle--trailer",
+        "object--traffic-sign--back",
+        "object--support--pole-group",
+        "nature--snow",
+        "object--bench",
+    )
     assert set(named(left_out, 19).values()) == {None}
 
 

@@ -83,9 +83,7 @@ def _switch_as_it_was():
         ("", 4e-7, "", PLAIN),
     ],
 )
-def test_a_cpu_is_exact_by_onednn_if_its_maker_is_amd_and_the_error_is_that_of_float32(
-    cpu_of, vendor, error, choice, expected
-):
+def test_a_cpu_is_exact_by_onednn_if_its_maker_is_amd_and_the_error_is_that_of_float32(cpu_of, vendor, error, choice, expected):
     cpu_of(vendor, error)
     assert products_of(choice, "cpu") == expected
 
@@ -137,8 +135,7 @@ def test_the_maker_is_that_of_the_system():
 
 
 @pytest.mark.parametrize(
-    "said, vendor",
-    [("AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", "AuthenticAMD"), ("arm", "arm"), ("", "")],
+    "said, vendor", [("AMD64 Family 25 Model 33 Stepping 0, AuthenticAMD", "AuthenticAMD"), ("arm", "arm"), ("", "")]
 )
 def test_without_proc_the_maker_is_what_windows_says(monkeypatch, said, vendor):
     def missing(*_, **__):
@@ -182,9 +179,7 @@ def test_blocks_of_several_threads_may_end_in_any_order():
     assert setting() == "highest"
 
 
-@pytest.mark.skipif(
-    not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9 has these names"
-)
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9 has these names")
 @pytest.mark.parametrize("cuda_part, cpu_part", [("none", "none"), ("tf32", "ieee"), ("ieee", "bf16")])
 def test_parts_of_the_switch_that_were_set_by_their_newer_names_are_put_back(cpu_of, cuda_part, cpu_part):
     cpu_of("GenuineIntel")
@@ -220,9 +215,7 @@ def test_the_name_outside_of_any_block_is_that_of_the_callers_setting():
 
 @pytest.mark.parametrize("impl", ["dense", "streaming"])
 @pytest.mark.parametrize("metric", ["cos", "kl"])
-def test_every_form_of_the_association_finds_its_cycles_with_exact_products(
-    impl, metric, monkeypatch, cpu_of
-):
+def test_every_form_of_the_association_finds_its_cycles_with_exact_products(impl, metric, monkeypatch, cpu_of):
     """Counted where similarities are made: first those that cycles follow, then those of loss and gradient."""
     cpu_of("GenuineIntel")
     seen = []
@@ -261,18 +254,14 @@ def settings_of_steps(monkeypatch):
         return original(self, *args)
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
-    monkeypatch.setattr(
-        "dada.training.trainer.build_network", lambda cfg, weights: TinyNetwork(cfg.NUM_CLASSES)
-    )
+    monkeypatch.setattr("dada.training.trainer.build_network", lambda cfg, weights: TinyNetwork(cfg.NUM_CLASSES))
     monkeypatch.setattr(TinyNetwork, "normalization", TORCHVISION_RGB, raising=False)
     cfg_from_list(["TRAIN.MAX_ITERS=3", "TRAIN.CHECKPOINT_EVERY=1"])
     return seen
 
 
 @pytest.mark.parametrize("choice, expected", [("", "highest"), ("high", "high"), ("medium", "medium")])
-def test_a_training_takes_the_precision_of_its_cfg_and_leaves_none_behind(
-    tiny_cfg, settings_of_steps, cpu_of, choice, expected
-):
+def test_a_training_takes_the_precision_of_its_cfg_and_leaves_none_behind(tiny_cfg, settings_of_steps, cpu_of, choice, expected):
     cpu_of("GenuineIntel")
     cfg_from_list([f"TRAIN.MATMUL_PRECISION={choice}", "TRAIN.EARLY_STOP=2"])
     train(cfg, run_of(cfg))
@@ -280,9 +269,7 @@ def test_a_training_takes_the_precision_of_its_cfg_and_leaves_none_behind(
     assert setting() == "highest"
 
 
-def test_products_by_onednn_are_told_and_kept_and_what_differs_on_resuming_is_told(
-    tiny_cfg, settings_of_steps, cpu_of, caplog
-):
+def test_products_by_onednn_are_told_and_kept_and_what_differs_on_resuming_is_told(tiny_cfg, settings_of_steps, cpu_of, caplog):
     caplog.set_level("INFO")
     cpu_of("AuthenticAMD", 4e-7)
     cfg_from_list(["TRAIN.EARLY_STOP=1"])
@@ -298,16 +285,11 @@ def test_products_by_onednn_are_told_and_kept_and_what_differs_on_resuming_is_to
     cpu_of("GenuineIntel")
     cfg_from_list(["TRAIN.EARLY_STOP=3"])
     train(cfg, run_of(cfg), resume="auto")
-    assert (
-        "was written with products float32 by oneDNN, this is float32: the last bits may differ"
-        in caplog.text
-    )
+    assert "was written with products float32 by oneDNN, this is float32: the last bits may differ" in caplog.text
 
 
 @pytest.mark.parametrize("vendor, told", [("GenuineIntel", False), ("AuthenticAMD", True)])
-def test_a_checkpoint_that_names_no_products_had_plain_ones(
-    tiny_cfg, settings_of_steps, cpu_of, caplog, vendor, told
-):
+def test_a_checkpoint_that_names_no_products_had_plain_ones(tiny_cfg, settings_of_steps, cpu_of, caplog, vendor, told):
     cpu_of("GenuineIntel")
     cfg_from_list(["TRAIN.EARLY_STOP=1"])
     train(cfg, run_of(cfg))

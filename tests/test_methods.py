@@ -44,9 +44,12 @@ def trained_once(*pairs):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_step_of_every_method_gives_every_parameter_a_gradient(method, association, multi_level):
     trainer, values = trained_once(
-        f"TRAIN.DA_METHOD={method}", f"CONTRASTIVE_LEARNING={association}", f"TRAIN.MULTI_LEVEL={multi_level}",
-        f"USE_DEPTH={method == 'DADA'}", "TRAIN.LAMBDA_CONSISTENCY=1",
-    )  # fmt: skip
+        f"TRAIN.DA_METHOD={method}",
+        f"CONTRASTIVE_LEARNING={association}",
+        f"TRAIN.MULTI_LEVEL={multi_level}",
+        f"USE_DEPTH={method == 'DADA'}",
+        "TRAIN.LAMBDA_CONSISTENCY=1",
+    )
     assert all(torch.tensor(value).isfinite() for value in values.values())
     modules = [trainer.network, *(a.discriminator for a in trainer.objective.adversaries)]
     for module in modules:
@@ -57,7 +60,7 @@ def test_a_step_of_every_method_gives_every_parameter_a_gradient(method, associa
 def test_depth_and_association_combine_on_a_resnet_too():
     trainer, values = trained_once(
         "TRAIN.MODEL=resnet-18", "TRAIN.DA_METHOD=DADA", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True", "TRAIN.MULTI_LEVEL=True"
-    )  # fmt: skip
+    )
     assert {"loss_depth_src_main", "loss_fass", "loss_cass", "loss_adv_trg_main", "loss_seg_src_aux"} < set(values)
     assert all(p.grad is not None for p in trainer.network.parameters())
 
@@ -184,7 +187,7 @@ OVERRIDES = {
     "dada": (["CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=DADA", "USE_DEPTH=True"], {"loss_lovasz": 0.75, **DADA}),
     "plca": (["TRAIN.COLOR_TRANSFER=False"], {**PLCA, "loss_lovasz": 0.75}),
     "ours": ([], {**PLCA, "loss_lovasz": 0.75}),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("method", OVERRIDES)

@@ -103,9 +103,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_is_in_one_group(network):
     model.train()
     model.zero_grad()
     out = model(image(2, 3, 64, 64))
-    loss = sum(
-        value.square().mean() for value in (out.logits, out.aux_logits, out.depth) if value is not None
-    )
+    loss = sum(value.square().mean() for value in (out.logits, out.aux_logits, out.depth) if value is not None)
     loss.backward()
     groups = model.parameter_groups()
     listed = [id(p) for parameters in groups.values() for p in parameters]
@@ -214,10 +212,7 @@ def test_trunk_equals_torchvision_at_output_stride_32(depth, tmp_path):
 def test_dilation_keeps_what_the_strided_network_computes(name, output_stride):
     """With the same weights, the dilated map at every second (fourth) position is the strided map."""
     torch.manual_seed(0)
-    strided, dilated = (
-        build_model(name, K, output_stride=32),
-        build_model(name, K, output_stride=output_stride),
-    )
+    strided, dilated = (build_model(name, K, output_stride=32), build_model(name, K, output_stride=output_stride))
     dilated.load_state_dict(strided.state_dict())
     step = 32 // output_stride
     with torch.no_grad():
@@ -460,10 +455,7 @@ def test_timm_weights_from_a_file_set_the_encoder(ending, tmp_path):
     path = tmp_path / f"weights{ending}"
     (torch.save if ending == ".pth" else save_file)(state, path)
     report = load_weights(model, path)
-    assert torch.equal(
-        model.encoder.state_dict()["stages_0.blocks.0.conv_dw.weight"],
-        state["stages.0.blocks.0.conv_dw.weight"],
-    )
+    assert torch.equal(model.encoder.state_dict()["stages_0.blocks.0.conv_dw.weight"], state["stages.0.blocks.0.conv_dw.weight"])
     assert all(name.startswith("decoder.") for name in report.missing)
     with pytest.raises(
         ValueError, match=r"not those of the timm encoder 'tf_efficientnet_lite0'.*128 entries such as .*conv_stem"
@@ -531,9 +523,7 @@ def test_another_class_count_or_head_is_recognised(small, tmp_path):
     deeper = build_model("resnet-18", K, multi_level=True)
     refuse(small, deeper.state_dict(), tmp_path, "set TRAIN.MULTI_LEVEL to True")
     refuse(deeper, small.state_dict(), tmp_path, "set TRAIN.MULTI_LEVEL to False")
-    refuse(
-        small, convert_domain_batch_norm(copy.deepcopy(small)).state_dict(), tmp_path, "batch norm per domain"
-    )
+    refuse(small, convert_domain_batch_norm(copy.deepcopy(small)).state_dict(), tmp_path, "batch norm per domain")
 
 
 def test_imagenet_weights_of_a_deeper_network_are_refused(small, tmp_path):
@@ -579,13 +569,9 @@ def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
 
 
 def test_an_unknown_network_lists_the_accepted_names_and_the_nearest():
-    with pytest.raises(
-        ValueError, match=r"'deeplab_v2' \(nearest: 'DeepLabv2'\); accepted are DeepLabv2, .*timm:"
-    ):
+    with pytest.raises(ValueError, match=r"'deeplab_v2' \(nearest: 'DeepLabv2'\); accepted are DeepLabv2, .*timm:"):
         build_model("deeplab_v2", K)
-    with pytest.raises(
-        ValueError, match=r"no encoder 'tf_eficientnet_lite0'; the nearest are tf_efficientnet_lite0"
-    ):
+    with pytest.raises(ValueError, match=r"no encoder 'tf_eficientnet_lite0'; the nearest are tf_efficientnet_lite0"):
         build_model("timm:tf_eficientnet_lite0", K)
     with pytest.raises(ValueError, match=r"'swin_tiny_patch4_window7_224' cannot give .* output stride 16"):
         build_model("timm:swin_tiny_patch4_window7_224", K, output_stride=16)
@@ -594,10 +580,7 @@ def test_an_unknown_network_lists_the_accepted_names_and_the_nearest():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        (
-            {"bn_policy": "frozen"},
-            "unknown batch-norm policy 'frozen'; choose one of 'train'.*'frozen_affine'.*'eval'",
-        ),
+        ({"bn_policy": "frozen"}, "unknown batch-norm policy 'frozen'; choose one of 'train'.*'frozen_affine'.*'eval'"),
         ({"output_stride": 4}, r"output_stride must be one of \[8, 16, 32\], not 4"),
         ({"num_classes": 0}, "num_classes must be at least 1, not 0"),
     ],
@@ -617,10 +600,6 @@ def test_the_discriminator_reads_maps_of_image_size():
     model = FCDiscriminator(3, ndf=2)
     with torch.no_grad():
         assert model(torch.zeros(1, 3, 760, 1280)).shape == (1, 1, 23, 40)
-    assert list(model.state_dict()) == [
-        f"{i}.{entry}" for i in (0, 2, 4, 6, 8) for entry in ("weight", "bias")
-    ]
-    with pytest.raises(
-        ValueError, match=r"maps \(B, 3, H, W\) with sides of at least 32, got \(1, 3, 31, 64\)"
-    ):
+    assert list(model.state_dict()) == [f"{i}.{entry}" for i in (0, 2, 4, 6, 8) for entry in ("weight", "bias")]
+    with pytest.raises(ValueError, match=r"maps \(B, 3, H, W\) with sides of at least 32, got \(1, 3, 31, 64\)"):
         model(torch.zeros(1, 3, 31, 64))

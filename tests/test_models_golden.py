@@ -21,11 +21,7 @@ from dada.model import (
     select_domain,
     undilated_resnet18,
 )
-from dada.model.weight_formats import (
-    PLCA_CLASSES,
-    convert_fork_resnet18,
-    convert_plca,
-)
+from dada.model.weight_formats import PLCA_CLASSES, convert_fork_resnet18, convert_plca
 
 CASES = golden_cases("models.npz")
 INDEX = json.loads((GOLDEN / "models_index.json").read_text())
@@ -248,9 +244,7 @@ def test_weights_of_plca_give_its_outputs_in_our_class_order(case, tmp_path):
     assert_close_relative(in_plcas_order, case.tensor("f32_main"), SINGLE)
 
 
-@pytest.mark.parametrize(
-    "case", [c for c in CASES if c.name == "advent_deeplab_single"], ids=lambda c: c.name, indirect=True
-)
+@pytest.mark.parametrize("case", [c for c in CASES if c.name == "advent_deeplab_single"], ids=lambda c: c.name, indirect=True)
 def test_the_caffe_file_gives_the_published_trunk(case, tmp_path):
     state = published_state(case)
     trunk = {f"Scale.{key}": value for key, value in state.items() if not key.startswith("layer6.")}

@@ -38,10 +38,16 @@ def test_no_term_of_any_method_asks_for_a_value(method, monkeypatch):
     monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
     monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
-    cfg_from_list([
-        "NUM_CLASSES=7", f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True",
-        "TRAIN.LAMBDA_LOVASZ=0.5",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "NUM_CLASSES=7",
+            f"TRAIN.DA_METHOD={method}",
+            "TRAIN.MULTI_LEVEL=True",
+            "USE_DEPTH=True",
+            "CONTRASTIVE_LEARNING=True",
+            "TRAIN.LAMBDA_LOVASZ=0.5",
+        ]
+    )
     network = TinyNetwork(7, aux=True, depth=True).to(META)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
     trainer = Trainer(network, build_objective(cfg, META, TORCHVISION_RGB), optimizer, max_iterations=5)

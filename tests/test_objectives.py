@@ -57,11 +57,7 @@ def test_source_target_and_view_run_through_the_network_apart():
     network = Counting()
     step = step_of(network)
     step.source_outputs, step.target_outputs, step.view_outputs
-    assert [id(x) for x in network.seen] == [
-        id(step.source.image),
-        id(step.target.image),
-        id(step.target.view),
-    ]
+    assert [id(x) for x in network.seen] == [id(step.source.image), id(step.target.image), id(step.target.view)]
 
 
 def test_terms_cannot_see_the_targets_label_or_depth():
@@ -75,15 +71,16 @@ def test_terms_cannot_see_the_targets_label_or_depth():
 def test_no_term_changes_with_the_targets_label_and_depth():
     network = TinyNetwork(16, aux=True, depth=True)
     objective = build(
-        "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=AdvEnt", "TRAIN.MULTI_LEVEL=True", "TRAIN.LAMBDA_CONSISTENCY=1",
+        "CONTRASTIVE_LEARNING=True",
+        "TRAIN.DA_METHOD=AdvEnt",
+        "TRAIN.MULTI_LEVEL=True",
+        "TRAIN.LAMBDA_CONSISTENCY=1",
         "TRAIN.LAMBDA_LOVASZ=1",
-    )  # fmt: skip
+    )
     target = random_batch(seed=2)
     other = target._replace(label=(target.label + 1) % 5, depth=target.depth + 1)
     results = [objective(Step(network, random_batch(seed=1), t), 0) for t in (target, other)]
-    assert {n: v.item() for n, (_, v) in results[0].items()} == {
-        n: v.item() for n, (_, v) in results[1].items()
-    }
+    assert {n: v.item() for n, (_, v) in results[0].items()} == {n: v.item() for n, (_, v) in results[1].items()}
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -124,9 +121,7 @@ NEEDS = {"DADA": ["USE_DEPTH=True"]}
 
 @pytest.mark.parametrize("method", METHODS)
 def test_a_method_is_the_source_loss_and_its_own_terms(method):
-    assert set(terms(f"TRAIN.DA_METHOD={method}", *NEEDS.get(method, []))) == {
-        "loss_seg_src_main", *METHOD_TERMS[method],
-    }  # fmt: skip
+    assert set(terms(f"TRAIN.DA_METHOD={method}", *NEEDS.get(method, []))) == {"loss_seg_src_main", *METHOD_TERMS[method]}
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -152,8 +147,11 @@ def test_without_multilayer_association_only_features_are_associated():
 def test_consistency_and_entropy_are_terms_of_contrastive_learning_once_they_have_a_weight():
     weights = ("TRAIN.LAMBDA_CONSISTENCY=0.5", "TRAIN.LAMBDA_ENTROPY=0.1")
     assert set(terms("CONTRASTIVE_LEARNING=True", *weights)) == {
-        "loss_seg_src_main", *ASSOCIATION, "loss_consistency", "loss_entropy",
-    }  # fmt: skip
+        "loss_seg_src_main",
+        *ASSOCIATION,
+        "loss_consistency",
+        "loss_entropy",
+    }
     assert set(terms("CONTRASTIVE_LEARNING=False", *weights)) == {"loss_seg_src_main"}
 
 
@@ -181,9 +179,11 @@ def test_weights_come_from_the_cfg():
         "TRAIN.LSR_W": ("loss_lsr_trg", 0.05),
     }
     found = terms(
-        "TRAIN.DA_METHOD=MinEnt", "TRAIN.MULTI_LEVEL=True", "CONTRASTIVE_LEARNING=True",
+        "TRAIN.DA_METHOD=MinEnt",
+        "TRAIN.MULTI_LEVEL=True",
+        "CONTRASTIVE_LEARNING=True",
         *(f"{key}={weight}" for key, (_, weight) in weights.items()),
-    )  # fmt: skip
+    )
     for name, weight in weights.values():
         assert found[name].weight == weight, name
     assert found["loss_cass"].weight == 0.2 and found["loss_lsr_src"].weight == 0.05
@@ -214,8 +214,9 @@ def test_source_terms_compute_on_a_step_without_target():
     objective = build("TRAIN.LAMBDA_LOVASZ=1")
     found = objective(Step(TinyNetwork(16), random_batch(), None), 0)
     assert {name: value.isfinite().item() for name, (_, value) in found.items()} == {
-        "loss_seg_src_main": True, "loss_lovasz": True,
-    }  # fmt: skip
+        "loss_seg_src_main": True,
+        "loss_lovasz": True,
+    }
 
 
 # --- what terms compute --------------------------------------------------------------------------------------
@@ -225,9 +226,7 @@ def test_entropy_is_that_of_the_target_prediction_at_image_size():
     step = step_of()
     step.target = step.target._replace(image=torch.randn(2, 3, 48, 36))
     value = terms("TRAIN.DA_METHOD=MinEnt")["loss_ent_main"].compute(step)
-    p = torch.nn.functional.interpolate(
-        step.target_outputs.logits, (48, 36), mode="bilinear", align_corners=True
-    ).softmax(1)
+    p = torch.nn.functional.interpolate(step.target_outputs.logits, (48, 36), mode="bilinear", align_corners=True).softmax(1)
     by_hand = -(p * p.log2()).sum(1).mean() / torch.log2(torch.tensor(5.0))
     torch.testing.assert_close(value, by_hand)
 
@@ -235,9 +234,7 @@ def test_entropy_is_that_of_the_target_prediction_at_image_size():
 def test_consistency_teaches_the_second_view_with_the_first_and_notes_its_confident_share():
     step = step_of()
     threshold = step.target_outputs.logits.softmax(1).amax(1).median().item()
-    found = terms(
-        "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", f"TRAIN.CONSISTENCY_THRESHOLD={threshold}"
-    )
+    found = terms("CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", f"TRAIN.CONSISTENCY_THRESHOLD={threshold}")
     value = found["loss_consistency"].compute(step)
     confidence, pseudo = step.target_outputs.logits.softmax(1).max(1)
     nll = -step.view_outputs.logits.log_softmax(1).gather(1, pseudo[:, None])[:, 0]
@@ -272,12 +269,8 @@ def test_association_notes_how_many_cycles_close_and_how_much_of_the_target_they
 def test_depth_is_learnt_on_the_source_by_reverse_huber():
     step = step_of()
     found = terms("USE_DEPTH=True")
-    predicted = torch.nn.functional.interpolate(
-        step.source_outputs.depth, (32, 40), mode="bilinear", align_corners=True
-    )
-    torch.testing.assert_close(
-        found["loss_depth_src_main"].compute(step), losses.berhu(predicted, step.source.depth)
-    )
+    predicted = torch.nn.functional.interpolate(step.source_outputs.depth, (32, 40), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(found["loss_depth_src_main"].compute(step), losses.berhu(predicted, step.source.depth))
 
 
 # --- the discriminator ---------------------------------------------------------------------------------------
@@ -302,16 +295,12 @@ def test_fooling_moves_the_network_and_learning_moves_the_discriminator():
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones():
-    with pytest.raises(
-        ValueError, match="TRAIN.DA_METHOD 'CORAL' is not one of source_only, MinEnt, AdvEnt, DADA, PLCA_adv"
-    ):
+    with pytest.raises(ValueError, match="TRAIN.DA_METHOD 'CORAL' is not one of source_only, MinEnt, AdvEnt, DADA, PLCA_adv"):
         build("TRAIN.DA_METHOD=CORAL")
 
 
 def test_association_of_unequal_batches_is_refused():
-    with pytest.raises(
-        ValueError, match="TRAIN.BATCH_SIZE_SOURCE 2 and TRAIN.BATCH_SIZE_TARGET 1 must be equal"
-    ):
+    with pytest.raises(ValueError, match="TRAIN.BATCH_SIZE_SOURCE 2 and TRAIN.BATCH_SIZE_TARGET 1 must be equal"):
         build("CONTRASTIVE_LEARNING=True", "TRAIN.BATCH_SIZE_SOURCE=2")
     build("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=MinEnt")  # without association they may differ
 

@@ -27,20 +27,24 @@ TERMS = {
 def run(case: Case, dtype: torch.dtype):
     """Values by term, their weighted sum and the gradients of the sum at the four inputs."""
     s = case.settings
-    cfg_from_list([
-        "CONTRASTIVE_LEARNING=True", "ALIGN_CORNERS=False", "TRAIN.LAMBDA_CONSISTENCY=0", "TRAIN.LAMBDA_ENTROPY=0",
-        f"TRAIN.LAMBDA_CONTRASTIVE_MAIN={s['assoc_weight']}",
-        f"TRAIN.APPLY_MULTILAYER_ASSOCIATION={s['multilayer']}",
-        f"TRAIN.APPLY_SPAGG={s['spagg']}", f"TRAIN.SPAGG_ALPHA={s['spagg_alpha']}",
-        f"TRAIN.LSR_W={s['lsr_weight']}", f"TRAIN.LSR_THRES={s['lsr_threshold']}",
-        # The release multiplies its Lovasz weight by these before it averages over both.
-        f"TRAIN.LAMBDA_LOVASZ={s['lovasz_weight'] * s['world_size'] * s['iter_size']}",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "CONTRASTIVE_LEARNING=True",
+            "ALIGN_CORNERS=False",
+            "TRAIN.LAMBDA_CONSISTENCY=0",
+            "TRAIN.LAMBDA_ENTROPY=0",
+            f"TRAIN.LAMBDA_CONTRASTIVE_MAIN={s['assoc_weight']}",
+            f"TRAIN.APPLY_MULTILAYER_ASSOCIATION={s['multilayer']}",
+            f"TRAIN.APPLY_SPAGG={s['spagg']}",
+            f"TRAIN.SPAGG_ALPHA={s['spagg_alpha']}",
+            f"TRAIN.LSR_W={s['lsr_weight']}",
+            f"TRAIN.LSR_THRES={s['lsr_threshold']}",
+            # The release multiplies its Lovasz weight by these before it averages over both.
+            f"TRAIN.LAMBDA_LOVASZ={s['lovasz_weight'] * s['world_size'] * s['iter_size']}",
+        ]
+    )
     given = {name: case.tensor(name, dtype).requires_grad_() for name in INPUTS}
-    images = {
-        domain: torch.zeros(*case.arrays[f"gt_{domain}"].shape)[:, None].expand(-1, 3, -1, -1)
-        for domain in "ST"
-    }
+    images = {domain: torch.zeros(*case.arrays[f"gt_{domain}"].shape)[:, None].expand(-1, 3, -1, -1) for domain in "ST"}
     images["T"] = images["T"] + 1
 
     def network(image):

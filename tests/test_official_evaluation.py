@@ -40,10 +40,15 @@ class Guess:
 @pytest.fixture
 def compared(city, tmp_path, monkeypatch):
     """Our evaluation of 19 classes, and the official confusion matrix of the same predictions."""
-    cfg_from_list([
-        f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}", "NUM_CLASSES=19", "NUM_WORKERS=0", "GPU_ID=-1",
-        "TEST.INPUT_SIZE_TARGET=[128, 64]",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}",
+            "NUM_CLASSES=19",
+            "NUM_WORKERS=0",
+            "GPU_ID=-1",
+            "TEST.INPUT_SIZE_TARGET=[128, 64]",
+        ]
+    )
     loader = build_eval_loader(cfg, TORCHVISION_RGB)
     guess = Guess(loader.dataset)
     ours = evaluate(guess, loader, loader.dataset.classes, torch.device("cpu"))
@@ -66,8 +71,9 @@ def test_every_class_scores_as_in_the_official_script(compared):
     scores = {n: official.getIouScoreForLabel(ids[NAMES.get(n, n)], matrix, official.args) for n in LABEL_SETS[19].names}
     assert sum(not np.isnan(score) for score in scores.values()) >= 15
     np.testing.assert_allclose(ours.iou, list(scores.values()), rtol=0, atol=1e-6)
-    every = {label.name: official.getIouScoreForLabel(label.id, matrix, official.args) for label in official.labels
-             if label.id >= 0}  # fmt: skip
+    every = {
+        label.name: official.getIouScoreForLabel(label.id, matrix, official.args) for label in official.labels if label.id >= 0
+    }
     assert ours.miou == pytest.approx(official.getScoreAverage(every, official.args), abs=1e-6)
 
 

@@ -87,10 +87,14 @@ def test_a_folder_of_pictures_of_many_shapes_gives_the_same_samples(label_format
         if label_format == "rgb":
             Image.fromarray(np.eye(3, dtype=np.uint8)[ids] * 255).save(mask)
     options = [
-        "SOURCE=Folder", "CLASSES.NAMES=[a, b, c]", "CLASSES.COLORS=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]",
-        "FOLDER_SOURCE.IMAGES=images/*.png", "FOLDER_SOURCE.LABELS=masks/*.png",
-        f"FOLDER_SOURCE.LABEL_FORMAT={label_format}", *TRANSFORMS[transform],
-    ]  # fmt: skip
+        "SOURCE=Folder",
+        "CLASSES.NAMES=[a, b, c]",
+        "CLASSES.COLORS=[[255, 0, 0], [0, 255, 0], [0, 0, 255]]",
+        "FOLDER_SOURCE.IMAGES=images/*.png",
+        "FOLDER_SOURCE.LABELS=masks/*.png",
+        f"FOLDER_SOURCE.LABEL_FORMAT={label_format}",
+        *TRANSFORMS[transform],
+    ]
     cfg_from_list([f"DATA_DIRECTORY_SOURCE={original}", *options])
     pack(cfg, "source", tmp_path / "copy")
     assert_same_samples(original, tmp_path / "copy", *options)

@@ -85,7 +85,9 @@ def test_predictions_of_other_weights_or_options_are_not_mixed(checkpoint, segme
     out = tmp_path / "out"
     predict_files(segmenter, [photos / "b"], out)
     other = dada.Segmenter.from_checkpoint(checkpoint, device="cpu", options={"TEST.FLIP": True})
-    with pytest.raises(ValueError, match=r"holds predictions made otherwise \(TEST.FLIP differ\): choose another --out, or .*--overwrite"):
+    with pytest.raises(
+        ValueError, match=r"holds predictions made otherwise \(TEST.FLIP differ\): choose another --out, or .*--overwrite"
+    ):
         predict_files(other, [photos / "b"], out)
     assert predict_files(other, [photos / "b"], out, overwrite=True).written == 1
     (out / "prediction.json").write_text("{}")

@@ -40,7 +40,11 @@ def test_requests_change_neither_order_nor_number(requests):
         for _ in range(requests.count(number)):
             prefetcher.request()
         given += [next(prefetcher, None)]
-    assert names(given[:3]) == [("image_1_0.png", "image_4_0.png"), ("image_2_0.png", "image_5_0.png"), ("image_3_0.png", "image_6_0.png")]
+    assert names(given[:3]) == [
+        ("image_1_0.png", "image_4_0.png"),
+        ("image_2_0.png", "image_5_0.png"),
+        ("image_3_0.png", "image_6_0.png"),
+    ]
     assert given[3] is None
 
 
@@ -78,10 +82,16 @@ def test_bad_files_count_what_was_used_and_not_what_was_requested():
 
 @pytest.mark.parametrize("iter_size", [1, 2])
 def test_a_run_that_loads_ahead_and_is_resumed_is_the_run_that_does_neither(tiny_cfg, monkeypatch, iter_size):
-    cfg_from_list([
-        "TRAIN.MAX_ITERS=4", "TRAIN.CHECKPOINT_EVERY=2", f"TRAIN.ITER_SIZE={iter_size}", "DATA_TRANSFORM.COLOR_JITTER=0.2",
-        "TRAIN.DA_METHOD=MinEnt", "DATA_TRANSFORM.CROPSIZE=32",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            "TRAIN.MAX_ITERS=4",
+            "TRAIN.CHECKPOINT_EVERY=2",
+            f"TRAIN.ITER_SIZE={iter_size}",
+            "DATA_TRANSFORM.COLOR_JITTER=0.2",
+            "TRAIN.DA_METHOD=MinEnt",
+            "DATA_TRANSFORM.CROPSIZE=32",
+        ]
+    )
     monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES))
     train(cfg, run_of(cfg))
     plain = read_checkpoint(run_of(cfg).snapshots / "checkpoint_4.pth")

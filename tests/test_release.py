@@ -60,10 +60,18 @@ def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_
     config.reset()  # as on another machine: the file alone describes the network
     parser = argparse.ArgumentParser()
     add_cfg_flags(parser)
-    load_cfg(parser.parse_args([
-        "--cfg", str(out), "--set", f"DATA_DIRECTORY_TARGET={target}", f"TEST.RESTORE_FROM=[{out}]",
-        f"EXP_ROOT={tmp_path / 'elsewhere'}",
-    ]))  # fmt: skip
+    load_cfg(
+        parser.parse_args(
+            [
+                "--cfg",
+                str(out),
+                "--set",
+                f"DATA_DIRECTORY_TARGET={target}",
+                f"TEST.RESTORE_FROM=[{out}]",
+                f"EXP_ROOT={tmp_path / 'elsewhere'}",
+            ]
+        )
+    )
     assert cfg.TRAIN.HEAD_BIAS is False and cfg.NUM_WORKERS == 0
     (again,) = run_test(cfg, run_of(cfg)).values()
     assert again.as_dict()["confusion"] == before["confusion"]

@@ -18,15 +18,7 @@ from dada.evaluation.reports import read_report
 from dada.evaluation.tester import protocol
 from dada.label_sets import label_set
 from dada.report.comparison_page import page, write_page
-from dada.report.groups import (
-    Value,
-    best,
-    classes_of_groups,
-    common_options,
-    differing_options,
-    differing_protocols,
-    group_runs,
-)
+from dada.report.groups import Value, best, classes_of_groups, common_options, differing_options, differing_protocols, group_runs
 from dada.report.plots import plot, tags_of
 from dada.report.prediction_grid import columns
 from dada.report.run_records import find_runs
@@ -156,7 +148,9 @@ def test_curves_with_values_that_are_not_finite_are_drawn(groups):
 
 def test_the_table_marks_the_best_and_gives_differences_and_colours(groups):
     document = page(groups)
-    row = re.search(r'<tr><th scope="row"><span class="patch" style="background:#804080"></span>road</th>(.*?)</tr>', document).group(1)
+    row = re.search(
+        r'<tr><th scope="row"><span class="patch" style="background:#804080"></span>road</th>(.*?)</tr>', document
+    ).group(1)
     first, second = iou_of(50), (iou_of(60) + iou_of(70)) / 2
     spread = abs(iou_of(60) - iou_of(70)) / np.sqrt(2)
     assert row == f"<td>{first:.1f}</td><td class=best>{second:.1f} ± {spread:.1f} <small>{second - first:+.1f}</small></td>"

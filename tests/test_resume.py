@@ -31,13 +31,7 @@ from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import run_of
 from dada.training import trainer as trainer_module
-from dada.training.checkpoint import (
-    DamagedCheckpoint,
-    checkpoints,
-    find_checkpoint,
-    read_checkpoint,
-    save_checkpoint,
-)
+from dada.training.checkpoint import DamagedCheckpoint, checkpoints, find_checkpoint, read_checkpoint, save_checkpoint
 from dada.training.lock import RunInUse, lock
 from dada.training.loop import train
 from dada.training.rng import rng_state, seed_all, set_rng_state
@@ -243,7 +237,7 @@ def test_the_same_command_goes_on_with_the_seed_that_it_drew_and_ends(city, tmp_
     for finished in (False, True):
         config.reset()
         main()
-        assert cfg.TRAIN.RANDOM_SEED == seed
+        assert seed == cfg.TRAIN.RANDOM_SEED
         assert ("tiny is finished" in capsys.readouterr().out) == finished
     assert read_checkpoint(tmp_path / "snapshots/tiny/checkpoint_2.pth")["cfg"]["TRAIN"]["RANDOM_SEED"] == seed
 
@@ -260,10 +254,16 @@ def _train_in_child(pairs: list[str]) -> None:
 @pytest.mark.parametrize("method, workers", [*((method, 0) for method in METHODS), ("AdvEnt", 2)])
 def test_fifty_kills_at_any_time_change_nothing(tiny_cfg, city, tmp_path, method, workers):
     options = [
-        *tiny_options(city, tmp_path / "runs"), *AUGMENTED, *ASSOCIATED, f"TRAIN.DA_METHOD={method}",
-        "TRAIN.MULTI_LEVEL=True", f"NUM_WORKERS={workers}", "TRAIN.MAX_ITERS=150", "TRAIN.CHECKPOINT_EVERY=1",
+        *tiny_options(city, tmp_path / "runs"),
+        *AUGMENTED,
+        *ASSOCIATED,
+        f"TRAIN.DA_METHOD={method}",
+        "TRAIN.MULTI_LEVEL=True",
+        f"NUM_WORKERS={workers}",
+        "TRAIN.MAX_ITERS=150",
+        "TRAIN.CHECKPOINT_EVERY=1",
         f"USE_DEPTH={method == 'DADA'}",
-    ]  # fmt: skip
+    ]
     folder = tmp_path / "runs/snapshots/tiny"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["dada.training.trainer", "dada.model.timm_encoder"])
@@ -496,10 +496,19 @@ def test_what_decides_no_weight_may_change(small, city, tmp_path):
     small.parent.parent.rename(tmp_path / "moved")
     (tmp_path / "copy").symlink_to(city)
     run(
-        f"DATA_DIRECTORY_SOURCE={tmp_path}/copy/SYNTHIA", f"DATA_DIRECTORY_TARGET={tmp_path}/copy/Cityscapes",
-        "TRAIN.EARLY_STOP=0", "NUM_WORKERS=1", f"EXP_ROOT={tmp_path / 'moved'}", "TRAIN.SAVE_PRED_EVERY=3",
-        "TRAIN.KEEP_CHECKPOINTS=1", "TEST.FLIP=True", "TRAIN.RESTORE_FROM=gone.pth", "DEVICE=cpu", "GPU_ID=5", resume="auto",
-    )  # fmt: skip
+        f"DATA_DIRECTORY_SOURCE={tmp_path}/copy/SYNTHIA",
+        f"DATA_DIRECTORY_TARGET={tmp_path}/copy/Cityscapes",
+        "TRAIN.EARLY_STOP=0",
+        "NUM_WORKERS=1",
+        f"EXP_ROOT={tmp_path / 'moved'}",
+        "TRAIN.SAVE_PRED_EVERY=3",
+        "TRAIN.KEEP_CHECKPOINTS=1",
+        "TEST.FLIP=True",
+        "TRAIN.RESTORE_FROM=gone.pth",
+        "DEVICE=cpu",
+        "GPU_ID=5",
+        resume="auto",
+    )
     assert same(state_of(tmp_path / "moved" / "snapshots" / "tiny"), whole)
 
 

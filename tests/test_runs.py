@@ -86,22 +86,13 @@ def test_a_snapshot_that_cannot_be_written_leaves_the_old_one_whole(tmp_path, mo
 
 
 def test_snapshots_are_found_in_order_of_iteration_and_other_files_left_out(tmp_path):
-    for name in (
-        "model_10.pth",
-        "model_9.pth",
-        "model_best.pth",
-        ".model_11.pth.x.part",
-        "test_model_9.json",
-        "train_cfg.yml",
-    ):
+    for name in ("model_10.pth", "model_9.pth", "model_best.pth", ".model_11.pth.x.part", "test_model_9.json", "train_cfg.yml"):
         (tmp_path / name).touch()
     assert [p.name for p in find_snapshots(tmp_path)] == ["model_9.pth", "model_10.pth"]
 
 
 def test_a_folder_without_snapshots_is_reported_with_what_to_do(tmp_path):
-    with pytest.raises(
-        FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*missing.*TEST.RESTORE_FROM"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*missing.*TEST.RESTORE_FROM"):
         find_snapshots(tmp_path / "missing")
 
 

@@ -39,17 +39,12 @@ def test_every_sample_passes_once_an_epoch(batch_size):
 
 def test_draws_carry_their_step_and_slot():
     batches = list(StepSampler(4, 2, seed=1, start_step=3, stop_step=5))
-    assert [[(draw.step, draw.slot) for draw in batch] for batch in batches] == [
-        [(3, 0), (3, 1)],
-        [(4, 0), (4, 1)],
-    ]
+    assert [[(draw.step, draw.slot) for draw in batch] for batch in batches] == [[(3, 0), (3, 1)], [(4, 0), (4, 1)]]
 
 
 def test_order_follows_seed_and_stream_and_nothing_else():
     def order(seed, stream):
-        return [
-            draw.index for batch in StepSampler(50, 1, seed, stop_step=50, stream=stream) for draw in batch
-        ]
+        return [draw.index for batch in StepSampler(50, 1, seed, stop_step=50, stream=stream) for draw in batch]
 
     first = order(1, "source")
     torch.manual_seed(99)
@@ -114,9 +109,7 @@ def test_one_sample_augmented_at_two_steps_differs():
 
 
 def sample(name="a", size=(2, 3), label=True):
-    return Sample(
-        torch.zeros(3, *size), torch.zeros(size, dtype=torch.int64) if label else None, None, name, size
-    )
+    return Sample(torch.zeros(3, *size), torch.zeros(size, dtype=torch.int64) if label else None, None, name, size)
 
 
 def test_collate_stacks_and_keeps_none():

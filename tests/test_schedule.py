@@ -18,9 +18,7 @@ def rates_of(optimizer):
 
 def test_poly_is_the_formula():
     for iteration in (0, 1, 37, 99):
-        assert poly_lr(0.5, iteration, 100, 0.9) == pytest.approx(
-            0.5 * (1 - iteration / 100) ** 0.9, rel=1e-14
-        )
+        assert poly_lr(0.5, iteration, 100, 0.9) == pytest.approx(0.5 * (1 - iteration / 100) ** 0.9, rel=1e-14)
     assert poly_lr(0.5, 40, 100, 2.0) == pytest.approx(0.5 * 0.36)
 
 

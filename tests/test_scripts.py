@@ -26,15 +26,7 @@ def call(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 
 
 def tiny(city: Path, out: Path, *more: str) -> list[str]:
-    return [
-        "--cfg",
-        "toycity.yml",
-        "--set",
-        *tiny_options(city, out),
-        "TRAIN.RESTORE_FROM=",
-        "TRAIN.CONTRASTIVE_START=1",
-        *more,
-    ]
+    return ["--cfg", "toycity.yml", "--set", *tiny_options(city, out), "TRAIN.RESTORE_FROM=", "TRAIN.CONTRASTIVE_START=1", *more]
 
 
 def files_below(folder: Path) -> list[str]:
@@ -101,13 +93,9 @@ def test_a_missing_folder_and_a_misspelt_key_are_each_one_message(city, tmp_path
     out = tmp_path / "runs"
     missing = f"DATA_DIRECTORY_SOURCE={tmp_path / 'nowhere'}"
     text = message_of("train.py", *tiny(city, out, missing), "--tensorboard")
-    assert (
-        f"Set DATA_DIRECTORY_SOURCE to the folder that holds RGB/; it is now '{tmp_path / 'nowhere'}'" in text
-    )
+    assert f"Set DATA_DIRECTORY_SOURCE to the folder that holds RGB/; it is now '{tmp_path / 'nowhere'}'" in text
 
-    text = error_of(
-        call("train.py", *tiny(city, out, "TRAIN.LAMDA_SEG_MAIN=1", "NUM_CLASSES=16.5"), cwd=ROOT / "scripts")
-    )
+    text = error_of(call("train.py", *tiny(city, out, "TRAIN.LAMDA_SEG_MAIN=1", "NUM_CLASSES=16.5"), cwd=ROOT / "scripts"))
     assert text.splitlines() == [
         "error: --set: TRAIN.LAMDA_SEG_MAIN is not an option; the nearest is TRAIN.LAMBDA_SEG_MAIN",
         "--set: NUM_CLASSES: expected int, got float 16.5",
@@ -127,9 +115,7 @@ def test_a_truncated_image_met_by_a_loader_process_is_one_message(city, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(
-    city, tmp_path, run_script, capfd
-):
+def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(city, tmp_path, run_script, capfd):
     with pytest.raises(SystemExit) as ended:
         run_script("check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", tmp_path / "found.json")
     assert ended.value.code == 0
@@ -147,9 +133,7 @@ def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work
 
 def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, capsys):
     write_city = demo_module.write_city
-    monkeypatch.setattr(
-        demo_module, "CITY", {"source": 2, "target": 4, "val": 2, "size": (128, 64), "seed": 0}
-    )
+    monkeypatch.setattr(demo_module, "CITY", {"source": 2, "target": 4, "val": 2, "size": (128, 64), "seed": 0})
     monkeypatch.setattr(demo_module, "write_city", lambda out, workers, **city: write_city(out, **city))
     # Jobs in processes of their own are those of test_bench.py.
     monkeypatch.setattr(demo_module, "run_all", lambda jobs, work: [work(job) for job in jobs])
@@ -158,8 +142,11 @@ def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, c
     demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM="])
     results = json.loads((demo / "results.json").read_text())
     assert [(r["method"], r["seed"]) for r in results["runs"]] == [
-        ("source-only", 1), ("source-only", 2), ("adapted", 1), ("adapted", 2),
-    ]  # fmt: skip
+        ("source-only", 1),
+        ("source-only", 2),
+        ("adapted", 1),
+        ("adapted", 2),
+    ]
     table = (demo / "table.txt").read_text()
     assert table.splitlines()[0].split() == ["IoU", "(%)", "source-only", "adapted"]
     assert "standard deviation over 2 seeds" in table and "gain by seed: 1: " in table

@@ -52,12 +52,18 @@ def test_importing_the_package_alone_does_not_import_torch():
 
 VARIANTS = {
     "as it is": [],
-    "all at once": ["TEST.FLIP=True", "TEST.SCALES=[1.0, 0.75]", "TEST.SLIDE_CROP=[64, 48]", "TEST.RESAMPLE=bilinear", "ALIGN_CORNERS=False"],
+    "all at once": [
+        "TEST.FLIP=True",
+        "TEST.SCALES=[1.0, 0.75]",
+        "TEST.SLIDE_CROP=[64, 48]",
+        "TEST.RESAMPLE=bilinear",
+        "ALIGN_CORNERS=False",
+    ],
     "aggregation": ["TEST.WITH_AGGREGATION=True"],
     "DADA": ["USE_DEPTH=True", "TEST.KEEP_RATIO=True"],
     "domain batch norm": ["TRAIN.DOMAIN_BN=True"],
     "two heads": ["TRAIN.MULTI_LEVEL=True", "TEST.UPSAMPLE_VIA_INPUT=True"],
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("options", VARIANTS.values(), ids=VARIANTS)
@@ -77,7 +83,9 @@ def test_predictions_are_those_of_the_test(options, city, tmp_path):
 
 
 def test_padded_images_of_mapillary_are_predicted_as_the_test_does(plain, photo):
-    made = dada.Segmenter.from_checkpoint(plain, device="cpu", options={"TARGET": "Mapillary", "TEST.INPUT_SIZE_TARGET": (64, 64)})
+    made = dada.Segmenter.from_checkpoint(
+        plain, device="cpu", options={"TARGET": "Mapillary", "TEST.INPUT_SIZE_TARGET": (64, 64)}
+    )
     found = made.predict(photo)
     transform = made._transform(None, None)
     views = transform(photo, Image.new("L", photo.size))
@@ -87,10 +95,18 @@ def test_padded_images_of_mapillary_are_predicted_as_the_test_does(plain, photo)
 
 
 def test_options_of_one_call_are_those_of_the_cfg(plain, segmenter, photo):
-    options = {"TEST.FLIP": True, "TEST.SCALES": [1.0, 0.5], "TEST.SLIDE_CROP": [48, 40], "TEST.SLIDE_STRIDE": [32, 32], "TEST.KEEP_RATIO": True,
-               "TEST.INPUT_SIZE_TARGET": [96, 80]}  # fmt: skip
+    options = {
+        "TEST.FLIP": True,
+        "TEST.SCALES": [1.0, 0.5],
+        "TEST.SLIDE_CROP": [48, 40],
+        "TEST.SLIDE_STRIDE": [32, 32],
+        "TEST.KEEP_RATIO": True,
+        "TEST.INPUT_SIZE_TARGET": [96, 80],
+    }
     wanted = dada.Segmenter.from_checkpoint(plain, device="cpu", options=options).predict(photo)
-    found = segmenter.predict(photo, flip=True, scales=(1.0, 0.5), window=(48, 40), stride=(32, 32), keep_ratio=True, size=(96, 80))
+    found = segmenter.predict(
+        photo, flip=True, scales=(1.0, 0.5), window=(48, 40), stride=(32, 32), keep_ratio=True, size=(96, 80)
+    )
     assert np.array_equal(found.probabilities, wanted.probabilities)
     again = segmenter.predict(photo)
     assert not np.array_equal(again.probabilities, wanted.probabilities), "they hold for one call"
@@ -104,9 +120,15 @@ def test_every_kind_of_picture_gives_the_same(segmenter, photo, tmp_path):
     photo.save(tmp_path / "a.png")
     pixels = np.asarray(photo)
     alike = [
-        photo, str(tmp_path / "a.png"), tmp_path / "a.png", pixels, torch.from_numpy(pixels.copy()).permute(2, 0, 1),
-        photo.convert("RGBA"), np.dstack([pixels, np.zeros((61, 90), np.uint8)]), pixels.astype(np.uint16) << 8,
-    ]  # fmt: skip
+        photo,
+        str(tmp_path / "a.png"),
+        tmp_path / "a.png",
+        pixels,
+        torch.from_numpy(pixels.copy()).permute(2, 0, 1),
+        photo.convert("RGBA"),
+        np.dstack([pixels, np.zeros((61, 90), np.uint8)]),
+        pixels.astype(np.uint16) << 8,
+    ]
     found = segmenter.predict(alike)
     single = segmenter.predict(photo)
     for prediction in found:
@@ -190,13 +212,19 @@ def test_the_cfg_of_the_caller_is_left_alone(plain):
 def test_a_release_gives_back_its_card_and_its_own_classes(city, tmp_path, photo, monkeypatch):
     monkeypatch.setattr(release, "git_commit", lambda: "0123abc")
     (tmp_path / "run").mkdir()
-    options = ["CLASSES.NAMES=[grass, trunk, apple]", "CLASSES.COLORS=[[0, 160, 0], [120, 80, 40], [200, 0, 30]]", "TRAIN.DOMAIN_BN=True"]
+    options = [
+        "CLASSES.NAMES=[grass, trunk, apple]",
+        "CLASSES.COLORS=[[0, 160, 0], [120, 80, 40], [200, 0, 30]]",
+        "TRAIN.DOMAIN_BN=True",
+    ]
     path = untrained_snapshot(tmp_path / "run", city, *options)
     cfg_from_list([*tiny_options(city, tmp_path / "runs"), *options])
     report = {
-        "mIoU": {"3": 41.5}, "IoU": {"grass": 60.0, "trunk": 23.0, "apple": None}, "seed": 1234,
+        "mIoU": {"3": 41.5},
+        "IoU": {"grass": 60.0, "trunk": 23.0, "apple": None},
+        "seed": 1234,
         "protocol": {"PROTOCOL": "advent", "TARGET": "Cityscapes", "SET_TARGET": "val", "FLIP": False},
-    }  # fmt: skip
+    }
     report["checkpoints"] = [{"file": str(path), "sha256": file_hash(path)}]
     (path.parent / f"test_{path.stem}.json").write_text(json.dumps(report))
     write_release(cfg, path, tmp_path / "apples.safetensors", licence="CC-BY-4.0")
@@ -206,8 +234,17 @@ def test_a_release_gives_back_its_card_and_its_own_classes(city, tmp_path, photo
     assert made.names == ("grass", "trunk", "apple") and made.classes.palette.tolist()[2] == [200, 0, 30]
     assert any(isinstance(module, DomainBatchNorm2d) for module in made.predictor.networks[0].modules())
     assert made.card == (tmp_path / "apples.md").read_text()
-    for said in ("SYNTHIA, split `all`", "Cityscapes, split `train`", "mIoU, 3 classes** | 41.50", "| apple | - |", "Protocol: advent",
-                 "Of these weights: CC-BY-4.0", "commit `0123abc`", "Iterations | 7", report["checkpoints"][0]["sha256"]):  # fmt: skip
+    for said in (
+        "SYNTHIA, split `all`",
+        "Cityscapes, split `train`",
+        "mIoU, 3 classes** | 41.50",
+        "| apple | - |",
+        "Protocol: advent",
+        "Of these weights: CC-BY-4.0",
+        "commit `0123abc`",
+        "Iterations | 7",
+        report["checkpoints"][0]["sha256"],
+    ):
         assert said in made.card
     assert str(tmp_path) not in made.card
     plain_one = dada.Segmenter.from_checkpoint(path, device="cpu")
@@ -250,7 +287,9 @@ def test_an_encoder_alone_is_no_trained_network(tmp_path):
     state = build_model("resnet-18", 19).state_dict()
     torch.save({f"Scale.{k}": v for k, v in state.items() if not k.startswith("layer6.")}, tmp_path / "imagenet.pth")
     with pytest.raises(ValueError, match=r"imagenet\.pth holds no trained network: layer6.* give a snapshot"):
-        dada.Segmenter.from_checkpoint(tmp_path / "imagenet.pth", cfg={"TRAIN.MODEL": "resnet-18", "NUM_CLASSES": 19}, device="cpu")
+        dada.Segmenter.from_checkpoint(
+            tmp_path / "imagenet.pth", cfg={"TRAIN.MODEL": "resnet-18", "NUM_CLASSES": 19}, device="cpu"
+        )
 
 
 def test_several_checkpoints_are_an_ensemble(plain, segmenter, photo):

@@ -11,19 +11,8 @@ import pytest
 import torch
 
 from dada.config import cfg, cfg_from_list
-from dada.evaluation.criteria import (
-    information,
-    label_free_criteria,
-)
-from dada.evaluation.selection import (
-    CHOICES,
-    Candidate,
-    candidates_of,
-    judge,
-    rank_correlation,
-    ranking,
-    report,
-)
+from dada.evaluation.criteria import information, label_free_criteria
+from dada.evaluation.selection import CHOICES, Candidate, candidates_of, judge, rank_correlation, ranking, report
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.runs import find_snapshots, run_of
 from dada.training.loop import train
@@ -97,7 +86,7 @@ def test_rank_correlation_is_spearmans():
 
 
 def candidate(name, value, miou=None):
-    return Candidate(Path(name), {choice: value for choice in CHOICES}, miou)
+    return Candidate(Path(name), dict.fromkeys(CHOICES, value), miou)
 
 
 def test_ranking_is_best_first_and_the_report_shows_labels_only_if_asked():

@@ -62,10 +62,16 @@ def pretended(tmp_path):
             cwd=ROOT,
             env={
                 "PATH": f"{tools}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-                "PYTHON_ENV": sys.prefix, "LOCAL_DISK": str(tmp_path), "SLURM_JOB_ID": "7", "STATE": state, **environment,
+                "PYTHON_ENV": sys.prefix,
+                "LOCAL_DISK": str(tmp_path),
+                "SLURM_JOB_ID": "7",
+                "STATE": state,
+                **environment,
             },
-            capture_output=True, text=True, timeout=20,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
 
     tool("squeue", "echo $STATE")
     tool("scontrol", "echo scontrol $*")
@@ -134,9 +140,9 @@ def test_staged_data_is_copied_for_the_time_of_the_job(pretended, tmp_path):
     archive.write_bytes(b"2")
     done = pretended(f"stage K1 '{root}/'; stage K2 '{archive}/inner/part'; stage K3 ''; cat $copies/K1/city/a.png")
     copies = tmp_path / "dada-7"
-    assert done.stdout.strip().endswith(
-        f"1went on --set K1={copies}/K1/city --set K2={copies}/K2/city.zip/inner/part"
-    ), done.stderr
+    assert done.stdout.strip().endswith(f"1went on --set K1={copies}/K1/city --set K2={copies}/K2/city.zip/inner/part"), (
+        done.stderr
+    )
     assert not copies.exists()
     # A name that leads nowhere is no reason to copy the folder above it.
     done = pretended(f"stage K1 '{root}/typo'")
@@ -279,10 +285,15 @@ def test_a_job_at_its_time_limit_goes_on_with_data_copied_to_the_node(project, p
     local = tmp_path / "local"
     local.mkdir()
     job = project.submit(
-        "train", "EXP_NAME=limited", "DATA_DIRECTORY_SOURCE=nowhere", "DATA_DIRECTORY_TARGET=nowhere",
+        "train",
+        "EXP_NAME=limited",
+        "DATA_DIRECTORY_SOURCE=nowhere",
+        "DATA_DIRECTORY_TARGET=nowhere",
         options=("--time=3", "--signal=B:USR1@60"),
-        STAGE_SOURCE=f"{archive}/SYNTHIA", STAGE_TARGET=str(city / "Cityscapes"), LOCAL_DISK=str(local),
-    )  # fmt: skip
+        STAGE_SOURCE=f"{archive}/SYNTHIA",
+        STAGE_TARGET=str(city / "Cityscapes"),
+        LOCAL_DISK=str(local),
+    )
     process = project.freeze(job, "limited")
     assert sorted(p.name for p in (local / f"dada-{job}").glob("*/*")) == ["Cityscapes", "SYNTHIA.zip"]
     project.wait_for_log(job, "USR1 received", 180)

@@ -98,7 +98,7 @@ def test_folders_are_listed(root):
         ("notes.txt/*", []),
         ("nothing/**/*.jpg", []),
     ],
-)  # fmt: skip
+)
 def test_glob(root, pattern, want):
     assert storage.glob(pattern, root) == want
 

@@ -15,11 +15,7 @@ from dada.domain_adaptation import contrastive_learning
 from dada.domain_adaptation.association import aggregation, tiles
 from dada.domain_adaptation.association.contrast import contrast_scale
 from dada.domain_adaptation.association.pixels import Distributions
-from dada.domain_adaptation.contrastive_learning import (
-    cycle_association_loss,
-    find_cycles,
-    spatial_aggregation,
-)
+from dada.domain_adaptation.contrastive_learning import cycle_association_loss, find_cycles, spatial_aggregation
 
 IGNORE = 255
 PAIR_SIDE = 7
@@ -85,11 +81,7 @@ def cases(draw, dtype=torch.float64):
         draw(st.integers(1, 4)),
         dtype,
     )
-    return case, {
-        "metric": metric,
-        "aggregate": draw(st.booleans()),
-        "alpha": draw(st.sampled_from([0.0, 0.3, 0.5, 1.0])),
-    }
+    return case, {"metric": metric, "aggregate": draw(st.booleans()), "alpha": draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))}
 
 
 @settings(deadline=None, max_examples=150)
@@ -143,13 +135,10 @@ def test_aggregation_is_that_of_the_dense_form_on_any_shape(small):
     x = x.requires_grad_()
     upstream = torch.randn(x.shape, generator=torch.Generator().manual_seed(1), dtype=x.dtype)
     got, want = (
-        spatial_aggregation(x, alpha=options["alpha"], metric=options["metric"], impl=impl)
-        for impl in ("streaming", "dense")
+        spatial_aggregation(x, alpha=options["alpha"], metric=options["metric"], impl=impl) for impl in ("streaming", "dense")
     )
     torch.testing.assert_close(got, want, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(
-        *(torch.autograd.grad((y * upstream).sum(), x)[0] for y in (got, want)), rtol=1e-9, atol=1e-11
-    )
+    torch.testing.assert_close(*(torch.autograd.grad((y * upstream).sum(), x)[0] for y in (got, want)), rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
@@ -240,20 +229,13 @@ def test_ties_go_to_the_first_pixel_across_tiles(seed, metric, aggregate):
         for size in ((5, 7), (6, 5))
     )
     labels = torch.randint(0, 3, (2, 5, 7), generator=g)
-    got, want = (
-        find_cycles(source, target, labels, metric=metric, aggregate=False, impl=i)
-        for i in ("streaming", "dense")
-    )
+    got, want = (find_cycles(source, target, labels, metric=metric, aggregate=False, impl=i) for i in ("streaming", "dense"))
     assert all(map(torch.equal, got, want))
-    assert (
-        len(set(got.target_index[0].tolist())) <= 4
-    )  # of 30: only the first pixel of each kind is ever chosen
+    assert len(set(got.target_index[0].tolist())) <= 4  # of 30: only the first pixel of each kind is ever chosen
     assert_same(source, target, labels, 1e-9, metric=metric, aggregate=False)
     if aggregate:
         torch.testing.assert_close(
-            *(spatial_aggregation(target, metric=metric, impl=i) for i in ("streaming", "dense")),
-            rtol=1e-9,
-            atol=1e-12,
+            *(spatial_aggregation(target, metric=metric, impl=i) for i in ("streaming", "dense")), rtol=1e-9, atol=1e-12
         )
 
 
@@ -323,9 +305,7 @@ def test_without_grad_mode_the_loss_is_the_same_and_nothing_is_kept(metric):
 def test_gradcheck_of_what_has_no_temperature():
     """Aggregation of probabilities is differentiable as it stands; the rest once temperatures are frozen."""
     x = random_case(7, 2, 3, (2, 3), (4, 3), "kl")[1].requires_grad_()
-    assert torch.autograd.gradcheck(
-        lambda p: spatial_aggregation(p, metric="kl", alpha=0.7, impl="streaming"), x
-    )
+    assert torch.autograd.gradcheck(lambda p: spatial_aggregation(p, metric="kl", alpha=0.7, impl="streaming"), x)
 
 
 @METRICS
@@ -400,10 +380,7 @@ def test_activation_checkpointing_recomputes_the_same():
     _, want = run(source, target, labels, impl="streaming")
     source.requires_grad_(), target.requires_grad_()
     loss = torch.utils.checkpoint.checkpoint(
-        lambda s, t: 3 * cycle_association_loss(s, t, labels, impl="streaming").loss,
-        source,
-        target,
-        use_reentrant=False,
+        lambda s, t: 3 * cycle_association_loss(s, t, labels, impl="streaming").loss, source, target, use_reentrant=False
     )
     for grad, want_grad in zip(torch.autograd.grad(loss, (source, target)), want):
         torch.testing.assert_close(grad, want_grad)
@@ -429,9 +406,7 @@ def streamed(monkeypatch, source, target, labels, **options):
     called = []
     for name in ("stream_loss", "stream_aggregation", "stream_cycles"):
         original = getattr(contrastive_learning, name)
-        monkeypatch.setattr(
-            contrastive_learning, name, lambda *a, o=original, n=name: called.append(n) or o(*a)
-        )
+        monkeypatch.setattr(contrastive_learning, name, lambda *a, o=original, n=name: called.append(n) or o(*a))
     cycle_association_loss(source, target, labels, **options)
     find_cycles(source, target, labels, **options)
     return set(called)
@@ -523,10 +498,7 @@ def benchmark():
 )
 def test_the_baseline_of_the_benchmark_is_the_published_loss(case):
     loss = benchmark().published_loss(
-        case.tensor("x1", torch.float64),
-        case.tensor("x2", torch.float64),
-        case.tensor("gt1"),
-        case.settings["metric"],
+        case.tensor("x1", torch.float64), case.tensor("x2", torch.float64), case.tensor("gt1"), case.settings["metric"]
     )
     assert_close_relative(loss, case.tensor("loss"), 1e-9)
 
@@ -536,15 +508,7 @@ def test_the_benchmark_writes_the_named_fields_and_a_plot(tmp_path):
     rows = []
     for side in (4, 6, 8):
         once = module.run_once(f"cos-8-{side}", "streaming", "cpu", 1)
-        assert {
-            "seconds_forward",
-            "seconds_backward",
-            "input_bytes",
-            "extra_bytes",
-            "gemm_share",
-        } <= once.keys()
-        rows.append(
-            {"case": f"cos-8-{side}", "impl": "streaming", "device": "cpu"} | once | {"extra_bytes": side}
-        )
+        assert {"seconds_forward", "seconds_backward", "input_bytes", "extra_bytes", "gemm_share"} <= once.keys()
+        rows.append({"case": f"cos-8-{side}", "impl": "streaming", "device": "cpu"} | once | {"extra_bytes": side})
     (path,) = module.plot(rows, tmp_path)
     assert path.stat().st_size > 1000

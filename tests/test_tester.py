@@ -40,9 +40,7 @@ def measure(cfg, run, *pairs):
 def test_single_tests_the_last_snapshot_of_the_run(tiny_cfg, run, capsys):
     results = measure(tiny_cfg, run)
     assert list(results) == ["model_10"]
-    assert (
-        results["model_10"].confusion.sum() > 2 * 128 * 64 / 2
-    )  # both val images at the size of their labels
+    assert results["model_10"].confusion.sum() > 2 * 128 * 64 / 2  # both val images at the size of their labels
     printed = capsys.readouterr().out
     assert "mIoU 16" in printed and "CLASS_RULE ignore" in printed and "ALIGN_CORNERS True" in printed
 
@@ -53,10 +51,7 @@ def test_best_tests_every_snapshot_and_keeps_the_last_as_the_headline(tiny_cfg, 
     summary = capsys.readouterr().out.splitlines()[-2:]
     assert summary[0].startswith("last snapshot model_10: mIoU ")
     best = max(results, key=lambda name: results[name].miou)
-    assert (
-        summary[1]
-        == f"best snapshot {best}: mIoU {100 * results[best].miou:.2f} (chosen with target labels; not a headline)"
-    )
+    assert summary[1] == f"best snapshot {best}: mIoU {100 * results[best].miou:.2f} (chosen with target labels; not a headline)"
     assert sorted(p.name for p in run.snapshots.glob("*.json")) == ["test_model_10.json", "test_model_9.json"]
 
 
@@ -65,9 +60,7 @@ def test_the_report_says_under_which_protocol_with_which_weights_and_versions(ti
     report = json.loads((run.snapshots / "test_model_10.json").read_text())
     assert report["protocol"] == protocol(tiny_cfg)
     assert report["protocol"]["FLIP"] is True and report["protocol"]["INPUT_SIZE_TARGET"] == [128, 64]
-    assert {"TARGET", "NUM_CLASSES", "ALIGN_CORNERS", "CLASS_RULE", "RESAMPLE", "SCALES"} <= set(
-        report["protocol"]
-    )
+    assert {"TARGET", "NUM_CLASSES", "ALIGN_CORNERS", "CLASS_RULE", "RESAMPLE", "SCALES"} <= set(report["protocol"])
     assert report["cfg"] == plain_cfg() and report["seed"] == 77
     assert report["versions"]["torch"] == str(torch.__version__) and report["versions"]["dada"] == __version__
     weights = run.snapshots / "model_10.pth"
@@ -87,9 +80,11 @@ def test_the_batch_size_changes_no_count(tiny_cfg, run):
 def test_named_files_make_one_ensemble(tiny_cfg, run, networks):
     paths = [str(run.snapshots / f"model_{k}.pth") for k in (9, 10)]
     options = [
-        f"TEST.RESTORE_FROM=[{', '.join(paths)}]", f"TEST.MODEL=['{TINY_NETWORK}', '{TINY_NETWORK}']",
-        "TEST.MODEL_WEIGHT=[3, 1]", "TEST.MULTI_LEVEL=[False, False]",
-    ]  # fmt: skip
+        f"TEST.RESTORE_FROM=[{', '.join(paths)}]",
+        f"TEST.MODEL=['{TINY_NETWORK}', '{TINY_NETWORK}']",
+        "TEST.MODEL_WEIGHT=[3, 1]",
+        "TEST.MULTI_LEVEL=[False, False]",
+    ]
     assert list(measure(tiny_cfg, run, *options)) == ["model_9+model_10"]
     report = json.loads((run.snapshots / "test_model_9+model_10.json").read_text())
     assert [c["file"] for c in report["checkpoints"]] == paths
@@ -98,16 +93,12 @@ def test_named_files_make_one_ensemble(tiny_cfg, run, networks):
 def test_an_ensemble_of_other_numbers_is_refused_with_all_of_them(tiny_cfg, run):
     cfg_from_list([f"TEST.MODEL=['{TINY_NETWORK}', '{TINY_NETWORK}']", "TEST.MODEL_WEIGHT=[1]"])
     paths = [run.snapshots / "model_9.pth", run.snapshots / "model_10.pth"]
-    with pytest.raises(
-        ValueError, match=r"TEST.MODEL 2, TEST.MULTI_LEVEL 2, TEST.MODEL_WEIGHT 1, .*RESTORE_FROM\) 2"
-    ):
+    with pytest.raises(ValueError, match=r"TEST.MODEL 2, TEST.MULTI_LEVEL 2, TEST.MODEL_WEIGHT 1, .*RESTORE_FROM\) 2"):
         load_predictor(tiny_cfg, paths, CPU)
 
 
 def test_the_options_of_the_cfg_reach_the_predictor(tiny_cfg, run):
-    cfg_from_list(
-        ["TEST.FLIP=True", "TEST.SCALES=[0.5, 1]", "TEST.WITH_AGGREGATION=True", "ALIGN_CORNERS=False"]
-    )
+    cfg_from_list(["TEST.FLIP=True", "TEST.SCALES=[0.5, 1]", "TEST.WITH_AGGREGATION=True", "ALIGN_CORNERS=False"])
     predictor = load_predictor(tiny_cfg, [run.snapshots / "model_9.pth"], CPU)
     assert (predictor.flip, predictor.scales, predictor.aggregate) == (True, (0.5, 1.0), True)
     assert predictor.align_corners is False and not predictor.networks[0].training
@@ -115,10 +106,9 @@ def test_the_options_of_the_cfg_reach_the_predictor(tiny_cfg, run):
 
 
 def test_sizes_of_windows_are_width_and_height_in_the_cfg_and_turned_for_the_predictor(tiny_cfg, run):
-    cfg_from_list([
-        "TEST.SLIDE_CROP=[64, 32]", "TEST.SLIDE_STRIDE=[48, 16]", "TEST.UPSAMPLE_VIA_INPUT=True",
-        "LEGACY.LOGIT_ENSEMBLE=True",
-    ])  # fmt: skip
+    cfg_from_list(
+        ["TEST.SLIDE_CROP=[64, 32]", "TEST.SLIDE_STRIDE=[48, 16]", "TEST.UPSAMPLE_VIA_INPUT=True", "LEGACY.LOGIT_ENSEMBLE=True"]
+    )
     predictor = load_predictor(tiny_cfg, [run.snapshots / "model_9.pth"], CPU)
     assert (predictor.window, predictor.stride, predictor.via_input) == ((32, 64), (16, 48), True)
     assert predictor.average == "logits"
@@ -143,9 +133,7 @@ def test_each_protocol_runs_and_is_named_beside_the_number(tiny_cfg, run, name, 
 
 def test_a_run_without_snapshots_is_told(tiny_cfg, run):
     cfg_from_list(["EXP_NAME=elsewhere"])
-    with pytest.raises(
-        FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*elsewhere.*Train with the same"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"no snapshot model_<iteration>.pth in .*elsewhere.*Train with the same"):
         run_test(tiny_cfg, run_of(tiny_cfg))
 
 

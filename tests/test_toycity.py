@@ -69,10 +69,7 @@ def test_labels_are_the_16_classes_or_void(scenes, look):
 
 @pytest.mark.parametrize("look", LOOK_NAMES)
 def test_every_class_is_in_a_reasonable_share_of_scenes(scenes, look):
-    share = {
-        name: np.mean([(label == k).sum() >= 4 for _, label, _ in scenes[look]])
-        for k, name in enumerate(CLASS_NAMES)
-    }
+    share = {name: np.mean([(label == k).sum() >= 4 for _, label, _ in scenes[look]]) for k, name in enumerate(CLASS_NAMES)}
     assert min(share.values()) >= 0.1, share
     assert min(share[name] for name in ("road", "sidewalk", "building", "vegetation", "pole")) >= 0.9, share
 
@@ -116,9 +113,7 @@ def test_tilted_camera_sees_points_of_the_ground_at_the_depth_it_projects_them_t
     points = np.array([[0.0, 10.0, 0.0], [1.0, 14.0, 0.0], [-3.0, 12.0, 0.0]])
     seen = camera.to_camera(points)
     for (u, v), depth in zip(camera.to_pixels(seen), seen[:, 2], strict=True):
-        around = canvas.depth[
-            int(np.floor(v)) : int(np.floor(v)) + 2, int(np.floor(u)) : int(np.floor(u)) + 2
-        ]
+        around = canvas.depth[int(np.floor(v)) : int(np.floor(v)) + 2, int(np.floor(u)) : int(np.floor(u)) + 2]
         assert around.min() <= depth <= around.max()
 
 
@@ -131,9 +126,7 @@ def test_in_every_scene_road_depth_is_one_plane_and_grows_toward_the_horizon(sce
         inverse = 1 / depth[row, column].astype(float)
         fitted = plane @ np.linalg.lstsq(plane, inverse, rcond=None)[0]
         np.testing.assert_allclose(fitted, inverse, atol=1e-5)
-        by_row = [
-            depth[r][label[r] == c.ROAD].mean() for r in np.unique(row)[:: max(1, len(np.unique(row)) // 6)]
-        ]
+        by_row = [depth[r][label[r] == c.ROAD].mean() for r in np.unique(row)[:: max(1, len(np.unique(row)) // 6)]]
         assert all(np.diff(by_row) < 0)
 
 
@@ -147,7 +140,7 @@ def test_colour_label_and_depth_change_on_exactly_the_same_pixels():
     assert np.array_equal(drawn, canvas.rgb[..., 0] == 1.0)
     assert np.array_equal(drawn, np.isfinite(canvas.depth))
     assert np.array_equal(drawn, canvas.instance == 9)
-    assert 6.9 < canvas.depth[drawn].min() and canvas.depth[drawn].max() < 7.6
+    assert canvas.depth[drawn].min() > 6.9 and canvas.depth[drawn].max() < 7.6
 
 
 def test_what_is_nearer_hides_what_is_farther_in_any_order():
@@ -265,9 +258,7 @@ def test_a_complete_city_is_kept_and_an_incomplete_one_reported(tmp_path):
     with pytest.raises(FileExistsError, match=r"another toy city \(seed 0 instead of 1\).*--overwrite"):
         write(seed=1)
     victim.unlink()
-    with pytest.raises(
-        FileExistsError, match=r"1 of its files are missing, first .*0000001\.png.*--overwrite"
-    ):
+    with pytest.raises(FileExistsError, match=r"1 of its files are missing, first .*0000001\.png.*--overwrite"):
         write()
     write(overwrite=True)
     assert files(tmp_path / "city") == before
@@ -337,7 +328,22 @@ def test_an_unknown_look_is_refused_with_the_known_ones():
 
 
 def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path):
-    arguments = "--out city --source 1 --target 1 --val 1 --size 65x33 --seed 4 --workers 1".split()
+    arguments = [
+        "--out",
+        "city",
+        "--source",
+        "1",
+        "--target",
+        "1",
+        "--val",
+        "1",
+        "--size",
+        "65x33",
+        "--seed",
+        "4",
+        "--workers",
+        "1",
+    ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     command = [sys.executable, str(SCRIPT), *arguments]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

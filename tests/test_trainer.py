@@ -39,9 +39,7 @@ def same(a: dict, b: dict) -> bool:
 
 def trainer_of(net, *pairs: str, **options) -> Trainer:
     cfg_from_list(pairs)
-    return Trainer(
-        net, build_objective(cfg, CPU), build_optimizer(net, cfg), **{"max_iterations": 10, **options}
-    )
+    return Trainer(net, build_objective(cfg, CPU), build_optimizer(net, cfg), **{"max_iterations": 10, **options})
 
 
 def half(batch: Batch, part: slice) -> Batch:
@@ -58,11 +56,7 @@ def test_accumulated_steps_equal_one_larger_batch():
     for iter_size, batches in ((1, [(source, target)]), (2, halves)):
         net = network()
         trainer = trainer_of(
-            net,
-            "TRAIN.DA_METHOD=MinEnt",
-            "TRAIN.LAMBDA_ENT_MAIN=1",
-            "TRAIN.LEARNING_RATE=0.1",
-            iter_size=iter_size,
+            net, "TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_ENT_MAIN=1", "TRAIN.LEARNING_RATE=0.1", iter_size=iter_size
         )
         values, _ = trainer.iterate(0, iter(batches))
         finals.append(state(net))
@@ -101,14 +95,11 @@ def test_bfloat16_autocast_gives_float32_losses_near_those_of_float32():
     for autocast in (False, True):
         net = TinyNetwork(16)
         net.load_state_dict(
-            {
-                name: torch.sin(torch.arange(v.numel()).float()).view(v.shape)
-                for name, v in net.state_dict().items()
-            }
+            {name: torch.sin(torch.arange(v.numel()).float()).view(v.shape) for name, v in net.state_dict().items()}
         )
         trainer = trainer_of(
             net, "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_LOVASZ=1", autocast=autocast
-        )  # fmt: skip
+        )
         batches = [(random_batch(seed=1), random_batch(seed=2, labelled=False))]
         values, step = trainer.iterate(0, iter(batches))
         losses = trainer.objective(step, 0)
@@ -159,10 +150,15 @@ def test_a_discriminator_whose_loss_is_not_finite_stops_too():
 @pytest.mark.parametrize("name,kind", [("SGD", torch.optim.SGD), ("AdamW", torch.optim.AdamW)])
 def test_backbone_and_heads_are_stepped_once_each_at_their_rates(name, kind):
     net = build_model("resnet-18", K)
-    cfg_from_list([
-        f"TRAIN.OPTIMIZER={name}", "TRAIN.LEARNING_RATE=1e-3", "TRAIN.LR_MULT=5", "TRAIN.WEIGHT_DECAY=0.02",
-        "TRAIN.MOMENTUM=0.8",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            f"TRAIN.OPTIMIZER={name}",
+            "TRAIN.LEARNING_RATE=1e-3",
+            "TRAIN.LR_MULT=5",
+            "TRAIN.WEIGHT_DECAY=0.02",
+            "TRAIN.MOMENTUM=0.8",
+        ]
+    )
     optimizer = build_optimizer(net, cfg)
     assert type(optimizer) is kind
     assert [g["lr"] for g in optimizer.param_groups] == [1e-3, 5e-3]
@@ -179,13 +175,11 @@ def test_backbone_and_heads_are_stepped_once_each_at_their_rates(name, kind):
 
 def test_pairs_hold_none_for_a_target_that_no_term_reads():
     source, target = [random_batch(seed=k) for k in (1, 2)], [random_batch(seed=k) for k in (3, 4)]
-    assert [(s.name[0], t) for s, t in paired(source, None)] == [
-        ("image_1_0.png", None),
-        ("image_2_0.png", None),
-    ]
+    assert [(s.name[0], t) for s, t in paired(source, None)] == [("image_1_0.png", None), ("image_2_0.png", None)]
     assert [(s.name[0], t.name[0]) for s, t in paired(source, target)] == [
-        ("image_1_0.png", "image_3_0.png"), ("image_2_0.png", "image_4_0.png"),
-    ]  # fmt: skip
+        ("image_1_0.png", "image_3_0.png"),
+        ("image_2_0.png", "image_4_0.png"),
+    ]
 
 
 @pytest.mark.parametrize("early_stop,expected", [(0, 40), (30, 30), (40, 40), (50, 40)])
@@ -198,14 +192,15 @@ def test_early_stop_ends_a_run_but_never_lengthens_it(early_stop, expected):
 
 
 ADAPTED = [
-    "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", "DATA_TRANSFORM.COLOR_JITTER=0.2", "DATA_TRANSFORM.FLIP=0.5",
-]  # fmt: skip
+    "CONTRASTIVE_LEARNING=True",
+    "TRAIN.LAMBDA_CONSISTENCY=1",
+    "DATA_TRANSFORM.COLOR_JITTER=0.2",
+    "DATA_TRANSFORM.FLIP=0.5",
+]
 
 
 def files_below(folder) -> set[str]:
-    return (
-        {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} if folder.exists() else set()
-    )
+    return {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()} if folder.exists() else set()
 
 
 def trained(*pairs: str, suffix: str = "") -> dict[str, torch.Tensor]:
@@ -227,7 +222,7 @@ def test_a_run_leaves_its_cfg_and_whole_snapshots_and_nothing_else(tiny_cfg, tmp
     assert files_below(tmp_path / "runs") == {
         f"snapshots/tiny/{name}"
         for name in ("train_cfg.yml", "model_2.pth", "checkpoint_2.pth", "model_3.pth", "checkpoint_3.pth")
-    }  # fmt: skip
+    }
     last = torch.load(folder / "model_3.pth", weights_only=True)
     assert same(last["state_dict"], net) and last["iter"] == 3
     earlier = torch.load(folder / "model_2.pth", weights_only=True)
@@ -299,13 +294,7 @@ def test_a_file_that_breaks_in_the_first_batch_leaves_nothing_at_all(city, tmp_p
 
 @pytest.mark.parametrize("method", ["MinEnt", "AdvEnt"])
 def test_every_method_trains_with_association_on_top(tiny_cfg, method):
-    trained(
-        *ADAPTED,
-        f"TRAIN.DA_METHOD={method}",
-        "TRAIN.MAX_ITERS=1",
-        "TRAIN.BF16=True",
-        "TRAIN.CHANNELS_LAST=True",
-    )
+    trained(*ADAPTED, f"TRAIN.DA_METHOD={method}", "TRAIN.MAX_ITERS=1", "TRAIN.BF16=True", "TRAIN.CHANNELS_LAST=True")
 
 
 @pytest.fixture(scope="module")
@@ -319,14 +308,32 @@ def plain_run(city, tmp_path_factory):
 @pytest.mark.parametrize(
     "option",
     [
-        "EXP_NAME=same", "ALIGN_CORNERS=False", "TRAIN.POWER=0", "TRAIN.WARMUP_ITERS=2", "TRAIN.ITER_SIZE=2", "TRAIN.BF16=True",
-        "TRAIN.MAX_ITERS=3", "TRAIN.OPTIMIZER=AdamW", "TRAIN.MOMENTUM=0", "TRAIN.WEIGHT_DECAY=0.1", "TRAIN.LR_MULT=1",
-        "TRAIN.IMG_MODE=BGR", "TRAIN.BN_POLICY=frozen_affine", "TRAIN.OUTPUT_STRIDE=16", "TRAIN.APPLY_SPAGG=False",
-        "TRAIN.SPAGG_ALPHA=0.1", "TRAIN.LSR_THRES=1", "TRAIN.CONSISTENCY_THRESHOLD=0", "TRAIN.CONTRASTIVE_START=1",
-        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False", "DATA_TRANSFORM.FLIP=0",
-        "DATA_TRANSFORM.COLOR_JITTER=0", "DATA_TRANSFORM.CROPSIZE=48", "DATA_TRANSFORM.LOADSIZE=90",
+        "EXP_NAME=same",
+        "ALIGN_CORNERS=False",
+        "TRAIN.POWER=0",
+        "TRAIN.WARMUP_ITERS=2",
+        "TRAIN.ITER_SIZE=2",
+        "TRAIN.BF16=True",
+        "TRAIN.MAX_ITERS=3",
+        "TRAIN.OPTIMIZER=AdamW",
+        "TRAIN.MOMENTUM=0",
+        "TRAIN.WEIGHT_DECAY=0.1",
+        "TRAIN.LR_MULT=1",
+        "TRAIN.IMG_MODE=BGR",
+        "TRAIN.BN_POLICY=frozen_affine",
+        "TRAIN.OUTPUT_STRIDE=16",
+        "TRAIN.APPLY_SPAGG=False",
+        "TRAIN.SPAGG_ALPHA=0.1",
+        "TRAIN.LSR_THRES=1",
+        "TRAIN.CONSISTENCY_THRESHOLD=0",
+        "TRAIN.CONTRASTIVE_START=1",
+        "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP=False",
+        "DATA_TRANSFORM.FLIP=0",
+        "DATA_TRANSFORM.COLOR_JITTER=0",
+        "DATA_TRANSFORM.CROPSIZE=48",
+        "DATA_TRANSFORM.LOADSIZE=90",
     ],
-)  # fmt: skip
+)
 def test_every_option_of_training_reaches_the_network(tiny_cfg, plain_run, option):
     small = ["TRAIN.INPUT_SIZE_SOURCE=[128, 64]", "TRAIN.INPUT_SIZE_TARGET=[64, 64]"]  # read without crops only
     stop = [] if option.startswith("TRAIN.MAX_ITERS") else ["TRAIN.EARLY_STOP=2"]

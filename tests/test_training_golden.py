@@ -30,32 +30,38 @@ def has(case: Case, part: str) -> bool:
 def build(case: Case, dtype: torch.dtype) -> Trainer:
     s = case.settings
     depth = has(case, "head_depth")
-    cfg_from_list([
-        f"TRAIN.DA_METHOD={METHODS[s['method']]}", f"NUM_CLASSES={16}", f"USE_DEPTH={depth}",
-        f"TRAIN.MODEL={'DeepLabv2_depth' if depth else 'DeepLabv2'}", f"TRAIN.MULTI_LEVEL={has(case, 'head_aux')}",
-        f"TRAIN.LAMBDA_SEG_MAIN={s['lambda_seg_main']}", f"TRAIN.LAMBDA_SEG_AUX={s['lambda_seg_aux']}",
-        f"TRAIN.LAMBDA_ADV_MAIN={s['adv'][0]}", f"TRAIN.LAMBDA_ADV_AUX={s['adv'][1]}",
-        f"TRAIN.LAMBDA_ENT_MAIN={s['adv'][0]}", f"TRAIN.LAMBDA_ENT_AUX={s['adv'][1]}",
-        f"TRAIN.LAMBDA_DEPTH_MAIN={s['depth_w']}", f"TRAIN.LEARNING_RATE={s['lr']}",
-        f"TRAIN.LEARNING_RATE_D={s['lr_d']}", f"TRAIN.MOMENTUM={s['momentum']}",
-        f"TRAIN.WEIGHT_DECAY={s['weight_decay']}",
-    ])  # fmt: skip
+    cfg_from_list(
+        [
+            f"TRAIN.DA_METHOD={METHODS[s['method']]}",
+            f"NUM_CLASSES={16}",
+            f"USE_DEPTH={depth}",
+            f"TRAIN.MODEL={'DeepLabv2_depth' if depth else 'DeepLabv2'}",
+            f"TRAIN.MULTI_LEVEL={has(case, 'head_aux')}",
+            f"TRAIN.LAMBDA_SEG_MAIN={s['lambda_seg_main']}",
+            f"TRAIN.LAMBDA_SEG_AUX={s['lambda_seg_aux']}",
+            f"TRAIN.LAMBDA_ADV_MAIN={s['adv'][0]}",
+            f"TRAIN.LAMBDA_ADV_AUX={s['adv'][1]}",
+            f"TRAIN.LAMBDA_ENT_MAIN={s['adv'][0]}",
+            f"TRAIN.LAMBDA_ENT_AUX={s['adv'][1]}",
+            f"TRAIN.LAMBDA_DEPTH_MAIN={s['depth_w']}",
+            f"TRAIN.LEARNING_RATE={s['lr']}",
+            f"TRAIN.LEARNING_RATE_D={s['lr_d']}",
+            f"TRAIN.MOMENTUM={s['momentum']}",
+            f"TRAIN.WEIGHT_DECAY={s['weight_decay']}",
+        ]
+    )
     cfg.NUM_CLASSES = s["ncl"]  # no label set has so few classes; the objective needs only their number
     network = TinyNetwork(s["ncl"], aux=has(case, "head_aux"), depth=depth).to(dtype)
     objective = build_objective(cfg, torch.device("cpu"))
     load_recipe(network, "", s["salt"])
     for adversary in objective.adversaries:
         load_recipe(adversary.discriminator.to(dtype), f"d_{adversary.name}.", s["salt"])
-    return Trainer(
-        network, objective, build_optimizer(network, cfg), max_iterations=s["max_iters"], power=s["power"],
-    )  # fmt: skip
+    return Trainer(network, objective, build_optimizer(network, cfg), max_iterations=s["max_iters"], power=s["power"])
 
 
 def load_recipe(module: torch.nn.Module, prefix: str, salt: int) -> None:
     state = module.state_dict()
-    module.load_state_dict(
-        {name: golden_recipe(prefix + name, tuple(v.shape), salt) for name, v in state.items()}
-    )
+    module.load_state_dict({name: golden_recipe(prefix + name, tuple(v.shape), salt) for name, v in state.items()})
 
 
 def batches(case: Case, dtype: torch.dtype):
@@ -73,18 +79,14 @@ def run(case: Case, dtype: torch.dtype) -> tuple[Trainer, list[dict[str, float]]
     return trainer, [trainer.iterate(k, steps)[0] for k in range(case.settings["iters"])]
 
 
-@pytest.mark.parametrize(
-    "dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["float64", "float32"]
-)
+@pytest.mark.parametrize("dtype,tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-5)], ids=["float64", "float32"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_golden_losses_and_final_weights(case, dtype, tolerance):
     trainer, losses = run(case, dtype)
     published = [name.removeprefix("losses/") for name in case.arrays if name.startswith("losses/")]
     for name in published:
         got = torch.tensor([values.get(ours(name), 0.0) for values in losses], dtype=torch.float64)
-        assert_close_relative(
-            got, case.tensor(f"losses/{name}"), tolerance
-        )  # a head that is not there prints 0
+        assert_close_relative(got, case.tensor(f"losses/{name}"), tolerance)  # a head that is not there prints 0
     weights = {name: v.detach() for name, v in trainer.network.named_parameters()}
     for name, value in weights.items():
         assert_close_relative(value, case.tensor(f"final/{name}"), tolerance)

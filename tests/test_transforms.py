@@ -80,9 +80,7 @@ def test_random_resize_uses_pillows_bilinear_and_nearest():
     label = Image.fromarray(rng.integers(0, 16, (11, 17), dtype=np.uint8))
     views = TrainTransform(raw_pixels, load_size=(23, 23), flip=0.0)(image, label)
     size = (int(23 * 17 / 11), 23)
-    np.testing.assert_array_equal(
-        views.image.permute(1, 2, 0), np.asarray(image.resize(size, Image.BILINEAR))
-    )
+    np.testing.assert_array_equal(views.image.permute(1, 2, 0), np.asarray(image.resize(size, Image.BILINEAR)))
     np.testing.assert_array_equal(views.label, np.asarray(label.resize(size, Image.NEAREST)))
 
 
@@ -124,9 +122,7 @@ def test_jitter_strength_bounds_the_change_of_brightness():
 
 
 def test_jitter_turns_the_hue():
-    image = Image.new(
-        "RGB", (4, 4), (200, 40, 40)
-    )  # green and blue stay equal under every change but that of hue
+    image = Image.new("RGB", (4, 4), (200, 40, 40))  # green and blue stay equal under every change but that of hue
     transform = TrainTransform(raw_pixels, flip=0.0, color_jitter=0.4)
     torch.manual_seed(0)
     apart = [(pixels[1] - pixels[2]).mean().item() for pixels in (transform(image).image for _ in range(30))]
@@ -150,9 +146,7 @@ def test_second_view_shows_the_same_pixels_in_other_colours():
             views = transform(image)
         assert views.view.shape == views.image.shape
         # Same place and same flip: the two views rise and fall together.
-        together = torch.corrcoef(torch.stack([views.image.mean(0).flatten(), views.view.mean(0).flatten()]))[
-            0, 1
-        ]
+        together = torch.corrcoef(torch.stack([views.image.mean(0).flatten(), views.view.mean(0).flatten()]))[0, 1]
         assert together > 0.9
         changes.append((views.image - views.view).abs().mean().item())
     assert max(changes) > 10
@@ -166,9 +160,7 @@ def test_first_view_stays_plain_beside_a_second():
 
 def test_same_seed_same_sample():
     image, label, depth = joint(width=18, height=12)
-    transform = TrainTransform(
-        CAFFE_BGR, load_size=(9, 14), crop=(8, 8), color_jitter=0.4, second_view=True
-    )
+    transform = TrainTransform(CAFFE_BGR, load_size=(9, 14), crop=(8, 8), color_jitter=0.4, second_view=True)
 
     def sample(seed):
         torch.rand(seed)  # whatever was drawn before

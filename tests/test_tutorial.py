@@ -16,9 +16,9 @@ PAGE = ROOT / "docs" / "tutorial.md"
 ITERATIONS = 2
 # What makes each command small; flags that come last prevail.
 SMALL = {
-    "make_toycity": "--source 4 --target 4 --val 2 --size 128x64 --workers 1".split(),
-    "check_data": "--workers 0".split(),
-    "select": "--images 2 --pairs 1".split(),
+    "make_toycity": ["--source", "4", "--target", "4", "--val", "2", "--size", "128x64", "--workers", "1"],
+    "check_data": ["--workers", "0"],
+    "select": ["--images", "2", "--pairs", "1"],
 }
 OPTIONS = [
     f"TRAIN.MODEL={TINY_NETWORK}",

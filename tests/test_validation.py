@@ -122,7 +122,9 @@ def test_the_report_of_its_test_says_how_it_was_chosen(tiny_cfg, capsys):
     (evaluation,) = run_test(cfg, run_of(cfg)).values()
     chosen = json.loads((folder / "test_model_best.json").read_text())["chosen"]["model_best.pth"]
     assert chosen["mIoU"] == evaluation.miou and chosen["by"]["split"] == "target:val"  # the number is that of the test
-    assert "model_best.pth was chosen among others by labels of the target (target:val): not a headline" in capsys.readouterr().out
+    assert (
+        "model_best.pth was chosen among others by labels of the target (target:val): not a headline" in capsys.readouterr().out
+    )
 
 
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
@@ -169,7 +171,9 @@ def test_a_signal_comes_first_and_the_evaluation_is_made_up_for(small, scores, m
 
     if moment == "before":
         steps = iter(range(9))
-        monkeypatch.setattr(Trainer, "iterate", lambda *a: (stop(original[Trainer]) if next(steps) == 3 else original[Trainer])(*a))
+        monkeypatch.setattr(
+            Trainer, "iterate", lambda *a: (stop(original[Trainer]) if next(steps) == 3 else original[Trainer])(*a)
+        )
     else:
         calls = iter(range(9))
         monkeypatch.setattr(
@@ -201,9 +205,13 @@ def test_a_new_run_does_not_keep_the_best_of_another(small):
 
 @pytest.mark.parametrize(
     "split, message",
-    [("", "expected 'source:' or 'target:' and the name of a split"), ("val", "'source:val' for example"),
-     ("target:nowhere", "nowhere"), ("target:", "TRAIN.EVAL_SPLIT is 'target:'")],
-)  # fmt: skip
+    [
+        ("", "expected 'source:' or 'target:' and the name of a split"),
+        ("val", "'source:val' for example"),
+        ("target:nowhere", "nowhere"),
+        ("target:", "TRAIN.EVAL_SPLIT is 'target:'"),
+    ],
+)
 def test_a_split_that_cannot_be_evaluated_is_refused_before_the_run(small, split, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run("TRAIN.EVAL_EVERY=1", f"TRAIN.EVAL_SPLIT={split}")

@@ -15,19 +15,8 @@ from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.evaluation.evaluator import Evaluation, to_json
 from dada.figures import style
 from dada.figures.curves import chosen_tags, draw_curves
-from dada.figures.cycle_arrows import (
-    centres,
-    class_maps,
-    draw_arrows,
-    draw_class_maps,
-    sample_cycles,
-    scene,
-)
-from dada.figures.embedding import (
-    draw_embedding,
-    principal_components,
-    sample_points,
-)
+from dada.figures.cycle_arrows import centres, class_maps, draw_arrows, draw_class_maps, sample_cycles, scene
+from dada.figures.embedding import draw_embedding, principal_components, sample_points
 from dada.figures.panels import ERRORS, error_map
 from dada.figures.scalars import Curve, read_scalars, thinned
 from dada.figures.scores import draw_classes, draw_confusion, shares_of_labels
@@ -48,7 +37,9 @@ def write_report(path: Path, confusion: list[list[int]], classes: LabelSet = THR
 def of():
     """Labels 0 0 1 / 1 1 255 over a target of 1x2 pixels; every car but one comes back to a car."""
     labels = torch.tensor([[[0, 0, 1], [1, 1, 255]]])
-    cycles = Cycles(torch.tensor([[0, 0, 1, 1, 0, 1]]), torch.tensor([[0, 1, 2, 2, 0, 2]]), torch.tensor([[1, 1, 1, 1, 0, 0]]).bool())
+    cycles = Cycles(
+        torch.tensor([[0, 0, 1, 1, 0, 1]]), torch.tensor([[0, 1, 2, 2, 0, 2]]), torch.tensor([[1, 1, 1, 1, 0, 0]]).bool()
+    )
     images = np.full((8, 12, 3), 200, np.uint8), np.full((6, 12, 3), 120, np.uint8)
     return scene(*images, labels, (1, 2), cycles)
 
@@ -134,7 +125,13 @@ def test_features_are_sampled_alike_from_classes_and_domains_and_drawn_in_their_
 def test_error_map_tells_what_only_one_network_has_right():
     label = np.array([[0, 0, 0, 0, 255]])
     picture = error_map(label, np.array([[0, 0, 1, 1, 0]]), np.array([[0, 1, 0, 1, 0]]), 3)
-    assert [tuple(c) for c in picture[0].tolist()] == [ERRORS["right"], ERRORS["fixed"], ERRORS["broken"], ERRORS["wrong"], (0, 0, 0)]
+    assert [tuple(c) for c in picture[0].tolist()] == [
+        ERRORS["right"],
+        ERRORS["fixed"],
+        ERRORS["broken"],
+        ERRORS["wrong"],
+        (0, 0, 0),
+    ]
     alone = error_map(label, np.array([[0, 0, 1, 1, 0]]), None, 3)
     assert {tuple(c) for c in alone[0].tolist()} == {ERRORS["right"], ERRORS["wrong"], (0, 0, 0)}
     grey = sorted(np.array(list(ERRORS.values())) @ [0.299, 0.587, 0.114])

@@ -35,9 +35,7 @@ class TinyNetwork(nn.Module):
     def forward(self, image: Tensor) -> Outputs:
         features = self.stem(image).relu()
         heads = (self.head_aux, self.head_depth)
-        return Outputs(
-            self.head_main(features), features, *(None if h is None else h(features) for h in heads)
-        )
+        return Outputs(self.head_main(features), features, *(None if h is None else h(features) for h in heads))
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
         heads = [p for name, p in self.named_parameters() if name.startswith("head")]
@@ -45,12 +43,7 @@ class TinyNetwork(nn.Module):
 
 
 def random_batch(
-    batch: int = 2,
-    size: tuple[int, int] = (32, 40),
-    num_classes: int = 5,
-    seed: int = 0,
-    *,
-    labelled: bool = True,
+    batch: int = 2, size: tuple[int, int] = (32, 40), num_classes: int = 5, seed: int = 0, *, labelled: bool = True
 ) -> Batch:
     """Noise with random labels (none ignored), depth and a second view; size is (height, width)."""
     g = torch.Generator().manual_seed(seed)

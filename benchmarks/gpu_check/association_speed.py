@@ -28,20 +28,14 @@ def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: st
     source.requires_grad_(), target.requires_grad_()
     losses = {"published": lambda: published_loss(source, target, labels, metric)}
     for impl in ("streaming",) if check.small else ("streaming", "fused"):
-        losses[impl] = lambda impl=impl: (
-            cycle_association_loss(source, target, labels, metric=metric, impl=impl).loss
-        )
+        losses[impl] = lambda impl=impl: cycle_association_loss(source, target, labels, metric=metric, impl=impl).loss
     published: dict = {}
     for impl, loss in losses.items():
-        with check.noting(
-            metric=metric, channels=channels, side=side, batch=batch, precision=precision, impl=impl
-        ) as row:
+        with check.noting(metric=metric, channels=channels, side=side, batch=batch, precision=precision, impl=impl) as row:
             row |= _measured(check, loss, source, target)
             if impl == "published":
                 published = dict(row)
-            row |= {
-                name + " ratio": row[name] / published[name] for name in ("ms", "MB") if published.get(name)
-            }
+            row |= {name + " ratio": row[name] / published[name] for name in ("ms", "MB") if published.get(name)}
     torch.set_float32_matmul_precision("highest")
 
 
@@ -62,9 +56,4 @@ def _measured(check: Check, loss, source: torch.Tensor, target: torch.Tensor) ->
     with torch.no_grad():
         forward = seconds(loss, check.device, repeat=1 if check.small else 3)
     time = seconds(both, check.device, repeat=1 if check.small else 5, warm=0)
-    return {
-        "ms": 1e3 * time,
-        "forward ms, no gradient": 1e3 * forward,
-        "MB": extra / 1e6,
-        "loss": value.item(),
-    }
+    return {"ms": 1e3 * time, "forward ms, no gradient": 1e3 * forward, "MB": extra / 1e6, "loss": value.item()}

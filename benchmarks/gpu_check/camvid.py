@@ -23,32 +23,30 @@ def run(check: Check) -> None:
         raise Skip(f"only {check.seconds:.0f} s are left")
     out = check.work / "camvid"
     options = [
-        f"DATA_DIRECTORY_SOURCE={check.camvid}", f"DATA_DIRECTORY_TARGET={check.camvid}", f"EXP_ROOT={out}", f"DEVICE={check.device}",
+        f"DATA_DIRECTORY_SOURCE={check.camvid}",
+        f"DATA_DIRECTORY_TARGET={check.camvid}",
+        f"EXP_ROOT={out}",
+        f"DEVICE={check.device}",
         "NUM_WORKERS=0" if check.small else "NUM_WORKERS=6",
-    ]  # fmt: skip
+    ]
     pretrained = importlib.util.find_spec(WEIGHTS) is not None
     if not pretrained:
         options += ["TRAIN.RESTORE_FROM="]
     if check.small:
-        options += ["TRAIN.MODEL=timm:mobilenetv3_small_050", "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=2",
-                    "TRAIN.SAVE_PRED_EVERY=2", "TRAIN.CONTRASTIVE_START=1", "DATA_TRANSFORM.CROPSIZE=64",
-                    "TEST.INPUT_SIZE_TARGET=[120, 90]"]  # fmt: skip
+        options += [
+            "TRAIN.MODEL=timm:mobilenetv3_small_050",
+            "TRAIN.RESTORE_FROM=",
+            "TRAIN.MAX_ITERS=2",
+            "TRAIN.SAVE_PRED_EVERY=2",
+            "TRAIN.CONTRASTIVE_START=1",
+            "DATA_TRANSFORM.CROPSIZE=64",
+            "TEST.INPUT_SIZE_TARGET=[120, 90]",
+        ]
     start = time.monotonic()
-    script(
-        check,
-        "scripts/train.py",
-        "--cfg",
-        "camvid_day2dusk.yml",
-        "--set",
-        *options,
-        seconds=check.seconds - FOR_THE_TEST,
-    )
+    script(check, "scripts/train.py", "--cfg", "camvid_day2dusk.yml", "--set", *options, seconds=check.seconds - FOR_THE_TEST)
     trained = time.monotonic() - start
     snapshots = sorted(out.glob("snapshots/*/model_*.pth"), key=lambda path: path.stat().st_mtime)
-    row = {
-        "training s": round(trained, 1),
-        "from": "ImageNet" if pretrained and not check.small else "random weights",
-    }
+    row = {"training s": round(trained, 1), "from": "ImageNet" if pretrained and not check.small else "random weights"}
     if not snapshots:
         raise Skip(f"{trained:.0f} s of training were over before the first snapshot")
     iterations = int(snapshots[-1].stem.split("_")[1])
@@ -56,10 +54,7 @@ def run(check: Check) -> None:
     start = time.monotonic()
     script(check, "scripts/test.py", "--cfg", "camvid_day2dusk.yml", "--set", *options)
     found = json.loads(sorted(out.rglob("test_*.json"))[-1].read_text(encoding="utf-8"))
-    check.note(
-        **row,
-        **{"iterations": iterations, "test s": round(time.monotonic() - start, 1), "mIoU": _miou(found)},
-    )
+    check.note(**row, **{"iterations": iterations, "test s": round(time.monotonic() - start, 1), "mIoU": _miou(found)})
 
 
 def _miou(found: dict) -> dict:

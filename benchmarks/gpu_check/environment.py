@@ -74,9 +74,7 @@ def _operators(check: Check) -> None:
     index = torch.zeros(2, 5, dtype=torch.long, device=check.device)
     aten = torch.ops.aten
     operators = {
-        "addmm of halves to a float32 total": lambda: aten.addmm.dtype_out(
-            total, halves, halves, torch.float32, out=total
-        ),
+        "addmm of halves to a float32 total": lambda: aten.addmm.dtype_out(total, halves, halves, torch.float32, out=total),
         "product of halves as float32": lambda: aten.mm.dtype_out(halves, halves, torch.float32, out=total),
         "scatter_reduce amax of bool": lambda: flags.scatter_reduce(1, index, flags, "amax"),
     }

@@ -14,7 +14,18 @@ def run(check: Check) -> None:
     side = 64 if check.small else 730
     with check.noting(cores=cores) as row:
         row["loading"] = benchmark(
-            check, "data_loading", "--cfg", "synthia2cityscapes.yml", "--repeat", str(repeat), "--images", str(images),
-            "--workers", *map(str, workers), "--set", *city_options(check),
-            f"DATA_TRANSFORM.LOADSIZE={side}", f"DATA_TRANSFORM.CROPSIZE={side}",
-        )  # fmt: skip
+            check,
+            "data_loading",
+            "--cfg",
+            "synthia2cityscapes.yml",
+            "--repeat",
+            str(repeat),
+            "--images",
+            str(images),
+            "--workers",
+            *map(str, workers),
+            "--set",
+            *city_options(check),
+            f"DATA_TRANSFORM.LOADSIZE={side}",
+            f"DATA_TRANSFORM.CROPSIZE={side}",
+        )

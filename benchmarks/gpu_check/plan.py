@@ -43,7 +43,7 @@ SECTIONS = (
     Section("EfficientNet-Lite0", "steps", 45, "whole steps at 512x512"),
     Section("DINOv2-S", "steps", 45, "whole steps at 512x512"),
     Section("CamVid", "camvid", 180, "a training from day to dusk, and its mIoU"),
-)  # fmt: skip
+)
 
 
 def chosen(names: list[str]) -> list[Section]:

@@ -53,9 +53,13 @@ def _run(section: Section, command: Command, out: Path, seconds: float) -> tuple
     log = out / f"{section.name.replace(' ', '_')}.txt"
     with open(log, "w", encoding="utf-8") as file:
         process = subprocess.Popen(
-            command(section, seconds), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-            cwd=ROOT, start_new_session=True,
-        )  # fmt: skip
+            command(section, seconds),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            cwd=ROOT,
+            start_new_session=True,
+        )
         try:
             code = process.wait(seconds)
         except subprocess.TimeoutExpired:

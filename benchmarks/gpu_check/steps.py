@@ -10,12 +10,7 @@ from gpu_check.programs import benchmark, city_options
 # Options of the network, side of the crops, images of each domain.
 NETWORKS = {
     "ResNet-101": (
-        (
-            "TRAIN.MODEL=DeepLabv2",
-            "TRAIN.OPTIMIZER=SGD",
-            "TRAIN.LEARNING_RATE=2.5e-4",
-            "TRAIN.OUTPUT_STRIDE=8",
-        ),
+        ("TRAIN.MODEL=DeepLabv2", "TRAIN.OPTIMIZER=SGD", "TRAIN.LEARNING_RATE=2.5e-4", "TRAIN.OUTPUT_STRIDE=8"),
         730,
         4,
     ),
@@ -24,9 +19,14 @@ NETWORKS = {
 }
 TINY = (("TRAIN.MODEL=timm:mobilenetv3_small_050",), 64, 1)
 ALIKE = (  # what the ancestors' step does too
-    "CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0", "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False",
-    "TRAIN.COLOR_TRANSFER=False", "DATA_TRANSFORM.COLOR_JITTER=0", "TRAIN.RESTORE_FROM=", "TRAIN.CHANNELS_LAST=False",
-)  # fmt: skip
+    "CONTRASTIVE_LEARNING=True",
+    "TRAIN.CONTRASTIVE_START=0",
+    "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False",
+    "TRAIN.COLOR_TRANSFER=False",
+    "DATA_TRANSFORM.COLOR_JITTER=0",
+    "TRAIN.RESTORE_FROM=",
+    "TRAIN.CHANNELS_LAST=False",
+)
 PRECISION = "TRAIN.MATMUL_PRECISION"
 
 
@@ -35,17 +35,22 @@ def run(check: Check) -> None:
         raise Skip("with --small all networks are the one of the section ResNet-101")
     network, side, images = TINY if check.small else NETWORKS[check.section]
     options = [
-        *city_options(check), *network, *ALIKE,
-        f"DATA_TRANSFORM.LOADSIZE={side}", f"DATA_TRANSFORM.CROPSIZE={side}",
-        f"TRAIN.BATCH_SIZE_SOURCE={images}", f"TRAIN.BATCH_SIZE_TARGET={images}",
+        *city_options(check),
+        *network,
+        *ALIKE,
+        f"DATA_TRANSFORM.LOADSIZE={side}",
+        f"DATA_TRANSFORM.CROPSIZE={side}",
+        f"TRAIN.BATCH_SIZE_SOURCE={images}",
+        f"TRAIN.BATCH_SIZE_TARGET={images}",
         f"NUM_WORKERS={0 if check.small else min(6, len(os.sched_getaffinity(0)) // 2)}",
-    ]  # fmt: skip
+    ]
     turns = ["--repeat", "1", "--iterations", "1"] if check.small else ["--repeat", "2", "--iterations", "2"]
     for precision, variants in _rounds(check.small):
         chosen = [f"{PRECISION}={precision}"] if precision else []
         with check.noting(variants=variants, precision=precision or "default") as row:
-            rows = benchmark(check, "train_step", "--cfg", "toycity.yml", "--variants", *variants, *turns,
-                             "--set", *options, *chosen)  # fmt: skip
+            rows = benchmark(
+                check, "train_step", "--cfg", "toycity.yml", "--variants", *variants, *turns, "--set", *options, *chosen
+            )
             row["steps"] = rows
 
 

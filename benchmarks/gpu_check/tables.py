@@ -11,7 +11,17 @@ VARIANT_COLUMNS = ("images/s", "waiting", "peak MB", "time ratio", "memory ratio
 
 def markdown(rows: Sequence[Row]) -> str:
     """All tables for which there are rows, under one line with the card, versions, date and commit."""
-    parts = [head(rows), ceilings(rows), correct(rows), association(rows), steps(rows), evaluation(rows), loading(rows), camvid(rows), ends(rows)]  # fmt: skip
+    parts = [
+        head(rows),
+        ceilings(rows),
+        correct(rows),
+        association(rows),
+        steps(rows),
+        evaluation(rows),
+        loading(rows),
+        camvid(rows),
+        ends(rows),
+    ]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -19,15 +29,11 @@ def head(rows: Sequence[Row]) -> str:
     found = next((row["environment"] for row in rows if "environment" in row), {})
     small = any(row.get("small") for row in rows if row["section"] == "run")
     text = ", ".join(f"{name} {value}" for name, value in found.items() if value is not None)
-    return f"Measured by `make gpu`: {text or 'on an unknown machine'}." + (
-        " **Tiny sizes: not for figures.**" if small else ""
-    )
+    return f"Measured by `make gpu`: {text or 'on an unknown machine'}." + (" **Tiny sizes: not for figures.**" if small else "")
 
 
 def ceilings(rows: Sequence[Row]) -> str:
-    return table(
-        ("what", "value", "unit"), (r for r in rows if r["section"] == "environment" and "what" in r)
-    )
+    return table(("what", "value", "unit"), (r for r in rows if r["section"] == "environment" and "what" in r))
 
 
 def correct(rows: Sequence[Row]) -> str:
@@ -35,9 +41,7 @@ def correct(rows: Sequence[Row]) -> str:
     parts = []
     for section in dict.fromkeys(row["section"] for row in rows if "test" in row):
         outcomes = [row["outcome"] for row in rows if row["section"] == section and "test" in row]
-        parts.append(
-            {"tests": section} | {state: outcomes.count(state) for state in ("passed", "failed", "skipped")}
-        )
+        parts.append({"tests": section} | {state: outcomes.count(state) for state in ("passed", "failed", "skipped")})
     text = table(("tests", "passed", "failed", "skipped"), parts)
     worst: dict[tuple[str, str], float] = {}
     for row in rows:
@@ -75,9 +79,7 @@ def loading(rows: Sequence[Row]) -> str:
 
 
 def camvid(rows: Sequence[Row]) -> str:
-    found = [
-        row | {"mIoU": ", ".join(f"{v:.1f}" for v in row["mIoU"].values())} for row in rows if "mIoU" in row
-    ]
+    found = [row | {"mIoU": ", ".join(f"{v:.1f}" for v in row["mIoU"].values())} for row in rows if "mIoU" in row]
     return table(("from", "iterations", "training s", "test s", "mIoU"), found)
 
 

@@ -8,13 +8,7 @@ from pathlib import Path
 
 from gpu_check.check import ROOT, Check
 
-SUITE = (
-    "losses",
-    "losses_golden",
-    "find_cycles",
-    "contrastive_learning_golden",
-    "streaming_association",
-)
+SUITE = ("losses", "losses_golden", "find_cycles", "contrastive_learning_golden", "streaming_association")
 SMALL = "highest and streaming or MinEnt and cpu or predictions and flip or process or SIGKILL"
 
 
@@ -24,9 +18,7 @@ def run(check: Check) -> None:
     os.environ["DADA_TEST_DEVICE"] = check.device
     arguments = ["-p", "no:cacheprovider", "--rootdir", str(ROOT), "-rfE", "--tb=short"]
     if check.section == "suite":
-        arguments += [
-            str(ROOT / "tests" / f"test_{name}.py") for name in (SUITE[:1] if check.small else SUITE)
-        ]
+        arguments += [str(ROOT / "tests" / f"test_{name}.py") for name in (SUITE[:1] if check.small else SUITE)]
     else:
         mine = [file for file in gpu_files() if section_of(file) == check.section]
         arguments += ["-m", "gpu", *(["-k", SMALL] if check.small else []), *mine]
@@ -37,9 +29,7 @@ def run(check: Check) -> None:
 
 def section_of(file: str) -> str:
     """The section that runs a file of tests: they run side by side, and these two take the longest."""
-    return next(
-        (f"{part} tests" for part in ("association", "resume") if part in Path(file).name), "other tests"
-    )
+    return next((f"{part} tests" for part in ("association", "resume") if part in Path(file).name), "other tests")
 
 
 def gpu_files() -> list[str]:
@@ -57,17 +47,9 @@ class Rows:
     def pytest_runtest_logreport(self, report) -> None:
         if report.when != "call" and report.passed:
             return
-        row = {
-            "test": report.nodeid.removeprefix("tests/"),
-            "outcome": report.outcome,
-            "seconds": round(report.duration, 2),
-        }
+        row = {"test": report.nodeid.removeprefix("tests/"), "outcome": report.outcome, "seconds": round(report.duration, 2)}
         if report.skipped:
             row["reason"] = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         elif report.failed:
-            row["failed"] = (
-                str(report.longreprtext).strip().splitlines()[-1][:400]
-                if report.longreprtext
-                else report.when
-            )
+            row["failed"] = str(report.longreprtext).strip().splitlines()[-1][:400] if report.longreprtext else report.when
         self._check.note(**row, **dict(report.user_properties))

@@ -127,10 +127,16 @@ class Plan(NamedTuple):
         if method == ORACLE:
             source, options = target, (*options, *BENCHMARKS[benchmark].oracle)
         fixed = [
-            f"DATA_DIRECTORY_SOURCE={source}", f"DATA_DIRECTORY_TARGET={target}", *options, f"EXP_ROOT={self.out}",
-            f"EXP_NAME={_slug(benchmark)}_{_slug(name)}_seed{seed}", f"TRAIN.RANDOM_SEED={seed}",
-            f"TRAIN.MAX_ITERS={iterations}", f"TRAIN.SAVE_PRED_EVERY={iterations}", *self.overrides,
-        ]  # fmt: skip
+            f"DATA_DIRECTORY_SOURCE={source}",
+            f"DATA_DIRECTORY_TARGET={target}",
+            *options,
+            f"EXP_ROOT={self.out}",
+            f"EXP_NAME={_slug(benchmark)}_{_slug(name)}_seed{seed}",
+            f"TRAIN.RANDOM_SEED={seed}",
+            f"TRAIN.MAX_ITERS={iterations}",
+            f"TRAIN.SAVE_PRED_EVERY={iterations}",
+            *self.overrides,
+        ]
         return Entry(benchmark, method, seed, Job(BENCHMARKS[benchmark].config, tuple(fixed)))
 
     def starts(self) -> dict[tuple[str, int, tuple[str, ...]], Entry]:
@@ -195,11 +201,15 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
     looked_at = run_all([entry.job for entry in everything], look_at, processes)
     records = [
         {
-            "benchmark": e.benchmark, "method": e.method, "seed": e.seed, "iterations": r["cfg"]["TRAIN"]["MAX_ITERS"],
-            **{k: r[k] for k in ("mIoU", "IoU", "protocol")}, **{k: more[k] for k in ("criteria", "cycles")},
+            "benchmark": e.benchmark,
+            "method": e.method,
+            "seed": e.seed,
+            "iterations": r["cfg"]["TRAIN"]["MAX_ITERS"],
+            **{k: r[k] for k in ("mIoU", "IoU", "protocol")},
+            **{k: more[k] for k in ("criteria", "cycles")},
         }
         for e, r, more in zip(everything, results, looked_at)
-    ]  # fmt: skip
+    ]
     about = {"versions": versions(), "overrides": list(plan.overrides), "start": plan.start, "further": plan.further}
     write_whole(plan.out / "results.json", to_json({**about, "seconds an iteration": paces, "runs": records}))
     write_whole(plan.out / "tables.md", tables(records, STEPS).encode())

@@ -31,7 +31,14 @@ def tables(records: Records, steps: Sequence[str] = ()) -> str:
     parts = []
     for benchmark in dict.fromkeys(r["benchmark"] for r in records):
         methods = _by_method([r for r in records if r["benchmark"] == benchmark])
-        parts += [f"### {benchmark}", _means(methods), _ablation(methods, steps), _classes(methods), _cycles(methods), _criteria(methods)]
+        parts += [
+            f"### {benchmark}",
+            _means(methods),
+            _ablation(methods, steps),
+            _classes(methods),
+            _cycles(methods),
+            _criteria(methods),
+        ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -151,7 +158,9 @@ def _criteria(methods: Methods) -> str:
         judged = {name: np.mean([r["criteria"][criterion] for r in runs.values()]) for name, runs in usable.items()}
         scores = {name: np.mean([_headline(r) for r in runs.values()]) for name, runs in usable.items()}
         by_seed = [
-            rank_correlation([runs[s]["criteria"][criterion] for runs in usable.values()], [_headline(runs[s]) for runs in usable.values()])
+            rank_correlation(
+                [runs[s]["criteria"][criterion] for runs in usable.values()], [_headline(runs[s]) for runs in usable.values()]
+            )
             for s in seeds
         ]
         chosen = max(judged, key=judged.get)

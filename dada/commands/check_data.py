@@ -138,7 +138,7 @@ def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
             domain.problems.append(Problem(RELEASE, root, message))
     try:
         dataset = _dataset(cfg, role)
-    except Exception as error:  # noqa: BLE001  the other splits are still worth checking
+    except Exception as error:
         domain.problems.append(Problem(UNOPENED, root, _text(error)))
         return domain
     _read(dataset, domain, workers, limit)
@@ -206,7 +206,7 @@ def read_pair(dataset: SegmentationDataset, index: int) -> Pair:
     def attempt(kind: str, path: str, read: Callable[[], T]) -> T | None:
         try:
             return read()
-        except Exception as error:  # noqa: BLE001  whatever a broken file provokes, the next one is to be read
+        except Exception as error:
             problems.append(Problem(IDS if isinstance(error, image_files.LabelIdError) else kind, path, _text(error)))
             return None
 
@@ -298,9 +298,9 @@ def _class_lines(check: Check) -> list[str]:
         o = check.overlap
         head.append(f"{'pairs with the class in':>37}")
         units.append(f"{'source only':>15}{'test only':>11}{'both':>11}")
-        columns.append([
-            f"{100 * s:>15.2f}{100 * t:>11.2f}{100 * b:>11.2f}" for s, t, b in zip(o.source_only, o.target_only, o.both)
-        ])  # fmt: skip
+        columns.append(
+            [f"{100 * s:>15.2f}{100 * t:>11.2f}{100 * b:>11.2f}" for s, t, b in zip(o.source_only, o.target_only, o.both)]
+        )
     names = max((d.classes for d in labelled), key=len)
     width = max(14, *(len(name) for name in names))
     lines = [f"{'in %':<{width}}" + "".join(head), f"{'':<{width}}" + "".join(units)]
@@ -325,7 +325,9 @@ def as_dict(check: Check) -> dict[str, Any]:
         "testing_would_work": check.testable,
         "option_problems": [vars(problem) for problem in check.problems],
         "domains": [_domain_dict(domain) for domain in check.domains],
-        "overlap": None if overlap is None else {
+        "overlap": None
+        if overlap is None
+        else {
             "any_source_only": overlap.any_source_only,
             "any_test_only": overlap.any_target_only,
             "classes": {
@@ -334,7 +336,7 @@ def as_dict(check: Check) -> dict[str, Any]:
             },
         },
         "cfg": plain_cfg(),
-    }  # fmt: skip
+    }
 
 
 def _domain_dict(domain: Domain) -> dict[str, Any]:

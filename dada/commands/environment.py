@@ -30,13 +30,57 @@ from dada.matmul_precision import error_of, products_of
 from dada.normalization import TORCHVISION_RGB
 from dada.parallel.device import find_device
 
-PACKAGES = """torch torchvision timm numpy pillow opencv-python-headless opencv-python pyyaml easydict safetensors tensorboard
-tqdm matplotlib triton""".split()
-VARIABLES = """CUDA_VISIBLE_DEVICES OMP_NUM_THREADS OMP_WAIT_POLICY MKL_NUM_THREADS RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE
-MASTER_ADDR MASTER_PORT TORCHELASTIC_RUN_ID TORCHELASTIC_RESTART_COUNT NCCL_DEBUG NCCL_SOCKET_IFNAME NCCL_IB_DISABLE
-NCCL_P2P_DISABLE GLOO_SOCKET_IFNAME PYTORCH_CUDA_ALLOC_CONF SLURM_JOB_ID SLURM_JOB_PARTITION SLURM_JOB_NODELIST SLURM_NNODES
-SLURM_NTASKS SLURM_NTASKS_PER_NODE SLURM_CPUS_PER_TASK SLURM_MEM_PER_NODE SLURM_GPUS_ON_NODE SLURM_PROCID SLURM_LOCALID
-SLURM_ARRAY_TASK_ID SLURM_RESTART_COUNT SLURM_TMPDIR TMPDIR""".split()
+PACKAGES = [
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "opencv-python",
+    "pyyaml",
+    "easydict",
+    "safetensors",
+    "tensorboard",
+    "tqdm",
+    "matplotlib",
+    "triton",
+]
+VARIABLES = [
+    "CUDA_VISIBLE_DEVICES",
+    "OMP_NUM_THREADS",
+    "OMP_WAIT_POLICY",
+    "MKL_NUM_THREADS",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+    "LOCAL_WORLD_SIZE",
+    "MASTER_ADDR",
+    "MASTER_PORT",
+    "TORCHELASTIC_RUN_ID",
+    "TORCHELASTIC_RESTART_COUNT",
+    "NCCL_DEBUG",
+    "NCCL_SOCKET_IFNAME",
+    "NCCL_IB_DISABLE",
+    "NCCL_P2P_DISABLE",
+    "GLOO_SOCKET_IFNAME",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "SLURM_JOB_ID",
+    "SLURM_JOB_PARTITION",
+    "SLURM_JOB_NODELIST",
+    "SLURM_NNODES",
+    "SLURM_NTASKS",
+    "SLURM_NTASKS_PER_NODE",
+    "SLURM_CPUS_PER_TASK",
+    "SLURM_MEM_PER_NODE",
+    "SLURM_GPUS_ON_NODE",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_ARRAY_TASK_ID",
+    "SLURM_RESTART_COUNT",
+    "SLURM_TMPDIR",
+    "TMPDIR",
+]
 
 Section = dict[str, Any]  # plain values; None for what the system does not say
 
@@ -150,7 +194,9 @@ def _cgroup(name: str) -> list[str]:
     """What the files of that name say in the control group of this process and in all that it lies in (version 2)."""
     path = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
     folder = Path("/sys/fs/cgroup", path.lstrip("/"))
-    return [lines[0] for p in (folder, *folder.parents) if p.is_relative_to("/sys/fs/cgroup") and (lines := _lines(str(p / name)))]
+    return [
+        lines[0] for p in (folder, *folder.parents) if p.is_relative_to("/sys/fs/cgroup") and (lines := _lines(str(p / name)))
+    ]
 
 
 def _memory() -> Section:
@@ -194,14 +240,16 @@ def _distributed() -> Section:
     return {
         "gloo": torch.distributed.is_gloo_available(),
         "NCCL": ".".join(map(str, torch.cuda.nccl.version())) if nccl and torch.cuda.is_available() else nccl,
-        "torchrun": shutil.which("torchrun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}") is not None,
+        "torchrun": shutil.which("torchrun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
+        is not None,
         "srun": shutil.which("srun") is not None,
     }
 
 
 def _loaders() -> Section:
     section: Section = {
-        "start method": torch.multiprocessing.get_start_method(allow_none=True) or torch.multiprocessing.get_all_start_methods()[0],
+        "start method": torch.multiprocessing.get_start_method(allow_none=True)
+        or torch.multiprocessing.get_all_start_methods()[0],
         "tensors are shared by": torch.multiprocessing.get_sharing_strategy(),
     }
     if os.name == "posix":
@@ -278,17 +326,16 @@ def _reading(paths: list[str]) -> Section:
     """Bytes a second at first and again. The first time is that of the disk only if the system lets go of the files."""
     dropped = all([_drop_from_cache(_on_disk(path)) for path in paths])
     section: Section = {}
-    for when in (
-        "read, dropped from the cache" if dropped else "read, perhaps from the cache",
-        "read again, from the cache",
-    ):
+    for when in ("read, dropped from the cache" if dropped else "read, perhaps from the cache", "read again, from the cache"):
         started = time.perf_counter()
         try:
             size = sum(len(storage.read_bytes(path)) for path in paths)
         except ValueError as error:  # of a packed copy, whose pictures are no files
             return {"read": f"not measured: {error}"}
         seconds = time.perf_counter() - started
-        section[when] = f"{size / seconds / 1e6:.1f} MB/s, {len(paths) / seconds:.1f} files/s ({len(paths)} files, {size / 1e6:.1f} MB)"
+        section[when] = (
+            f"{size / seconds / 1e6:.1f} MB/s, {len(paths) / seconds:.1f} files/s ({len(paths)} files, {size / 1e6:.1f} MB)"
+        )
     return section
 
 

@@ -74,13 +74,7 @@ class Exportable(nn.Module):
         return F.interpolate(x, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
 
 
-def export(
-    segmenter: Segmenter,
-    out: str | Path,
-    *,
-    layout: str = "NCHW",
-    size: tuple[int, int] | None = None,
-) -> dict[str, str]:
+def export(segmenter: Segmenter, out: str | Path, *, layout: str = "NCHW", size: tuple[int, int] | None = None) -> dict[str, str]:
     """Write the network to `out`, .onnx or .pt2, once its results agree with PyTorch's.
 
     Args:
@@ -133,7 +127,9 @@ def require_onnx() -> None:
     """Raise ImportError, with what to install, unless ONNX files can be written and run here."""
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}; .pt2 needs nothing more")
+        raise ImportError(
+            f"exporting to ONNX needs {' and '.join(missing)}: pip install {' '.join(missing)}; .pt2 needs nothing more"
+        )
 
 
 def _warn_of_left_out(segmenter: Segmenter) -> None:
@@ -184,7 +180,7 @@ def _to_torch_export(module: Exportable, out: Path, size: tuple[int, int] | None
     try:
         with torch.no_grad():
             program = torch.export.export(module, (examples[0],), dynamic_shapes=(dims,))
-    except Exception as error:  # noqa: BLE001  it has many kinds of its own
+    except Exception as error:
         raise ValueError(_no_export(module, size, "torch.export", error)) from error
     metadata["sizes"] = _sizes(size, step, f"from {SMALLEST} to {LARGEST}")
     _check(module, program.module(), examples, metadata)
@@ -224,7 +220,7 @@ def _to_onnx(module: Exportable, out: Path, size: tuple[int, int] | None, metada
     high, wide = (2, 3) if module.layout == "NCHW" else (1, 2)
     free = {0: "batch"} if size else {0: "batch", high: "height", wide: "width"}
     maps = {0: "batch"} if size else {0: "batch", 2: "height", 3: "width"}
-    axes = {"image": free, **{name: maps for name in names[1:]}}
+    axes = {"image": free, **dict.fromkeys(names[1:], maps)}
     axes["ids"] = {0: "batch"} if size else {0: "batch", 1: "height", 2: "width"}
     # The exporter that traces: it needs no further package, and follows sizes through Python's arithmetic.
     tracing = {"dynamo": False} if "dynamo" in inspect.signature(torch.onnx.export).parameters else {}
@@ -232,10 +228,16 @@ def _to_onnx(module: Exportable, out: Path, size: tuple[int, int] | None, metada
         with torch.no_grad(), warnings.catch_warnings(), _fixed_positions(module, examples[0]):
             warnings.simplefilter("ignore")
             torch.onnx.export(
-                module, (examples[0],), str(out), input_names=["image"], output_names=names, dynamic_axes=axes,
-                opset_version=OPSET, **tracing,
-            )  # fmt: skip
-    except Exception as error:  # noqa: BLE001  it has many kinds of its own
+                module,
+                (examples[0],),
+                str(out),
+                input_names=["image"],
+                output_names=names,
+                dynamic_axes=axes,
+                opset_version=OPSET,
+                **tracing,
+            )
+    except Exception as error:
         raise ValueError(_no_export(module, size, "torch.onnx", error)) from error
     metadata["sizes"] = _sizes(size, 1, "of any length")
     _check(module, _onnx_run(out), examples, metadata)
@@ -302,7 +304,9 @@ def _examples(module: Exportable, size: tuple[int, int] | None, step: int = 1) -
     return images
 
 
-def _check(module: Exportable, run: Callable[[Tensor], Sequence[Tensor]], images: Sequence[Tensor], metadata: dict[str, str]) -> None:
+def _check(
+    module: Exportable, run: Callable[[Tensor], Sequence[Tensor]], images: Sequence[Tensor], metadata: dict[str, str]
+) -> None:
     """Put the largest difference of a probability into the metadata, or refuse the export."""
     largest, others, pixels = 0.0, 0, 0
     for image in images:

@@ -53,8 +53,14 @@ class _Picture(NamedTuple):
 
 
 def pack(
-    cfg: Any, role: str, out: str | Path, *, splits: tuple[str, ...] = SPLITS, original_size: bool = False,
-    workers: int = 0, overwrite: bool = False,
+    cfg: Any,
+    role: str,
+    out: str | Path,
+    *,
+    splits: tuple[str, ...] = SPLITS,
+    original_size: bool = False,
+    workers: int = 0,
+    overwrite: bool = False,
 ) -> Packed:
     """Pack the files that training, and for the target the test, read as `cfg` says. Every one is checked as they check it.
 
@@ -102,7 +108,9 @@ def _check_free(out: Path, overwrite: bool) -> None:
     names = {path.name for path in out.iterdir()}
     strangers = sorted(name for name in names - {INDEX, DATA, "run.lock"} if not name.endswith(".part"))
     if strangers:
-        raise FileExistsError(f"{out} holds {image_files.first_few(strangers, 3)}: choose an empty folder, or a new one, for --out")
+        raise FileExistsError(
+            f"{out} holds {image_files.first_few(strangers, 3)}: choose an empty folder, or a new one, for --out"
+        )
     if INDEX in names and not overwrite:
         raise FileExistsError(f"{out} holds a packed copy: choose another --out, or add --overwrite to replace it")
 

@@ -216,7 +216,17 @@ def _write(prediction: Prediction, outputs: dict[str, Path], alpha: float) -> No
 def _record(segmenter: Segmenter, alpha: float) -> dict[str, Any]:
     """What decides a prediction, besides the image."""
     cfg = segmenter.cfg
-    keys = "INPUT_SIZE_TARGET KEEP_RATIO RESAMPLE UPSAMPLE_VIA_INPUT SLIDE_CROP SLIDE_STRIDE WITH_AGGREGATION FLIP SCALES".split()
+    keys = [
+        "INPUT_SIZE_TARGET",
+        "KEEP_RATIO",
+        "RESAMPLE",
+        "UPSAMPLE_VIA_INPUT",
+        "SLIDE_CROP",
+        "SLIDE_STRIDE",
+        "WITH_AGGREGATION",
+        "FLIP",
+        "SCALES",
+    ]
     options = {f"TEST.{key}": cfg.TEST[key] for key in keys}
     options.update({"ALIGN_CORNERS": cfg.ALIGN_CORNERS, "LEGACY.LOGIT_ENSEMBLE": cfg.LEGACY.LOGIT_ENSEMBLE})
     options["TEST.MODEL_WEIGHT"] = cfg.TEST.MODEL_WEIGHT

@@ -46,7 +46,9 @@ def predict_video(segmenter: Segmenter, video: str | Path, out: str | Path, *, a
             writer = cv2.VideoWriter(str(part), cv2.VideoWriter_fourcc(*"mp4v"), rate or 25.0, (width, height))
             try:
                 if not writer.isOpened():
-                    raise ValueError(f"OpenCV {cv2.__version__} cannot write MPEG-4 videos here; give the frames as images instead")
+                    raise ValueError(
+                        f"OpenCV {cv2.__version__} cannot write MPEG-4 videos here; give the frames as images instead"
+                    )
                 bar = tqdm(total=said if said > 0 else None, desc=Path(video).name, unit="frame", dynamic_ncols=True)
                 with bar:
                     group = [first]

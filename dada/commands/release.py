@@ -66,8 +66,16 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
     if licence:
         metadata["licence"] = licence
     metadata["model_card"] = model_card(
-        cfg, classes.names, versions=versions(), commit=git_commit(), checkpoint=checkpoint.name, sha256=digest,
-        iteration=_iteration(checkpoint), test=test, licence=licence, encoder_licence=metadata.get("encoder_licence", ""),
+        cfg,
+        classes.names,
+        versions=versions(),
+        commit=git_commit(),
+        checkpoint=checkpoint.name,
+        sha256=digest,
+        iteration=_iteration(checkpoint),
+        test=test,
+        licence=licence,
+        encoder_licence=metadata.get("encoder_licence", ""),
     )
 
     from safetensors.torch import save_file

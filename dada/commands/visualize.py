@@ -64,7 +64,9 @@ def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | 
     else:
         found = _pairs(segmenter, pair + 1)[pair]
     if not (found.source.labels == chosen).any():
-        raise ValueError(f"{found.source.name} has no pixel of {of} at the resolution of the features; take another --class or --pair")
+        raise ValueError(
+            f"{found.source.name} has no pixel of {of} at the resolution of the features; take another --class or --pair"
+        )
     save_figure(draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen), *out)
 
 
@@ -77,13 +79,20 @@ def features(checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, p
     points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
     places, shares = principal_components(points.features, 4)
     embeddings = {
-        f"components {k + 1} and {k + 2} ({100 * shares[k : k + 2].sum():.0f} % of the variance)": places[:, k : k + 2] for k in (0, 2)
+        f"components {k + 1} and {k + 2} ({100 * shares[k : k + 2].sum():.0f} % of the variance)": places[:, k : k + 2]
+        for k in (0, 2)
     }
     save_figure(draw_embedding(embeddings, points, segmenter.classes, "classes by its labels"), *out)
 
 
 def panels(
-    checkpoints: Sequence[str | Path], out: Paths, options: Options, *, names: Sequence[str] = (), images: int = 4, errors: bool = True
+    checkpoints: Sequence[str | Path],
+    out: Paths,
+    options: Options,
+    *,
+    names: Sequence[str] = (),
+    images: int = 4,
+    errors: bool = True,
 ) -> None:
     """Evenly spaced test images: image, label, the prediction of each checkpoint, and the `errors` of the last."""
     check_formats(out)

@@ -26,11 +26,7 @@ from dada.config.loading import (
     save_cfg,
     separate_cfg,
 )
-from dada.config.table import (
-    ANCESTORS_KEYS,
-    OPTIONS,
-    flat_options,
-)
+from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
 
 __all__ = [
     "ANCESTORS_KEYS",

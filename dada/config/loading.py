@@ -133,7 +133,9 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
         values = read_yaml(path) or {}
     except yaml.constructor.ConstructorError as error:
         if error.problem == "found unhashable key":
-            raise ConfigError(f'{path} has a list for a key, line {error.problem_mark.line + 1}; write a colour as "r, g, b"') from error
+            raise ConfigError(
+                f'{path} has a list for a key, line {error.problem_mark.line + 1}; write a colour as "r, g, b"'
+            ) from error
         raise ConfigError(
             f"{path} holds Python objects, as the train_cfg.yml of ADVENT and DADA does; give the YAML file that the "
             f"training was started with ({str(error.problem)[:200]})"

@@ -47,12 +47,7 @@ PROTOCOLS: dict[str, dict[str, Any]] = {
         "TEST.WITH_AGGREGATION": True,
     },
     # DACS (Tranheden et al., WACV 2021): labels are made smaller, too.
-    "dacs": {
-        **_PLAIN,
-        "TEST.RESAMPLE": "bilinear",
-        "TEST.OUTPUT_SIZE_TARGET": (1024, 512),
-        "TEST.CLASS_RULE": "count",
-    },
+    "dacs": {**_PLAIN, "TEST.RESAMPLE": "bilinear", "TEST.OUTPUT_SIZE_TARGET": (1024, 512), "TEST.CLASS_RULE": "count"},
     # DAFormer (Hoyer et al., CVPR 2022), on mmsegmentation: the whole image at once.
     "daformer": _DAFORMER,
     # HRDA (Hoyer et al., ECCV 2022), on mmsegmentation: windows over the image at full size.

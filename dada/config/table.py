@@ -30,35 +30,36 @@ def _folder(role: str) -> dict[str, Option]:
             "folders.",
         ),
         "LABELS": Option(
-            "{split}/masks/**/*.*",
-            "Pattern of the label files; one belongs to the image for which * and ** stand for the same.",
+            "{split}/masks/**/*.*", "Pattern of the label files; one belongs to the image for which * and ** stand for the same."
         ),
         "DEPTH": Option(
             "", "Pattern of the depth files, 16-bit PNG of distances in centimetres, 65535 for unknown; empty: none."
         ),
         "LABEL_FORMAT": Option(
-            "ids", "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",
+            "ids",
+            "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",
             choices=("ids", "rgb"),
         ),
         "LABEL_MAP": Option(
-            {}, "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
+            {},
+            "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
             "ids, colours those of the classes.",
             element=str,
         ),
         "DEFAULT": Option(
-            "error", "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' leaves the pixels out.",
+            "error",
+            "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' leaves the pixels out.",
             choices=("error", "ignore"),
         ),
     }
 
 
 OPTIONS: dict[str, Any] = {
-    "SOURCE": Option(
-        "SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."
-    ),
+    "SOURCE": Option("SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."),
     "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
     "ON_BAD_FILE": Option(
-        "fail", "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
+        "fail",
+        "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
         "names the file once and counts.",
         choices=("fail", "skip"),
     ),
@@ -68,25 +69,25 @@ OPTIONS: dict[str, Any] = {
     "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
     "NUM_CLASSES": Option(
-        16, "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES "
-        "holds.",
-        unit="classes", minimum=2,
+        16,
+        "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES holds.",
+        unit="classes",
+        minimum=2,
     ),
     "MAPILLARY_VERSION": Option(
         "", "Labels of Mapillary Vistas to read; empty: v1.2 where it is there, else v2.0.", choices=("", "v1.2", "v2.0")
     ),
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
-        False, "Add cycle association to the chosen method, on source images in the colours of the target, and the consistency "
-        "and entropy terms that have a weight."
+        False,
+        "Add cycle association to the chosen method, on source images in the colours of the target, and the consistency "
+        "and entropy terms that have a weight.",
     ),
-    "ALIGN_CORNERS": Option(
-        True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."
-    ),
+    "ALIGN_CORNERS": Option(True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."),
     "CLASSES": {
         "NAMES": Option(
-            (), "Names of classes of your own, in the order of their train ids, which set NUM_CLASSES; empty: a built-in "
-            "label set.",
+            (),
+            "Names of classes of your own, in the order of their train ids, which set NUM_CLASSES; empty: a built-in label set.",
             element=str,
         ),
         "COLORS": Option((), "Colour of each of CLASSES.NAMES; empty: colours far from each other.", element=_COLOR),
@@ -94,22 +95,24 @@ OPTIONS: dict[str, Any] = {
     "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
     "FOLDER_TARGET": _folder("TARGET"),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
-    "EXP_ROOT": Option(
-        "experiments", "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME."
-    ),
+    "EXP_ROOT": Option("experiments", "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME."),
     "DEVICE": Option(
-        "auto", "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
+        "auto",
+        "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
         "GPU, or an error; cuda:N: GPU number N; mps: Apple's, untested.",
-        choices=("auto", "cpu", "cuda", "cuda:N", "mps"), pattern=r"auto|cpu|mps|cuda(:\d+)?",
+        choices=("auto", "cpu", "cuda", "cuda:N", "mps"),
+        pattern=r"auto|cpu|mps|cuda(:\d+)?",
     ),
     "GPU_ID": Option(
-        0, "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the CPU.",
+        0,
+        "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the CPU.",
         minimum=-1,
     ),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
-            False, "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
-            "from images that just cover it."
+            False,
+            "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
+            "from images that just cover it.",
         ),
         "LOADSIZE": Option(
             760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
@@ -122,7 +125,10 @@ OPTIONS: dict[str, Any] = {
         "SET_SOURCE": Option("all", "Split of the source dataset."),
         "SET_TARGET": Option("train", "Split of the target dataset."),
         "BATCH_SIZE_SOURCE": Option(
-            1, "Source images in a forward pass, those of all processes together, which get equally many.", unit="images", minimum=1
+            1,
+            "Source images in a forward pass, those of all processes together, which get equally many.",
+            unit="images",
+            minimum=1,
         ),
         "BATCH_SIZE_TARGET": Option(
             1, "Target images in a forward pass, those of all processes together.", unit="images", minimum=1
@@ -133,12 +139,14 @@ OPTIONS: dict[str, Any] = {
         "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table."),
         "INFO_TARGET": Option("", "As INFO_SOURCE, for the target."),
         "IMG_MODE": Option(
-            "", "Channel order and normalization; empty: what the model's weights were trained with.",
-            choices=("", "BGR", "RGB"),
+            "", "Channel order and normalization; empty: what the model's weights were trained with.", choices=("", "BGR", "RGB")
         ),
         "IMG_MEAN": Option(
             (104.00698793, 116.66876762, 122.67891434),
-            "Mean that IMG_MODE BGR subtracts.", unit="blue, green, red in 0..255", element=float, length=3,
+            "Mean that IMG_MODE BGR subtracts.",
+            unit="blue, green, red in 0..255",
+            element=float,
+            length=3,
         ),
         "MODEL": Option(
             "DeepLabv2",
@@ -148,7 +156,8 @@ OPTIONS: dict[str, Any] = {
         "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
         "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
         "OUTPUT_STRIDE": Option(
-            8, "Input pixels per feature pixel, for timm encoders; a vision transformer has the stride of its patches.",
+            8,
+            "Input pixels per feature pixel, for timm encoders; a vision transformer has the stride of its patches.",
             choices=(8, 16, 32),
         ),
         "BN_POLICY": Option(
@@ -168,15 +177,17 @@ OPTIONS: dict[str, Any] = {
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
         "LAYER_DECAY": Option(
-            1.0, "Factor of the learning rate from each block of the backbone to the one before it, above 0; 1.0: all the same.",
-            minimum=0, maximum=1,
+            1.0,
+            "Factor of the learning rate from each block of the backbone to the one before it, above 0; 1.0: all the same.",
+            minimum=0,
+            maximum=1,
         ),
         "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
         "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0),
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
         "DECAY_NORMS": Option(
-            True, "Decay all weights; False leaves out norms, biases, layer scales, tokens and positions, as transformers "
-            "are trained.",
+            True,
+            "Decay all weights; False leaves out norms, biases, layer scales, tokens and positions, as transformers are trained.",
         ),
         "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
         "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
@@ -187,14 +198,16 @@ OPTIONS: dict[str, Any] = {
             False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
         ),
         "MATMUL_PRECISION": Option(
-            "", "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
+            "",
+            "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
             "(bfloat16 where the device gains by it); empty: high on CUDA, exact on a CPU, by oneDNN on AMD's.",
             choices=("", "highest", "high", "medium"),
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
         "COMPILE": Option(
-            False, "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "
-            "message says so and it runs uncompiled."
+            False,
+            "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "
+            "message says so and it runs uncompiled.",
         ),
         "DA_METHOD": Option(
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
@@ -219,16 +232,22 @@ OPTIONS: dict[str, Any] = {
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
         ),
         "RARE_CLASS_TEMPERATURE": Option(
-            0.0, "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
-            "images equally often.", minimum=0,
+            0.0,
+            "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
+            "images equally often.",
+            minimum=0,
         ),
         "COLOR_TRANSFER": Option(
-            True, "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
-            "channel in CIELAB."
+            True,
+            "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
+            "channel in CIELAB.",
         ),
         "ADABN_IMAGES": Option(
-            0, "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "
-            "0: leave them.", unit="images", minimum=0,
+            0,
+            "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "
+            "0: leave them.",
+            unit="images",
+            minimum=0,
         ),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
@@ -243,12 +262,15 @@ OPTIONS: dict[str, Any] = {
         ),
         "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1),
         "EVAL_EVERY": Option(
-            0, "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
-            unit="iterations", minimum=0,
+            0,
+            "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
+            unit="iterations",
+            minimum=0,
         ),
         "EVAL_SPLIT": Option(
-            "", "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
-            "the target."
+            "",
+            "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
+            "the target.",
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
         "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
@@ -266,8 +288,9 @@ OPTIONS: dict[str, Any] = {
             0.99, "Decay of the average of the network's weights that is the teacher, 0 to less than 1.", minimum=0
         ),
         "THRESHOLD": Option(
-            0.968, "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of "
-            "an image.", minimum=0,
+            0.968,
+            "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of an image.",
+            minimum=0,
         ),
         "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0),
         "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
@@ -283,7 +306,8 @@ OPTIONS: dict[str, Any] = {
         "SET_TARGET": Option("val", "Split of the target dataset."),
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
         "PROTOCOL": Option(
-            "", "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
+            "",
+            "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
             "given beside it or later stand, and the report names them. Empty: the options as they are.",
             choices=("", *PROTOCOLS),
         ),
@@ -292,12 +316,15 @@ OPTIONS: dict[str, Any] = {
             False, "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size."
         ),
         "OUTPUT_SIZE_TARGET": Option(
-            (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
-            unit="(width, height) in pixels", minimum=1,
+            (),
+            "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
+            unit="(width, height) in pixels",
+            minimum=1,
         ),
         "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split."),
         "RESAMPLE": Option(
-            "bicubic", "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "
+            "bicubic",
+            "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "
             "(OpenCV's, and mmsegmentation's).",
             choices=("bicubic", "bilinear", "bilinear_aliased"),
         ),
@@ -305,8 +332,10 @@ OPTIONS: dict[str, Any] = {
             False, "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once."
         ),
         "SLIDE_CROP": Option(
-            (), "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
-            unit="(width, height) in pixels of the resized image", minimum=1,
+            (),
+            "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
+            unit="(width, height) in pixels of the resized image",
+            minimum=1,
         ),
         "SLIDE_STRIDE": Option(
             (), "Distance between windows; empty: half of SLIDE_CROP.", unit="(width, height) in pixels", minimum=1
@@ -324,24 +353,27 @@ OPTIONS: dict[str, Any] = {
     # What the ancestors' published numbers depend on; see docs/legacy.md.
     "LEGACY": {
         "DUPLICATE_STEPS": Option(
-            False, "SGD steps convolutions of the backbone three times an iteration, those of its shortcuts four times, "
+            False,
+            "SGD steps convolutions of the backbone three times an iteration, those of its shortcuts four times, "
             "as ADVENT, DADA and the fork do.",
         ),
         "SQUASHING_RESIZE": Option(
-            False, "Training images are resized to INPUT_SIZE whatever their shape (ADVENT, DADA, the fork); False: resized "
+            False,
+            "Training images are resized to INPUT_SIZE whatever their shape (ADVENT, DADA, the fork); False: resized "
             "with their shape kept until they cover INPUT_SIZE, then cropped to it.",
         ),
         "UNMASKED_DEPTH": Option(
-            False, "Learn depth where none was measured too, the sky among it, as DADA does; False: those pixels are left "
-            "out.",
+            False, "Learn depth where none was measured too, the sky among it, as DADA does; False: those pixels are left out."
         ),
         "SYNTHIA_7_MAP": Option(
-            False, "Of 7 classes, SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall are ignored, as "
+            False,
+            "Of 7 classes, SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall are ignored, as "
             "in DADA; False: each belongs to its category.",
         ),
         "PLCA_CLASS_ORDER": Option(False, "Number the 16 or 19 classes as PLCA does, in data, network and reports."),
         "LOGIT_ENSEMBLE": Option(
-            False, "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
+            False,
+            "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
             "larger scale decides.",
         ),
         "PLCA_LOVASZ_FACTOR": Option(
@@ -361,7 +393,8 @@ ANCESTORS_KEYS = {
     "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
 }
 ANCESTORS_KEYS |= dict.fromkeys(
-    FOLDERS, "leave it out: a run writes to EXP_ROOT/snapshots/EXP_NAME and EXP_ROOT/logs/tensorboard/EXP_NAME, where a test of it looks"
+    FOLDERS,
+    "leave it out: a run writes to EXP_ROOT/snapshots/EXP_NAME and EXP_ROOT/logs/tensorboard/EXP_NAME, where a test of it looks",
 )
 
 

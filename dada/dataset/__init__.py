@@ -18,11 +18,28 @@ from dada.dataset.transforms import EvalTransform, TrainTransform
 from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 __all__ = [
-    "DATASETS", "GTA5", "IGNORE_LABEL", "LABEL_SETS", "Batch", "CamVid", "Cityscapes", "Draw", "Folder", "Item", "LabelSet",
-    "Mapillary", "SYNTHIA", "Sample", "SegmentationDataset", "StepSampler", "EvalTransform", "TrainTransform",
+    "DATASETS",
+    "GTA5",
+    "IGNORE_LABEL",
+    "LABEL_SETS",
+    "Batch",
+    "CamVid",
+    "Cityscapes",
+    "Draw",
+    "Folder",
+    "Item",
+    "LabelSet",
+    "Mapillary",
+    "SYNTHIA",
+    "Sample",
+    "SegmentationDataset",
+    "StepSampler",
+    "EvalTransform",
+    "TrainTransform",
     "build_dataset",
-    "collate", "step_loader",
-]  # fmt: skip
+    "collate",
+    "step_loader",
+]
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "SYNTHIA": SYNTHIA,
@@ -36,14 +53,7 @@ OTHER_NAMES = {"GTA": "GTA5", "GTAV": "GTA5"}  # as ADVENT and PLCA write it
 
 
 def build_dataset(
-    name: str,
-    root: str | Path,
-    *,
-    split: str,
-    num_classes: int,
-    info: str | Path = "",
-    role: str = "source",
-    **options,
+    name: str, root: str | Path, *, split: str, num_classes: int, info: str | Path = "", role: str = "source", **options
 ) -> SegmentationDataset:
     """The dataset of that name, as the configuration writes it.
 

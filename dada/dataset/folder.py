@@ -103,9 +103,7 @@ class Folder(SegmentationDataset):
             ids = image_files.read_label_ids(path, f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes.")
         else:
             where = f"the colours of {self.setting}.LABEL_MAP or CLASSES"
-            ids = positions_of_colors(
-                read_color_numbers(path), self.colors, path, setting=where, strict=self.strict
-            )
+            ids = positions_of_colors(read_color_numbers(path), self.colors, path, setting=where, strict=self.strict)
         advice = f"Add the id to {self.setting}.LABEL_MAP, with a class or 'ignore', or set DEFAULT there to ignore."
         return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
 
@@ -193,9 +191,7 @@ class Folder(SegmentationDataset):
     @staticmethod
     def _require(paths: list[str], root: Path, list_setting: str) -> None:
         image_files.require_files(
-            [str(root / path) for path in paths],
-            what=f"files that {list_setting} names",
-            advice=f"Its paths start from {root}.",
+            [str(root / path) for path in paths], what=f"files that {list_setting} names", advice=f"Its paths start from {root}."
         )
 
     def _find(self, pattern: Pattern, root: Path, split: str, role: str) -> list[str]:

@@ -19,9 +19,7 @@ from dada.dataset import packed, storage
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 MOST_PIXELS = 100_000_000  # a damaged header may promise any number, and memory is taken before the damage shows
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_COLOUR_ADVICE = (
-    "Use gtFine_labelIds for Cityscapes, parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
-)
+_COLOUR_ADVICE = "Use gtFine_labelIds for Cityscapes, parsed_LABELS or the original 16-bit GT/LABELS for SYNTHIA."
 _ID_ADVICE = "Check that the file belongs to this dataset and holds its original ids, not train ids."
 
 
@@ -72,8 +70,7 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Imag
             return Image.frombytes("L", image.size, image.tobytes())
         if image.mode not in ("1", "I", "I;16"):
             raise ValueError(
-                f"{path} is a colour picture (PIL mode {image.mode}), not a label file: "
-                f"expected one channel of ids. {advice}"
+                f"{path} is a colour picture (PIL mode {image.mode}), not a label file: expected one channel of ids. {advice}"
             )
         ids = np.asarray(image)
     if ids.size and (ids.max() > 255 or ids.min() < 0):
@@ -86,12 +83,7 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Imag
 
 
 def to_train_ids(
-    ids: Image.Image,
-    path: str | Path,
-    id_map: np.ndarray,
-    defined: np.ndarray,
-    dataset: str,
-    advice: str = _ID_ADVICE,
+    ids: Image.Image, path: str | Path, id_map: np.ndarray, defined: np.ndarray, dataset: str, advice: str = _ID_ADVICE
 ) -> Image.Image:
     """File ids -> train ids, both PIL "L".
 
@@ -109,11 +101,7 @@ def to_train_ids(
     if strange.size:
         first = int(strange[0])
         row, column = np.argwhere(np.asarray(ids) == first)[0]
-        others = (
-            f"; {strange.size - 1} more such ids: {first_few(strange[1:].tolist())}"
-            if strange.size > 1
-            else ""
-        )
+        others = f"; {strange.size - 1} more such ids: {first_few(strange[1:].tolist())}" if strange.size > 1 else ""
         raise LabelIdError(
             f"label id {first} out of range in {path}: {counts[first]} pixels, "
             f"the first at row {row}, column {column}{others}. {dataset} labels hold ids {_ranges(defined)}. "
@@ -177,11 +165,7 @@ def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: 
         # The deepest folder on the way that is there, so that a wrong split name shows the right ones.
         there = next(parent for parent in folder.parents if storage.is_dir(parent))
         found = storage.list_dir(there)
-        seen = (
-            f"{there} exists and contains: {first_few(found, 10)}"
-            if found
-            else f"{there} exists and is empty"
-        )
+        seen = f"{there} exists and contains: {first_few(found, 10)}" if found else f"{there} exists and is empty"
         unreadable = storage.unreadable_archives(there)
         seen += "".join(f";\n  {reason}" for reason in unreadable.values())
         inside = [
@@ -252,9 +236,7 @@ def read_list(path: Path, setting: str) -> list[list[str]]:
             )
         rows.append(fields)
     if not rows:
-        raise ValueError(
-            f"list file {path} names no image. Correct {setting}, or leave it empty to take every image."
-        )
+        raise ValueError(f"list file {path} names no image. Correct {setting}, or leave it empty to take every image.")
     return rows
 
 
@@ -272,7 +254,7 @@ def decoded(path: str | Path, content: bytes) -> Image.Image:
         try:
             image.load()
             return image
-        except Exception as error:  # noqa: BLE001  each format breaks in ways of its own
+        except Exception as error:
             raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
 
 
@@ -297,7 +279,7 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
     except UnidentifiedImageError:
         kind = "EPS and other formats are not read here" if content[:4] == b"%!PS" else "damaged at its very start"
         raise ValueError(_broken(path, content, f"not an image, or {kind}")) from None
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(

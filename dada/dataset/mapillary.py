@@ -22,55 +22,70 @@ NAMES_OF_V1_2 = tuple(
     for group, names in (
         ("animal", "bird ground-animal"),
         ("construction--barrier", "curb fence guard-rail other-barrier wall"),
-        ("construction--flat", "bike-lane crosswalk-plain curb-cut parking pedestrian-area rail-track road "
-         "service-lane sidewalk"),
+        (
+            "construction--flat",
+            "bike-lane crosswalk-plain curb-cut parking pedestrian-area rail-track road service-lane sidewalk",
+        ),
         ("construction--structure", "bridge building tunnel"),
         ("human", "person rider--bicyclist rider--motorcyclist rider--other-rider"),
         ("marking", "crosswalk-zebra general"),
         ("nature", "mountain sand sky snow terrain vegetation water"),
-        ("object", "banner bench bike-rack billboard catch-basin cctv-camera fire-hydrant junction-box mailbox manhole "
-         "phone-booth pothole street-light support--pole support--traffic-sign-frame support--utility-pole "
-         "traffic-light traffic-sign--back traffic-sign--front trash-can"),
-        ("object--vehicle", "bicycle boat bus car caravan motorcycle on-rails other-vehicle trailer truck "
-         "wheeled-slow"),
+        (
+            "object",
+            "banner bench bike-rack billboard catch-basin cctv-camera fire-hydrant junction-box mailbox manhole "
+            "phone-booth pothole street-light support--pole support--traffic-sign-frame support--utility-pole "
+            "traffic-light traffic-sign--back traffic-sign--front trash-can",
+        ),
+        ("object--vehicle", "bicycle boat bus car caravan motorcycle on-rails other-vehicle trailer truck wheeled-slow"),
         ("void", "car-mount ego-vehicle unlabeled"),
     )
     for name in names.split()
-)  # fmt: skip
+)
 
 # Class -> names, each with all that begin with it and "--". The longest name that fits decides.
 _SEVEN = {  # DADA's (Vu et al., ICCV 2019); unlike Cityscapes', terrain is flat and a curb is construction
     "flat": ("construction--flat", "marking", "marking-only", "nature--terrain"),
     "construction": ("construction",),
-    "object": (
-        "object--pothole", "object--street-light", "object--support", "object--traffic-light", "object--traffic-sign",
-    ),
+    "object": ("object--pothole", "object--street-light", "object--support", "object--traffic-light", "object--traffic-sign"),
     "nature": ("nature--vegetation",),
     "sky": ("nature--sky",),
     "human": ("human",),
     "vehicle": ("object--vehicle",),
-}  # fmt: skip
+}
 _NINETEEN = {  # by the definitions of Cityscapes' classes; what is none of them is left out
     "road": (
-        "construction--flat--road", "construction--flat--bike-lane", "construction--flat--crosswalk-plain",
-        "construction--flat--service-lane", "marking", "marking-only", "object--catch-basin", "object--manhole",
+        "construction--flat--road",
+        "construction--flat--bike-lane",
+        "construction--flat--crosswalk-plain",
+        "construction--flat--service-lane",
+        "marking",
+        "marking-only",
+        "object--catch-basin",
+        "object--manhole",
         "object--pothole",
     ),
     "sidewalk": (
-        "construction--flat--sidewalk", "construction--flat--curb-cut", "construction--flat--pedestrian-area",
-        "construction--flat--traffic-island", "construction--barrier--curb",
+        "construction--flat--sidewalk",
+        "construction--flat--curb-cut",
+        "construction--flat--pedestrian-area",
+        "construction--flat--traffic-island",
+        "construction--barrier--curb",
     ),
     "building": ("construction--structure--building", "construction--structure--garage"),
     "wall": ("construction--barrier--wall",),
     "fence": ("construction--barrier--fence",),
     "pole": (
-        "object--support--pole", "object--support--utility-pole", "object--support--traffic-sign-frame",
+        "object--support--pole",
+        "object--support--utility-pole",
+        "object--support--traffic-sign-frame",
         "object--street-light",
     ),
     "light": ("object--traffic-light",),
     "sign": (
-        "object--traffic-sign--front", "object--traffic-sign--direction-front",
-        "object--traffic-sign--information-parking", "object--traffic-sign--temporary-front",
+        "object--traffic-sign--front",
+        "object--traffic-sign--direction-front",
+        "object--traffic-sign--information-parking",
+        "object--traffic-sign--temporary-front",
     ),
     "vegetation": ("nature--vegetation",),
     "terrain": ("nature--terrain",),
@@ -83,7 +98,7 @@ _NINETEEN = {  # by the definitions of Cityscapes' classes; what is none of them
     "train": ("object--vehicle--on-rails",),
     "motorcycle": ("object--vehicle--motorcycle",),
     "bicycle": ("object--vehicle--bicycle",),
-}  # fmt: skip
+}
 
 # Version of the labels -> folders below a split where they may lie, and config files that name their ids.
 _VERSIONS = {
@@ -112,9 +127,7 @@ class Mapillary(PublishedDataset):
     holds = "training/ and validation/"
     download = "Mapillary Vistas is at https://www.mapillary.com/dataset/vistas."
 
-    def __init__(
-        self, root: str | Path, split: str = "", num_classes: int = 0, *, version: str = "", **options
-    ) -> None:
+    def __init__(self, root: str | Path, split: str = "", num_classes: int = 0, *, version: str = "", **options) -> None:
         if version not in ("", *_VERSIONS):
             raise ValueError(f"version must be 'v1.2' or 'v2.0', or empty, not {version!r}")
         self.version, self.class_names = version, ()
@@ -131,8 +144,7 @@ class Mapillary(PublishedDataset):
             self.require(f"{folder}/{labels}", f"labels for split {self.split!r}")
         self.version = version
         return [
-            self.item(f"{folder}/images/{name}", f"{folder}/{labels}/{name.removesuffix('.jpg')}.png", name)
-            for name in names
+            self.item(f"{folder}/images/{name}", f"{folder}/{labels}/{name.removesuffix('.jpg')}.png", name) for name in names
         ]
 
     def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:
@@ -198,9 +210,7 @@ def _read_json(path: Path) -> dict:
     try:
         content = json.loads(storage.read_bytes(path))
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{path} not found; leave INFO_TARGET empty for the file that comes with the images"
-        ) from None
+        raise FileNotFoundError(f"{path} not found; leave INFO_TARGET empty for the file that comes with the images") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(content, dict):

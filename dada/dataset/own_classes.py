@@ -30,9 +30,7 @@ def own_classes(names: Sequence[str], colors: Sequence[Sequence[int]] = ()) -> L
             "for the ids that are not trained"
         )
     if len(colors) not in (0, len(names)):
-        raise ValueError(
-            f"CLASSES.COLORS holds {len(colors)} colours for {len(names)} CLASSES.NAMES; give one for each, or none"
-        )
+        raise ValueError(f"CLASSES.COLORS holds {len(colors)} colours for {len(names)} CLASSES.NAMES; give one for each, or none")
     return LabelSet(tuple(names), np.array(colors) if len(colors) else distinct_colors(len(names)))
 
 

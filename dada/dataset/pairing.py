@@ -143,15 +143,12 @@ def _advice(
     names = image_files.first_few([repr(name) for name in sorted(found)], 3)
     better = _better(key, keys, found, image_pattern, pattern)
     change = f"Did you mean {' and '.join(map(str, better))}?" if better else "Correct the patterns, add the files"
-    return (
-        f"  {rule}; {names} for the {what}s in {pattern}.\n  {change}"
-        + ("" if better else f", or name the images that have one in a list file ({list_setting}).")
+    return f"  {rule}; {names} for the {what}s in {pattern}.\n  {change}" + (
+        "" if better else f", or name the images that have one in a list file ({list_setting})."
     )
 
 
-def _better(
-    key: str, keys: Sequence[str], found: Sequence[str], image_pattern: Pattern, pattern: Pattern
-) -> list[Pattern]:
+def _better(key: str, keys: Sequence[str], found: Sequence[str], image_pattern: Pattern, pattern: Pattern) -> list[Pattern]:
     """Patterns that pair every image, if what stands around the common part of two keys is all that differs."""
     if "*" not in image_pattern.stem or "*" not in pattern.stem:
         return []

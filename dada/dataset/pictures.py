@@ -36,16 +36,22 @@ def as_picture(image: Image.Image | np.ndarray | Tensor | str | Path) -> Image.I
         return _upright(image).convert("RGB")
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] not in (1, 3):
-            raise ValueError(f"a tensor of an image is (3, H, W) or (1, H, W), got {tuple(image.shape)}; arrays have the channels last")
+            raise ValueError(
+                f"a tensor of an image is (3, H, W) or (1, H, W), got {tuple(image.shape)}; arrays have the channels last"
+            )
         image = image.detach().cpu().permute(1, 2, 0).numpy()
     if not isinstance(image, np.ndarray):
         raise ValueError(f"expected a path, a PIL image, an array or a tensor, got {type(image).__name__}")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or 0 in image.shape:
-        raise ValueError(f"an array of an image is (H, W, 3), RGB, or (H, W) or (H, W, 4), got {image.shape}; tensors have the channels first")
+        raise ValueError(
+            f"an array of an image is (H, W, 3), RGB, or (H, W) or (H, W, 4), got {image.shape}; tensors have the channels first"
+        )
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     if image.dtype != np.uint8:
-        raise ValueError(f"an array of an image holds uint8, 0 to 255, got {image.dtype}; multiply values of 0 to 1 by 255 and convert them")
+        raise ValueError(
+            f"an array of an image holds uint8, 0 to 255, got {image.dtype}; multiply values of 0 to 1 by 255 and convert them"
+        )
     image = np.broadcast_to(image[..., None], (*image.shape, 3)) if image.ndim == 2 else image
     image = np.repeat(image, 3, axis=2) if image.shape[2] == 1 else image[..., :3]
     return Image.fromarray(np.ascontiguousarray(image))

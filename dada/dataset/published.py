@@ -60,9 +60,7 @@ class PublishedDataset(SegmentationDataset):
         role: str = "",
     ) -> None:
         if with_depth and not self.has_depth:
-            raise ValueError(
-                f"{self.title} has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source."
-            )
+            raise ValueError(f"{self.title} has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source.")
         self.root, self.split = Path(root), split or self.splits[0]
         self.list_file, self.with_labels, self.with_depth = list_file, with_labels, with_depth
         self.role = role or self.usual_role

@@ -80,9 +80,7 @@ def _stack(samples: Sequence[Sample], field: str) -> Tensor | None:
     if len(missing) == len(samples):
         return None
     if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(samples)} samples of one batch have no {field}, first {missing[0]!r}"
-        )
+        raise ValueError(f"{len(missing)} of {len(samples)} samples of one batch have no {field}, first {missing[0]!r}")
     if any(value.shape != values[0].shape for value in values):
         shapes = ", ".join(f"{sample.name} {tuple(value.shape)}" for sample, value in zip(samples, values))
         raise ValueError(

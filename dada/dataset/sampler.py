@@ -62,13 +62,9 @@ class StepSampler(Sampler):
         slots: range | None = None,
     ) -> None:
         if num_samples < 1 or batch_size < 1:
-            raise ValueError(
-                f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}"
-            )
+            raise ValueError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
         if not 0 <= start_step <= stop_step:
-            raise ValueError(
-                f"expected 0 <= start_step <= stop_step, got start_step {start_step}, stop_step {stop_step}"
-            )
+            raise ValueError(f"expected 0 <= start_step <= stop_step, got start_step {start_step}, stop_step {stop_step}")
         self.num_samples = num_samples
         self.batch_size = batch_size
         self.seed = seed
@@ -171,7 +167,5 @@ def step_loader(
         num_workers=num_workers,
         pin_memory=pin_memory,
         worker_init_fn=_leave_signals_to_the_run,
-        generator=torch.Generator().manual_seed(
-            mixed_seed(seed, stream)
-        ),  # else each pass draws from the global one
+        generator=torch.Generator().manual_seed(mixed_seed(seed, stream)),  # else each pass draws from the global one
     )

@@ -58,9 +58,7 @@ def class_overlap(source: np.ndarray, target: np.ndarray) -> Overlap:
     """
     held, met = np.asarray(source) > 0, np.asarray(target) > 0
     if held.ndim != 2 or met.ndim != 2 or held.shape[1] != met.shape[1] or not len(held) or not len(met):
-        raise ValueError(
-            f"expected (images, classes) of both domains, at least one image each, got {held.shape} and {met.shape}"
-        )
+        raise ValueError(f"expected (images, classes) of both domains, at least one image each, got {held.shape} and {met.shape}")
     # Images are drawn independently, so that a share over pairs is a product of shares over images.
     p, q = held.mean(axis=0), met.mean(axis=0)
     # That a whole set of classes is held is not independent; few distinct sets occur, and those are compared.

@@ -267,7 +267,7 @@ class _Archive:
                 infos = archive.infolist()
         except FileNotFoundError:
             raise
-        except Exception as error:  # noqa: BLE001  a damaged directory makes zipfile raise nearly every kind there is
+        except Exception as error:
             raise ValueError(
                 f"{path} is not a readable zip archive ({os.path.getsize(path)} bytes): {error}. It is cut short "
                 "or damaged, often by an interrupted download: download it again, or unpack it by hand."

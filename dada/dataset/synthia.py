@@ -34,14 +34,7 @@ class SYNTHIA(PublishedDataset):
     download = "SYNTHIA-RAND-CITYSCAPES (RGB/, GT/LABELS/, Depth/) is at https://synthia-dataset.net/downloads/."
 
     def __init__(
-        self,
-        root: str | Path,
-        split: str = "",
-        num_classes: int = 0,
-        *,
-        labels: str = "auto",
-        published: bool = False,
-        **options,
+        self, root: str | Path, split: str = "", num_classes: int = 0, *, labels: str = "auto", published: bool = False, **options
     ) -> None:
         self.labels, self.published = labels, published
         super().__init__(root, split, num_classes, **options)

@@ -25,9 +25,7 @@ from torchvision.transforms.v2 import functional as F
 
 _RESAMPLE = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.InterpolationMode.BILINEAR}
 _ALIASED = "bilinear_aliased"
-_NEAREST = (
-    v2.InterpolationMode.NEAREST
-)  # on a PIL image this is Pillow's: source index floor((i + 0.5) * src / dst)
+_NEAREST = v2.InterpolationMode.NEAREST  # on a PIL image this is Pillow's: source index floor((i + 0.5) * src / dst)
 _SECOND_VIEW_JITTER = 0.5
 _CROPS = 10  # places that are tried for a class that the crop should show,
 _ENOUGH = 0.005  # until it fills this share of the crop
@@ -112,11 +110,7 @@ class TrainTransform:
             shorter = _randint(*self.load_size)
             width, height = image.size
             # The longer side is cut to whole pixels, not rounded, as torchvision and PLCA do.
-            size = (
-                (shorter, int(shorter * width / height))
-                if height <= width
-                else (int(shorter * height / width), shorter)
-            )
+            size = (shorter, int(shorter * width / height)) if height <= width else (int(shorter * height / width), shorter)
             image, label, depth = _resized(image, label, depth, size, v2.InterpolationMode.BILINEAR)
 
         pixels, label, depth = _as_tv_tensors(image, label, depth)
@@ -229,9 +223,7 @@ class EvalTransform:
         self.pad = pad
         self.label_size = _checked_size(label_size, "label_size")
 
-    def __call__(
-        self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None
-    ) -> Views:
+    def __call__(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> Views:
         """As TrainTransform takes and returns; depth is resized with the label."""
         if self.size is not None:
             size = (_fitting(image.size, self.size) if self.keep_ratio else self.size)[::-1]

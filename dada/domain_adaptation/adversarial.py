@@ -66,9 +66,7 @@ class Adversary:
     ) -> None:
         self.name = name
         self.discriminator = FCDiscriminator(num_classes).to(device)
-        self.optimizer = torch.optim.Adam(
-            self.discriminator.parameters(), lr=train.LEARNING_RATE_D, betas=betas
-        )
+        self.optimizer = torch.optim.Adam(self.discriminator.parameters(), lr=train.LEARNING_RATE_D, betas=betas)
         self._input_map = input_map
         self._share = 0.5 if halve else 1.0
 

@@ -273,9 +273,7 @@ def _dense_cycles(
     return cycles, sim_BST, sim_BTS
 
 
-def _prepare(
-    source: Tensor, target: Tensor, aggregate: bool, alpha: float, metric: str, impl: str
-) -> tuple[Tensor, Tensor]:
+def _prepare(source: Tensor, target: Tensor, aggregate: bool, alpha: float, metric: str, impl: str) -> tuple[Tensor, Tensor]:
     """Both maps in one precision, at least float32, the target aggregated if asked for."""
     source = source.to(at_least_float32(source))
     target = target.to(source.dtype)

@@ -220,10 +220,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore_index: int = 25
     if probabilities.numel() and _host_knows(probabilities):
         low, high = torch.stack(probabilities.detach().aminmax()).tolist()
         if low < -1e-3 or high > 1 + 1e-3:  # false for NaN, which the caller sees in the loss
-            raise ValueError(
-                f"probabilities reach from {low:.3g} to {high:.3g}; expected 0 to 1: pass "
-                "logits.softmax(dim=1)"
-            )
+            raise ValueError(f"probabilities reach from {low:.3g} to {high:.3g}; expected 0 to 1: pass logits.softmax(dim=1)")
     return _LovaszSoftmax.apply(probabilities, ids, valid)
 
 
@@ -317,9 +314,7 @@ def berhu(prediction: Tensor, target: Tensor, valid: Tensor | None = None) -> Te
     for name, other in (("target", target), ("valid", valid)):
         if other is not None and other.shape != prediction.shape:
             b, h, w = prediction.shape
-            raise ValueError(
-                f"{name} has shape {tuple(other.shape)}, but prediction {(b, 1, h, w)} needs {(b, h, w)}"
-            )
+            raise ValueError(f"{name} has shape {tuple(other.shape)}, but prediction {(b, 1, h, w)} needs {(b, h, w)}")
     difference = prediction - target
     if valid is not None:
         difference = torch.where(valid.bool(), difference, 0.0)  # also stops NaN, which 0 * NaN would not
@@ -343,9 +338,7 @@ def valid_depth(inverse_depth: Tensor) -> Tensor:
 
 
 @_full_precision
-def consistency_loss(
-    logits: Tensor, reference_logits: Tensor, threshold: float = 0.0
-) -> tuple[Tensor, Tensor]:
+def consistency_loss(logits: Tensor, reference_logits: Tensor, threshold: float = 0.0) -> tuple[Tensor, Tensor]:
     """Agreement of two views of unlabelled images: one view's prediction is the other's pseudo-label.
 
     With q the softmax of `reference_logits` (detached), y = argmax q, and a pixel confident if
@@ -395,9 +388,7 @@ def domain_bce(discriminator_logits: Tensor, domain: int) -> Tensor:
     """
     if domain not in (0, 1):
         raise ValueError(f"domain must be 0 or 1, got {domain!r}")
-    loss = F.binary_cross_entropy_with_logits(
-        discriminator_logits, torch.full_like(discriminator_logits, float(domain))
-    )
+    loss = F.binary_cross_entropy_with_logits(discriminator_logits, torch.full_like(discriminator_logits, float(domain)))
     return joint_mean(loss, discriminator_logits.numel())
 
 

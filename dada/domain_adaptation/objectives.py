@@ -18,13 +18,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation import losses
-from dada.domain_adaptation.adversarial import (
-    Adversary,
-    InputMap,
-    depth_entropy_map,
-    entropy_map_of,
-    probability_map,
-)
+from dada.domain_adaptation.adversarial import Adversary, InputMap, depth_entropy_map, entropy_map_of, probability_map
 from dada.domain_adaptation.association_term import association_term
 from dada.domain_adaptation.self_training.mixing import strong_colors
 from dada.domain_adaptation.self_training.style_transfer import source_style

@@ -73,8 +73,4 @@ def label_free_criteria(predictor: Predictor, images: Iterable[Tensor | None], d
     highest = math.log(len(total))
     conditional = entropies.item() / pixels / highest
     marginal = torch.special.entr(total / pixels).sum().item() / highest
-    return Criteria(
-        information=marginal - conditional,
-        certainty=1 - conditional,
-        agreement=alike.item() / pixels,
-    )
+    return Criteria(information=marginal - conditional, certainty=1 - conditional, agreement=alike.item() / pixels)

@@ -30,11 +30,7 @@ class Closure(NamedTuple):
 
 @torch.no_grad()
 def cycle_closure(
-    network: nn.Module,
-    pairs: Iterable[tuple[Batch, Batch]],
-    num_classes: int,
-    *,
-    with_truth: bool = False,
+    network: nn.Module, pairs: Iterable[tuple[Batch, Batch]], num_classes: int, *, with_truth: bool = False
 ) -> Closure:
     """Follow the cycles of pairs of labelled source and target images through a network, which is left as it is.
 

@@ -59,9 +59,7 @@ def confusion_matrix(
             "be equal: resize the scores to the label size, then take their argmax over classes"
         )
     if num_classes < 1 or (other and num_classes > OTHER_LABEL):
-        raise ValueError(
-            f"num_classes must be at least 1 (and at most {OTHER_LABEL} with other=True), got {num_classes}"
-        )
+        raise ValueError(f"num_classes must be at least 1 (and at most {OTHER_LABEL} with other=True), got {num_classes}")
     labels, predictions = labels.reshape(-1).long(), predictions.reshape(-1).long()
     outside = (predictions < 0) | (predictions >= num_classes)
     if bool(outside.any()):
@@ -94,9 +92,7 @@ def iou(confusion: Tensor | np.ndarray, *, rule: str = "ignore") -> np.ndarray:
     """
     matrix = torch.as_tensor(confusion).cpu().numpy()
     if matrix.ndim != 2 or matrix.shape[0] < matrix.shape[1]:
-        raise ValueError(
-            f"confusion matrix must have shape (K, K) or (K + extra rows, K), got {matrix.shape}"
-        )
+        raise ValueError(f"confusion matrix must have shape (K, K) or (K + extra rows, K), got {matrix.shape}")
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(map(repr, RULES))}")
     own, hits = matrix[: matrix.shape[1]], np.diagonal(matrix)

@@ -46,9 +46,7 @@ def load_predictor(cfg: Any, checkpoints: list[Path], device: torch.device) -> P
     return build_predictor(cfg, networks, weights, device)
 
 
-def build_predictor(
-    cfg: Any, networks: Sequence[nn.Module], weights: Sequence[float], device: torch.device
-) -> Predictor:
+def build_predictor(cfg: Any, networks: Sequence[nn.Module], weights: Sequence[float], device: torch.device) -> Predictor:
     """The networks, in eval mode on their device, as an ensemble under the TEST section of `cfg`."""
     test = cfg.TEST
     return Predictor(

@@ -80,8 +80,12 @@ def page(
         log.info(
             "  %d bytes a pixel for features; without the exact cycles the page would find %.0f %% of j* and %.0f %% of the verdicts "
             "at aggregation %g; error of the cosine at most %.2g",
-            len(prepared.planes.scale), 100 * exact.target_index, 100 * exact.closed, alpha, exact.error,
-        )  # fmt: skip
+            len(prepared.planes.scale),
+            100 * exact.target_index,
+            100 * exact.closed,
+            alpha,
+            exact.error,
+        )
         entry, blob = _entry(prepared, alphas)
         entries.append({**entry, "pictures": pictures})
         blobs.append(blob)

@@ -65,9 +65,7 @@ def read_pairs(
 
 
 @torch.no_grad()
-def view_of(
-    network: nn.Module, dataset: SegmentationDataset, index: int, domain: int, device: torch.device
-) -> View:
+def view_of(network: nn.Module, dataset: SegmentationDataset, index: int, domain: int, device: torch.device) -> View:
     """Image `index` through the network, which must be in eval mode.
 
     Raises:
@@ -82,7 +80,9 @@ def view_of(
     features = features.float()
     for what, x in (("features", features), ("logits", outputs.logits)):
         if not x.isfinite().all():
-            raise ValueError(f"the network's {what} of {sample.name} are not all finite; is the checkpoint of a run that diverged?")
+            raise ValueError(
+                f"the network's {what} of {sample.name} are not all finite; is the checkpoint of a run that diverged?"
+            )
     size = tuple(features.shape[-2:])
     if size[0] * size[1] > MOST_PIXELS:
         raise ValueError(

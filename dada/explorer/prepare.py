@@ -10,13 +10,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association_term import METRICS
-from dada.domain_adaptation.contrastive_learning import (
-    EPS,
-    Cycles,
-    find_cycles,
-    similarity,
-    spatial_aggregation,
-)
+from dada.domain_adaptation.contrastive_learning import EPS, Cycles, find_cycles, similarity, spatial_aggregation
 from dada.explorer.pairs import Pair
 from dada.explorer.reduce import Planes, reduce, restore
 

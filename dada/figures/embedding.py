@@ -97,7 +97,8 @@ def draw_embedding(embeddings: Mapping[str, np.ndarray], points: Points, classes
     names = {"source": "source", "target": f"target{of_target and f' ({of_target})'}"}
     edges = {"source": 0.0, "target": 0.4}
     handles = [
-        Line2D([], [], marker=m, markeredgecolor="black", markeredgewidth=edges[d], label=names[d], **grey) for d, m in DOMAINS.items()
+        Line2D([], [], marker=m, markeredgecolor="black", markeredgewidth=edges[d], label=names[d], **grey)
+        for d, m in DOMAINS.items()
     ]
     figure.legend(handles=handles, ncol=2, **style)
     figure.legend(handles=class_patches(classes, present), ncol=columns, bbox_to_anchor=(0.5, 0.14 / tall), **style)

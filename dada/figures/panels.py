@@ -44,8 +44,11 @@ def error_map(label: np.ndarray, prediction: np.ndarray, before: np.ndarray | No
     was_right = right if before is None else before == label
     picture = np.zeros((*label.shape, 3), np.uint8)
     for name, where in (
-        ("right", right & was_right), ("fixed", right & ~was_right), ("broken", ~right & was_right), ("wrong", ~right & ~was_right),
-    ):  # fmt: skip
+        ("right", right & was_right),
+        ("fixed", right & ~was_right),
+        ("broken", ~right & was_right),
+        ("wrong", ~right & ~was_right),
+    ):
         picture[where & (label < num_classes)] = ERRORS[name]
     return picture
 

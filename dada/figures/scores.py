@@ -57,7 +57,9 @@ def draw_confusion(confusion: np.ndarray, classes: LabelSet, title: str = "") ->
 
 
 @styled
-def draw_classes(scores: Mapping[str, Mapping[str, float]], means: Mapping[str, Mapping[str, float]], classes: LabelSet) -> Figure:
+def draw_classes(
+    scores: Mapping[str, Mapping[str, float]], means: Mapping[str, Mapping[str, float]], classes: LabelSet
+) -> Figure:
     """IoU of every class as bars, one set for each entry of `scores`; below, the differences from the first, with numbers.
 
     Args:
@@ -68,14 +70,14 @@ def draw_classes(scores: Mapping[str, Mapping[str, float]], means: Mapping[str, 
 
     names, columns = list(scores), list(classes.names)
     counts = list(means[names[0]])
-    values = {
-        n: np.array([scores[n].get(c, np.nan) for c in columns] + [means[n].get(c, np.nan) for c in counts]) for n in names
-    }
+    values = {n: np.array([scores[n].get(c, np.nan) for c in columns] + [means[n].get(c, np.nan) for c in counts]) for n in names}
     labels = [*columns, *(f"mIoU {c}" for c in counts)]
     place = np.arange(len(labels)) + (np.arange(len(labels)) >= len(columns)) * 0.6
     compared = len(names) > 1
     figure = Figure(figsize=(PAGE, 3.3 if compared else 2.2))
-    axes = figure.subplots(1 + compared, 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [3, 2][: 1 + compared]})[:, 0]
+    axes = figure.subplots(1 + compared, 1, sharex=True, squeeze=False, gridspec_kw={"height_ratios": [3, 2][: 1 + compared]})[
+        :, 0
+    ]
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         axes[0].bar(place + (k - (len(names) - 1) / 2) * width, np.nan_to_num(values[name]), width, label=name, **bar(k))
@@ -91,8 +93,15 @@ def draw_classes(scores: Mapping[str, Mapping[str, float]], means: Mapping[str, 
                 for at, d in zip(x, difference):
                     text = "" if np.isnan(d) else f"{d:+.1f}"
                     up = np.nan_to_num(d) >= 0
-                    axes[1].annotate(text, (at, np.nan_to_num(d)), (0, 1 if up else -1), textcoords="offset points",
-                                     ha="center", va="bottom" if up else "top", fontsize=5.5 if len(names) == 2 else 4.5)  # fmt: skip
+                    axes[1].annotate(
+                        text,
+                        (at, np.nan_to_num(d)),
+                        (0, 1 if up else -1),
+                        textcoords="offset points",
+                        ha="center",
+                        va="bottom" if up else "top",
+                        fontsize=5.5 if len(names) == 2 else 4.5,
+                    )
         axes[1].axhline(0, color="black", linewidth=0.6)
         axes[1].margins(y=0.2)
         axes[1].set_ylabel(f"difference\nfrom {names[0]}")

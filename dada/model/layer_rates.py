@@ -62,12 +62,7 @@ def is_decayed(name: str, parameter: nn.Parameter) -> bool:
 
 
 def layered_groups(
-    network: SegmentationModel,
-    rates: dict[str, float],
-    *,
-    layer_decay: float,
-    weight_decay: float,
-    decay_norms: bool,
+    network: SegmentationModel, rates: dict[str, float], *, layer_decay: float, weight_decay: float, decay_norms: bool
 ) -> list[dict[str, Any]]:
     """Parameter groups of an optimizer, the head first, then the backbone from its last layers to its first.
 

@@ -21,9 +21,7 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     if torch.compiler.is_compiling():  # what is compiled has the domain in it, and moves statistics once
         return checkpoint(block, x, use_reentrant=False)
     domain = selected_domain(block)
-    return checkpoint(
-        block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _as_at_first(block, domain))
-    )
+    return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _as_at_first(block, domain)))
 
 
 @contextmanager

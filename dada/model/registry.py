@@ -19,9 +19,7 @@ def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
     """DeepLabV2 on a ResNet whose strides, initialisation and images are those of torchvision's weights."""
 
     def build(num_classes: int, **options) -> DeepLabV2:
-        return DeepLabV2(
-            num_classes, depth=depth, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB, **options
-        )
+        return DeepLabV2(num_classes, depth=depth, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB, **options)
 
     return build
 

@@ -9,9 +9,7 @@ from dada.model.recompute import recomputed
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:
-    return nn.Conv2d(
-        in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False
-    )
+    return nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=dilation, dilation=dilation, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -22,15 +20,7 @@ class BasicBlock(nn.Module):
 
     expansion = 1
 
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        stride: int,
-        first_dilation: int,
-        dilation: int,
-        strided_conv: int,
-    ) -> None:
+    def __init__(self, in_channels: int, planes: int, stride: int, first_dilation: int, dilation: int, strided_conv: int) -> None:
         super().__init__()
         self.conv1 = conv3x3(in_channels, planes, stride, first_dilation)
         self.bn1 = nn.BatchNorm2d(planes)
@@ -54,15 +44,7 @@ class Bottleneck(nn.Module):
 
     expansion = 4
 
-    def __init__(
-        self,
-        in_channels: int,
-        planes: int,
-        stride: int,
-        first_dilation: int,
-        dilation: int,
-        strided_conv: int,
-    ) -> None:
+    def __init__(self, in_channels: int, planes: int, stride: int, first_dilation: int, dilation: int, strided_conv: int) -> None:
         super().__init__()
         if strided_conv == 1:
             first, second = stride, 1
@@ -88,9 +70,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential 
     """What brings a block's input to the shape of its output; None where it already has it."""
     if stride == 1 and in_channels == out_channels:
         return None
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-    )
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
 
 
 # depth: (block, blocks per stage)
@@ -102,11 +82,7 @@ ARCHITECTURES = {
 }
 
 # output stride: (strides, dilations) of the four stages; 8 is DeepLab's.
-STAGES = {
-    8: ((1, 2, 1, 1), (1, 1, 2, 4)),
-    16: ((1, 2, 2, 1), (1, 1, 1, 2)),
-    32: ((1, 2, 2, 2), (1, 1, 1, 1)),
-}
+STAGES = {8: ((1, 2, 1, 1), (1, 1, 2, 4)), 16: ((1, 2, 2, 1), (1, 1, 1, 2)), 32: ((1, 2, 2, 2), (1, 1, 1, 1))}
 
 
 class ResNet(nn.Module):
@@ -129,14 +105,7 @@ class ResNet(nn.Module):
         strided_conv: convolution of a bottleneck that carries the stride: 1 (Caffe) or 2 (torchvision).
     """
 
-    def __init__(
-        self,
-        depth: int,
-        *,
-        output_stride: int = 8,
-        dilated: bool = True,
-        strided_conv: int = 1,
-    ) -> None:
+    def __init__(self, depth: int, *, output_stride: int = 8, dilated: bool = True, strided_conv: int = 1) -> None:
         super().__init__()
         if depth not in ARCHITECTURES:
             raise ValueError(f"ResNet depth must be one of {sorted(ARCHITECTURES)}, not {depth}")

@@ -113,15 +113,11 @@ def check_parameter_groups(model: nn.Module, groups: dict[str, list[nn.Parameter
     forgotten = [n for n, p in model.named_parameters() if p.requires_grad and id(p) not in listed]
     if forgotten:
         problems.append(f"trainable but in no group: {', '.join(forgotten)}")
-    repeated = [
-        f"{names.get(i, 'unknown')} ({', '.join(where)})" for i, where in listed.items() if len(where) > 1
-    ]
+    repeated = [f"{names.get(i, 'unknown')} ({', '.join(where)})" for i, where in listed.items() if len(where) > 1]
     if repeated:
         problems.append(f"listed more than once: {', '.join(repeated)}")
     foreign = [group for i, where in listed.items() if i not in names for group in where]
     if foreign:
-        problems.append(
-            f"{len(foreign)} parameters that are not the network's, in {', '.join(sorted(set(foreign)))}"
-        )
+        problems.append(f"{len(foreign)} parameters that are not the network's, in {', '.join(sorted(set(foreign)))}")
     if problems:
         raise ValueError("optimizer groups do not match the network: " + "; ".join(problems))

@@ -55,14 +55,12 @@ class LightDecoder(nn.Module):
         super().__init__()
         self.reduce_deep = conv_norm_relu(deep_channels, width)
         self.context = nn.ModuleList(
-            nn.Conv2d(width, width, 3, padding=rate, dilation=rate, groups=width, bias=False)
-            for rate in dilations
+            nn.Conv2d(width, width, 3, padding=rate, dilation=rate, groups=width, bias=False) for rate in dilations
         )
         self.mix_context = conv_norm_relu(width, width)
         self.reduce_shallow = conv_norm_relu(shallow_channels, 48)
         self.fuse = nn.Sequential(
-            nn.Conv2d(width + 48, width + 48, 3, padding=1, groups=width + 48, bias=False),
-            *conv_norm_relu(width + 48, width),
+            nn.Conv2d(width + 48, width + 48, 3, padding=1, groups=width + 48, bias=False), *conv_norm_relu(width + 48, width)
         )
         self.classifier = nn.Conv2d(width, num_classes, 1, bias=bias)
         nn.init.normal_(self.classifier.weight, 0.0, 0.01)
@@ -77,9 +75,7 @@ class LightDecoder(nn.Module):
 
 def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, 1, bias=False),
-        nn.GroupNorm(16, out_channels),
-        nn.ReLU(inplace=True),
+        nn.Conv2d(in_channels, out_channels, 1, bias=False), nn.GroupNorm(16, out_channels), nn.ReLU(inplace=True)
     )
 
 
@@ -132,9 +128,7 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         if decoder == "light":
             # Stride 4, or the next coarser one where the encoder starts with larger patches.
             self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
-            self.decoder = LightDecoder(
-                channels[-1], channels[self.skip_index], num_classes, dilations=dilations, bias=head_bias
-            )
+            self.decoder = LightDecoder(channels[-1], channels[self.skip_index], num_classes, dilations=dilations, bias=head_bias)
         else:
             self.decoder = DeepLabHead(channels[-1], num_classes, bias=head_bias, dilations=dilations)
         if multi_level:
@@ -164,9 +158,7 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         if self.skip_index is None:
             return self.decoder(features)
         if skip is None:
-            raise ValueError(
-                "the light decoder also reads a finer map: call classify(features, outputs.skip)"
-            )
+            raise ValueError("the light decoder also reads a finer map: call classify(features, outputs.skip)")
         return self.decoder(features, skip)
 
     def set_recompute(self, on: bool) -> None:
@@ -218,13 +210,9 @@ def check_encoder_name(name: str) -> None:
     """Raise ValueError, with the nearest names, unless timm has an encoder `name`."""
     if not timm.is_model(name):
         models = timm.list_models()
-        near = (
-            difflib.get_close_matches(name, models, n=3, cutoff=0.5) or [m for m in models if name in m][:3]
-        )
+        near = difflib.get_close_matches(name, models, n=3, cutoff=0.5) or [m for m in models if name in m][:3]
         hint = f"; the nearest are {', '.join(near)}" if near else ""
-        raise ValueError(
-            f"timm {timm.__version__} has no encoder {name!r}{hint}; timm.list_models() lists all"
-        )
+        raise ValueError(f"timm {timm.__version__} has no encoder {name!r}{hint}; timm.list_models() lists all")
 
 
 def create_encoder(name: str, output_stride: int) -> nn.Module:
@@ -232,14 +220,7 @@ def create_encoder(name: str, output_stride: int) -> nn.Module:
     check_encoder_name(name)
     try:
         encoder = timm.create_model(name, features_only=True, pretrained=False, output_stride=output_stride)
-    except (
-        TypeError,
-        AssertionError,
-        NotImplementedError,
-        RuntimeError,
-        AttributeError,
-        ValueError,
-    ) as error:
+    except (TypeError, AssertionError, NotImplementedError, RuntimeError, AttributeError, ValueError) as error:
         raise ValueError(
             f"timm encoder {name!r} cannot give feature maps at output stride {output_stride} "
             f"({type(error).__name__}: {error}); use an encoder such as tf_efficientnet_lite0, "

@@ -41,7 +41,7 @@ def read_torch_file(path: Path) -> object:
         return torch.load(path, map_location="cpu", weights_only=True)
     except UnreadableFile:
         raise
-    except Exception as error:  # noqa: BLE001  damage makes the unpickler raise nearly every kind there is
+    except Exception as error:
         reason = str(error).strip().splitlines()
         raise UnreadableFile(
             f"{type(error).__name__}: {reason[0][:200] if reason else 'nothing in it'}", "Unsupported" in str(error)

@@ -124,9 +124,7 @@ class VitSegmenter(DepthBlock, SegmentationModel):
         """(B, 3, H, W) -> Outputs; `features` (B, C, h, w) with h = ceil(H / patch), logits (B, K, 4h, 4w)."""
         self.check_image(image)
         image = resized_to_multiple(image, self.patch)
-        *early, last = self.encoder.forward_intermediates(
-            image, indices=self.indices, norm=True, intermediates_only=True
-        )
+        *early, last = self.encoder.forward_intermediates(image, indices=self.indices, norm=True, intermediates_only=True)
         skip = self.finer(early)
         aux = self.aux_head(early[-1]) if self.multi_level else None
         features, depth = self.fuse(last)

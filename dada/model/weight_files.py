@@ -42,9 +42,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     path = Path(path)
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(
-            f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights"
-        )
+        raise FileNotFoundError(f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights")
     if path.suffix == ".safetensors":
         content, stored_cfg = _read_safetensors(path)
     else:
@@ -93,7 +91,7 @@ def _read_safetensors(path: Path) -> tuple[State, object]:
             metadata = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}
         return state, json.loads(metadata.get("dada_cfg", "{}"))
-    except Exception as error:  # noqa: BLE001  its own kind, those of JSON, and of torch for types that it lacks
+    except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else "nothing in it"
         raise ValueError(_damaged(path, "safetensors", f"{type(error).__name__}: {reason}")) from error
 

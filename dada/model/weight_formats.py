@@ -67,10 +67,7 @@ def convert_caffe(state: State) -> Adapted:
 
 def convert_fork_resnet18(state: State) -> State:
     """The fork's ResNet-18 calls its only head layer5; ADVENT's name for a head on layer4 is layer6."""
-    return {
-        "layer6." + key[len("layer5.") :] if key.startswith("layer5.") else key: value
-        for key, value in state.items()
-    }
+    return {"layer6." + key[len("layer5.") :] if key.startswith("layer5.") else key: value for key, value in state.items()}
 
 
 def convert_plca(state: State, *, permute_classes: bool = True) -> State:
@@ -86,9 +83,7 @@ def convert_plca(state: State, *, permute_classes: bool = True) -> State:
             converted[key[len("backbone.") :]] = value
         elif key.startswith("classifier.0.convs."):
             branch, _, entry = key[len("classifier.0.convs.") :].split(".")
-            converted[f"layer6.conv2d_list.{branch}.{entry}"] = (
-                permute_plca(value) if permute_classes else value
-            )
+            converted[f"layer6.conv2d_list.{branch}.{entry}"] = permute_plca(value) if permute_classes else value
         else:
             converted[key] = value
     return converted

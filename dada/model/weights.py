@@ -84,9 +84,7 @@ def load_weights(
     report = _apply(model, adapted._replace(state=for_every_domain(model, adapted.state)), origin)
     log.info("%s: %d entries loaded, %d ignored", report.source, len(report.loaded), len(report.ignored))
     if report.missing:
-        log.warning(
-            "%s holds no %s: left at their initial values", report.source, shortened(report.missing, 4)
-        )
+        log.warning("%s holds no %s: left at their initial values", report.source, shortened(report.missing, 4))
     return report
 
 
@@ -125,8 +123,7 @@ def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadRepor
         if shapes:
             parts.append(f"{len(shapes)} have another shape (file for network): {shortened(shapes)}")
         raise ValueError(
-            f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. "
-            + _advice(gaps, unexpected, shapes)
+            f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. " + _advice(gaps, unexpected, shapes)
         )
     model.load_state_dict(state, strict=False)  # counters of batch norm may be absent, nothing else
     return LoadReport(origin, tuple(key for key in own if key in state), tuple(missing), adapted.ignored)

@@ -96,7 +96,9 @@ def _summary(groups: Sequence[Group]) -> str:
     notes = []
     if different := differing_protocols(groups):
         what = "; ".join(f"{name}: {', '.join(_shown(v) for v in values)}" for name, values in different.items())
-        notes.append(f'<p class="warn">These tests were not made alike, so that their numbers do not compare: {escape(what)}.</p>')
+        notes.append(
+            f'<p class="warn">These tests were not made alike, so that their numbers do not compare: {escape(what)}.</p>'
+        )
     for g in groups:
         if any(run.headline and run.headline.content.get("chosen") for run in g.runs):
             notes.append(f'<p class="warn">{escape(g.name)}: a snapshot chosen among others, not the last one.</p>')
@@ -117,12 +119,12 @@ def _scores(values: Sequence[Value]) -> list[str]:
             continue
         spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
         change = f" <small>{value.mean - first.mean:+.1f}</small>" if k and first.count else ""
-        cells.append(f'<td{" class=best" if k == winner else ""}>{value.mean:.1f}{spread}{change}</td>')
+        cells.append(f"<td{' class=best' if k == winner else ''}>{value.mean:.1f}{spread}{change}</td>")
     return cells
 
 
 def _cell(text: str, left: bool = False) -> str:
-    return f'<td{" class=text" if left else ""}>{escape(text)}</td>'
+    return f"<td{' class=text' if left else ''}>{escape(text)}</td>"
 
 
 def _shown(value: Any) -> str:
@@ -230,6 +232,17 @@ def _origin(groups: Sequence[Group]) -> str:
             versions = ", ".join(f"{k} {v}" for k, v in content.get("versions", {}).items())
             hashes = ", ".join(f"{Path(c['file']).name} {c['sha256'][:12]}" for c in content.get("checkpoints", ()))
             protocol = content.get("protocol", {}).get("PROTOCOL", "")
-            cells = (g.name, _shown(run.seed), hashes or (run.weights.name if run.weights else NONE), versions or NONE, protocol or NONE)
-            rows.append(_row(escape(str(run.folder if run.folder.name == run.name else run.folder / run.name)), [_cell(c, True) for c in cells]))
+            cells = (
+                g.name,
+                _shown(run.seed),
+                hashes or (run.weights.name if run.weights else NONE),
+                versions or NONE,
+                protocol or NONE,
+            )
+            rows.append(
+                _row(
+                    escape(str(run.folder if run.folder.name == run.name else run.folder / run.name)),
+                    [_cell(c, True) for c in cells],
+                )
+            )
     return _table(["run", "method", "seed", "weights, SHA-256", "versions", "protocol"], rows)

@@ -66,7 +66,13 @@ def plot(tag: str, groups: Sequence[Group]) -> str:
     name = tag.removeprefix("data/")
     label = f"{name} of {', '.join(groups[k].name for k in lines)}"
     values = [
-        {"name": groups[k].name, "run": k % 6, "x": _rounded(step), "y": _rounded(mean), "std": _rounded(std) if std.any() else None}
+        {
+            "name": groups[k].name,
+            "run": k % 6,
+            "x": _rounded(step),
+            "y": _rounded(mean),
+            "std": _rounded(std) if std.any() else None,
+        }
         for k, (step, mean, std) in lines.items()
     ]
     axes = {"x": [first, last], "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}

@@ -41,7 +41,9 @@ class RunRecord:
     @cached_property
     def options(self) -> dict[str, Any]:
         """The cfg by dotted names, without removed options that say nothing of it; empty where none is stored."""
-        return {name: value for name, value in _flat(self.stored).items() if name not in FOLDERS and not has_no_effect(name, value)}
+        return {
+            name: value for name, value in _flat(self.stored).items() if name not in FOLDERS and not has_no_effect(name, value)
+        }
 
     @property
     def seed(self) -> int | None:
@@ -131,7 +133,9 @@ def _runs_at(path: Path) -> list[RunRecord]:
     if path.is_file():
         return [_of_file(path)]
     if not path.is_dir():
-        raise FileNotFoundError(f"{path} does not exist; give folders of runs (EXP_ROOT/snapshots/<name>), test reports, or weights")
+        raise FileNotFoundError(
+            f"{path} does not exist; give folders of runs (EXP_ROOT/snapshots/<name>), test reports, or weights"
+        )
     if _is_run(path):
         return _of_folder(path)
     for place in (path / "snapshots", path):

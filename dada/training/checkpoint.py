@@ -34,21 +34,41 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEYS = {
-    "format": int, "iter": int, "cfg": dict, "versions": dict, "data": dict, "state_dict": dict, "discriminators": list,
-    "optimizers": list, "rng": dict,
-}  # fmt: skip
+    "format": int,
+    "iter": int,
+    "cfg": dict,
+    "versions": dict,
+    "data": dict,
+    "state_dict": dict,
+    "discriminators": list,
+    "optimizers": list,
+    "rng": dict,
+}
 
 # What may differ between a checkpoint and the run that goes on from it: it decides where files lie, how often they are
 # written and how fast the run is, but no weight. EARLY_STOP ends a run on its way and leaves the schedule alone; the
 # initial weights of RESTORE_FROM, and their licence, are in the past. ON_BAD_FILE may become 'skip' where a bad file has
 # ended a run. The images found in the folders are compared by name.
 MAY_CHANGE = frozenset(
-    """
-    NUM_WORKERS ON_BAD_FILE DEVICE GPU_ID DATA_DIRECTORY_SOURCE DATA_DIRECTORY_TARGET
-    EXP_NAME EXP_ROOT
-    TRAIN.RESTORE_FROM TRAIN.ACCEPT_LICENCE TRAIN.EARLY_STOP TRAIN.SAVE_PRED_EVERY TRAIN.CHECKPOINT_EVERY
-    TRAIN.KEEP_CHECKPOINTS TRAIN.EVAL_EVERY TRAIN.EVAL_SPLIT TRAIN.TENSORBOARD_VIZRATE
-    """.split()
+    [
+        "NUM_WORKERS",
+        "ON_BAD_FILE",
+        "DEVICE",
+        "GPU_ID",
+        "DATA_DIRECTORY_SOURCE",
+        "DATA_DIRECTORY_TARGET",
+        "EXP_NAME",
+        "EXP_ROOT",
+        "TRAIN.RESTORE_FROM",
+        "TRAIN.ACCEPT_LICENCE",
+        "TRAIN.EARLY_STOP",
+        "TRAIN.SAVE_PRED_EVERY",
+        "TRAIN.CHECKPOINT_EVERY",
+        "TRAIN.KEEP_CHECKPOINTS",
+        "TRAIN.EVAL_EVERY",
+        "TRAIN.EVAL_SPLIT",
+        "TRAIN.TENSORBOARD_VIZRATE",
+    ]
 )
 
 
@@ -138,9 +158,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"checkpoint {path} lacks {', '.join(sorted(missing))}")
     for key, kind in KEYS.items():
         if not isinstance(content[key], kind):
-            raise DamagedCheckpoint(
-                f"checkpoint {path}: {key} is a {type(content[key]).__name__}, expected a {kind.__name__}"
-            )
+            raise DamagedCheckpoint(f"checkpoint {path}: {key} is a {type(content[key]).__name__}, expected a {kind.__name__}")
     for key in ("versions", "data"):
         if not all(isinstance(value, str) for value in content[key].values()):
             raise DamagedCheckpoint(f"checkpoint {path}: {key} holds {shown(content[key])}, expected text only")
@@ -212,8 +230,11 @@ def check_versions(path: Path, saved: Mapping[str, str]) -> None:
         if saved.get(name) != version:
             log.warning(
                 "%s was written with %s %s, this is %s: the last bits may differ from those of an uninterrupted run",
-                path, name, saved.get(name), version,
-            )  # fmt: skip
+                path,
+                name,
+                saved.get(name),
+                version,
+            )
 
 
 def _versions() -> dict[str, str]:

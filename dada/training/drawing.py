@@ -51,7 +51,7 @@ class Drawing:
     def _draw(self, name: str, iteration: int, figure: Callable[..., Any], args: tuple) -> None:
         try:
             self._write(name, as_pixels(figure(*args)), iteration)
-        except Exception:  # noqa: BLE001  see the class
+        except Exception:
             log.warning("the picture %r of iteration %d could not be drawn", name, iteration, exc_info=True)
 
 

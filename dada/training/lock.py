@@ -69,9 +69,7 @@ def _take(path: Path) -> None:
         except FileNotFoundError:
             continue  # given back meanwhile
         except (ValueError, KeyError, TypeError) as error:
-            raise RunInUse(
-                f"{path} does not say which process trains there. If none does, delete that file."
-            ) from error
+            raise RunInUse(f"{path} does not say which process trains there. If none does, delete that file.") from error
         if not _requeued(owner, mine) and (host != mine["host"] or _alive(pid, started)):
             raise RunInUse(
                 f"process {pid} on host {host} trains in {path.parent}. Wait for it, or choose another EXP_NAME or "

@@ -102,9 +102,14 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
     logs = run.logs if tensorboard and is_main() else None
     monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start)
     # Closed on the way out of an error too, so that the message starts on a line of its own.
-    with logging_redirect_tqdm(), monitor, tqdm(
-        total=stop, desc=run.name, initial=start, unit="it", dynamic_ncols=True, position=bar_position, disable=not is_main()
-    ) as progress:
+    with (
+        logging_redirect_tqdm(),
+        monitor,
+        tqdm(
+            total=stop, desc=run.name, initial=start, unit="it", dynamic_ncols=True, position=bar_position, disable=not is_main()
+        ) as progress,
+    ):
+
         def validate(done: int) -> None:
             if greatest(signals.received or 0):
                 return
@@ -200,8 +205,11 @@ class Training:
         if len(states) != world_size():
             log.warning(
                 "%s was written by a run of %d processes, this one has %d: it goes on with other random numbers, and other last "
-                "bits, than the uninterrupted run", self.path, len(states), world_size(),
-            )  # fmt: skip
+                "bits, than the uninterrupted run",
+                self.path,
+                len(states),
+                world_size(),
+            )
         if rank() < len(states):
             with must_fit(self.path):
                 set_rng_state(states[rank()], self.device)
@@ -249,11 +257,7 @@ class Training:
         """Write `checkpoint_{done}.pth`, from which the run can go on; all processes take part."""
         check_weights(self.trainer, done)
         first, *others = every_rank(rng_state(self.device))
-        state = {
-            **self.trainer.state_dict(),
-            "rng": first,
-            "bad_files": self._bad_files.state(),
-        }
+        state = {**self.trainer.state_dict(), "rng": first, "bad_files": self._bad_files.state()}
         if others:
             state["rng_of_others"] = others
         if self._validation:

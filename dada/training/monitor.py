@@ -30,9 +30,7 @@ class Monitor:
     A run that goes on from iteration `start` replaces what was written there and later before it stopped.
     """
 
-    def __init__(
-        self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet, start: int = 0
-    ) -> None:
+    def __init__(self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet, start: int = 0) -> None:
         self._folder = folder
         self._start = start
         self._period = cfg.TRAIN.TENSORBOARD_VIZRATE

@@ -19,9 +19,7 @@ from dada.parallel.ranks import rank, world_size
 from dada.runs import save_whole, versions
 
 FORMAT = 1
-KEYS = {
-    "format", "iter", "cfg", "versions", "device", "state_dict", "discriminators", "source", "target", "values", "rng",
-}  # fmt: skip
+KEYS = {"format", "iter", "cfg", "versions", "device", "state_dict", "discriminators", "source", "target", "values", "rng"}
 
 
 class FailedStep(NamedTuple):

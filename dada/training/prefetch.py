@@ -61,7 +61,7 @@ class Prefetcher(Iterator[Pair]):
     def _load(self) -> Pair | Exception:
         try:
             source, target = next(self._pairs)
-        except Exception as error:  # noqa: BLE001  raised when its turn comes; StopIteration is one
+        except Exception as error:
             return error
         with torch.cuda.stream(self._stream):  # does nothing where there is none
             own_stream = self._stream is not None  # which is waited for; nobody waits for a copy to another kind of device

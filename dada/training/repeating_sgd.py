@@ -14,7 +14,7 @@ def times_listed(network: SegmentationModel) -> dict[torch.nn.Parameter, int]:
     once for every module that it lies in. That is once for the stem, three times for a convolution of a block, four
     times for one of a shortcut. Heads come once.
     """
-    times = {parameter: 1 for parameter in network.parameters()}
+    times = dict.fromkeys(network.parameters(), 1)
     for part in network.backbone_modules():
         times.update({parameter: 1 + name.count(".") for name, parameter in part.named_parameters()})
     return times

@@ -36,10 +36,7 @@ def rng_state(device: torch.device) -> dict[str, Any]:
 
 def torch_rng_state(device: torch.device) -> dict[str, Any]:
     """The part of `rng_state` that a training step draws from; quick enough to take before every one."""
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
+    return {"torch": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None}
 
 
 def set_rng_state(state: dict[str, Any], device: torch.device) -> None:

@@ -11,13 +11,7 @@ __all__ = ["PolySchedule", "poly_lr"]
 WARMUP_RATIO = 1e-6  # share of the rate at iteration 0, as in DAFormer
 
 
-def poly_lr(
-    base: float,
-    iteration: int,
-    max_iterations: int,
-    power: float = 0.9,
-    warmup: int = 0,
-) -> float:
+def poly_lr(base: float, iteration: int, max_iterations: int, power: float = 0.9, warmup: int = 0) -> float:
     """base * (1 - t)^power * ramp, with t = iteration / max_iterations held at 1 past the end.
 
     The ramp rises linearly from WARMUP_RATIO at iteration 0 to 1 at iteration `warmup` and is 1 from there
@@ -69,13 +63,7 @@ class PolySchedule:
         ValueError: an argument is out of its range.
     """
 
-    def __init__(
-        self,
-        optimizer: Optimizer,
-        max_iterations: int,
-        power: float = 0.9,
-        warmup: int = 0,
-    ) -> None:
+    def __init__(self, optimizer: Optimizer, max_iterations: int, power: float = 0.9, warmup: int = 0) -> None:
         _check(max_iterations, power, warmup)
         self.optimizer = optimizer
         self.base_lrs = [float(group.setdefault("initial_lr", group["lr"])) for group in optimizer.param_groups]

@@ -206,11 +206,7 @@ def build_optimizer(network: nn.Module, cfg: Any) -> torch.optim.Optimizer:
     groups = [{"params": p, "lr": rates[name]} for name, p in network.parameter_groups().items() if p]
     if train.LAYER_DECAY != 1 or not train.DECAY_NORMS:
         groups = layered_groups(
-            network,
-            rates,
-            layer_decay=train.LAYER_DECAY,
-            weight_decay=train.WEIGHT_DECAY,
-            decay_norms=train.DECAY_NORMS,
+            network, rates, layer_decay=train.LAYER_DECAY, weight_decay=train.WEIGHT_DECAY, decay_norms=train.DECAY_NORMS
         )
     if cfg.LEGACY.DUPLICATE_STEPS and train.OPTIMIZER != "SGD":
         raise ValueError(f"LEGACY.DUPLICATE_STEPS is about SGD, but TRAIN.OPTIMIZER is {train.OPTIMIZER!r}")

@@ -61,8 +61,10 @@ class Validation:
         if role == "target":
             log.warning(
                 "%s is chosen by labels of the target (TRAIN.EVAL_SPLIT %s), which the method must do without: report the last "
-                "snapshot, or say so", self._path, cfg.TRAIN.EVAL_SPLIT,
-            )  # fmt: skip
+                "snapshot, or say so",
+                self._path,
+                cfg.TRAIN.EVAL_SPLIT,
+            )
 
     def state(self) -> dict[str, Any]:
         """Plain values, for the checkpoint."""

@@ -39,11 +39,5 @@ def load(folder: Path) -> None:
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported before fake CUDA")
     needed = sorted((TORCH / "lib").glob("libgomp*")) + sorted((TORCH.parent / "torch.libs").glob("*"))
-    for library in [
-        *needed,
-        TORCH / "lib/libc10.so",
-        TORCH / "lib/libtorch_cpu.so",
-        folder / "hooks.so",
-        folder / "guard.so",
-    ]:
+    for library in [*needed, TORCH / "lib/libc10.so", TORCH / "lib/libtorch_cpu.so", folder / "hooks.so", folder / "guard.so"]:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

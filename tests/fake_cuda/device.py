@@ -101,9 +101,7 @@ def on_device(x: torch.Tensor) -> bool:
 
 def prepare_torch() -> None:
     """What a CPU build of torch would look up in a driver."""
-    torch._C._set_only_lift_cpu_tensors(
-        True
-    )  # torch.tensor(x, device=...) then copies where a mode can see it
+    torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor(x, device=...) then copies where a mode can see it
     torch.cuda._lazy_init = lambda: None
     torch.cuda.amp.common.amp_definitely_not_available = lambda: False
     torch.amp.autocast_mode.torch.cuda.is_bf16_supported = lambda *args, **options: True
@@ -123,7 +121,7 @@ def report(name: str) -> dict:
         with fresh(name), watch:
             work()
         error = ""
-    except Exception:  # noqa: BLE001  any: the report is about it
+    except Exception:
         error = traceback.format_exc()
     return {"waits": watch.waits, "copies": watch.copies, "lines": watch.lines, "error": error}
 

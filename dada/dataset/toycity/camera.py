@@ -22,10 +22,7 @@ class Camera:
         forward = np.array([np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), -np.sin(pitch)])
         right = np.array([np.cos(yaw), -np.sin(yaw), 0.0])
         down = np.cross(forward, right)
-        right, down = (
-            np.cos(roll) * right + np.sin(roll) * down,
-            np.cos(roll) * down - np.sin(roll) * right,
-        )
+        right, down = (np.cos(roll) * right + np.sin(roll) * down, np.cos(roll) * down - np.sin(roll) * right)
         self.rotation = np.stack([right, down, forward])
         # Level direction across the view: billboards stand in the plane it spans with the vertical.
         self.across = np.array([np.cos(yaw), -np.sin(yaw), 0.0])

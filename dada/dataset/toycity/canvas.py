@@ -1,6 +1,7 @@
 """Colour, label, instance and depth drawn together: one mask decides for all, so they always agree."""
 
-from typing import Callable, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -54,9 +55,7 @@ class Canvas:
     def _plane_depth(self, points, rows, columns, near, far):
         """Depth of the plane through camera points over a window of pixels, within [near, far]."""
         normal, through = _plane(points)
-        slope = (normal[0] * self.camera.xn[None, columns]) + (
-            normal[1] * self.camera.yn[rows, None] + normal[2]
-        )
+        slope = (normal[0] * self.camera.xn[None, columns]) + (normal[1] * self.camera.yn[rows, None] + normal[2])
         slope[slope == 0] = 1e-9
         # Outlines cover pixels they only touch; there the plane is taken where the outline ends.
         return np.minimum(np.maximum(through / slope, near), far, dtype=np.float32)
@@ -156,10 +155,7 @@ class Canvas:
         z = depth[visible]
         length, tall = np.linalg.norm(along), np.linalg.norm(up)
         start = self.camera.position - origin
-        u, v = (
-            start @ unit + z * self.camera.along_rays(unit, rows, columns)[visible]
-            for unit in (along / length, up / tall)
-        )
+        u, v = (start @ unit + z * self.camera.along_rays(unit, rows, columns)[visible] for unit in (along / length, up / tall))
         shaded = shader(np.minimum(np.maximum(u, 0), length), np.minimum(np.maximum(v, 0), tall), z)
         self._write(rows, columns, visible, depth, *shaded)
 

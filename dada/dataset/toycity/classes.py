@@ -3,13 +3,26 @@
 import numpy as np
 
 CLASS_NAMES = (
-    "road", "sidewalk", "building", "wall", "fence", "pole", "light", "sign",
-    "vegetation", "sky", "person", "rider", "car", "bus", "motorcycle", "bicycle",
-)  # fmt: skip
-(
-    ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN,
-    VEGETATION, SKY, PERSON, RIDER, CAR, BUS, MOTORCYCLE, BICYCLE,
-) = range(16)  # fmt: skip
+    "road",
+    "sidewalk",
+    "building",
+    "wall",
+    "fence",
+    "pole",
+    "light",
+    "sign",
+    "vegetation",
+    "sky",
+    "person",
+    "rider",
+    "car",
+    "bus",
+    "motorcycle",
+    "bicycle",
+)
+(ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, SKY, PERSON, RIDER, CAR, BUS, MOTORCYCLE, BICYCLE) = range(
+    16
+)
 
 # Drawn like the others, but outside the 16 classes: a loader must map them to its ignore label.
 TERRAIN, STATIC, CLUTTER, EGO_VEHICLE, OUT_OF_ROI = range(16, 21)

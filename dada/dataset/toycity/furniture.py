@@ -37,9 +37,7 @@ def bush(rng: np.random.Generator, look: Look) -> list[Part]:
     for _ in range(6):
         x, size = rng.uniform(-wide, wide), rng.uniform(0.35, 0.6)
         light = rng.uniform(0.7, 1.1)
-        parts.append(
-            Part(ellipse(x, size * 0.8, size, size * 0.8), tuple((leaf * light).clip(0, 1)), c.VEGETATION)
-        )
+        parts.append(Part(ellipse(x, size * 0.8, size, size * 0.8), tuple((leaf * light).clip(0, 1)), c.VEGETATION))
     return parts
 
 

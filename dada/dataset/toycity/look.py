@@ -37,8 +37,9 @@ SOURCE = Look(
         "sidewalk": _hex("c9a58f", "b9b4ae", "cdb59a"),
         "curb": _hex("e8e4dc"),
         "grass": _hex("6cae2e", "8aa83a"),
-        "building": _hex("d9653b", "e0b040", "c8c0b0", "8fb4d8", "b8452f", "e8dcc0", "7f8fa8", "c98fa0",
-                         "9ab88a", "a8a49c", "8c8680", "74706c"),
+        "building": _hex(
+            "d9653b", "e0b040", "c8c0b0", "8fb4d8", "b8452f", "e8dcc0", "7f8fa8", "c98fa0", "9ab88a", "a8a49c", "8c8680", "74706c"
+        ),
         "window": _hex("2f5f9f", "27446e", "5f9fd0"),
         "roof": _hex("a03020", "703828"),
         "wall": _hex("b0a090", "a87058", "c8b890"),
@@ -52,8 +53,7 @@ SOURCE = Look(
         "horizon": _hex("a8d4f8", "c0e0ff", "e0e8ee"),
         "cloud": _hex("ffffff"),
         "skin": _hex("f0c8a0", "c08050", "7a4a2a"),
-        "clothes": _hex("e02020", "2050e0", "f0e020", "20b050", "e070c0", "f0f0f0", "303040",
-                        "f08020", "7030b0"),
+        "clothes": _hex("e02020", "2050e0", "f0e020", "20b050", "e070c0", "f0f0f0", "303040", "f08020", "7030b0"),
         "trousers": _hex("203060", "404040", "7a6a50", "202020", "3060a0"),
         "car": _hex("e01818", "1840d0", "f0f0f0", "f0c010", "20a040", "202028", "c0c8d0", "e06010"),
         "bus": _hex("e0c020", "d02020", "20a0c0", "f08010"),
@@ -61,13 +61,27 @@ SOURCE = Look(
         "void": _hex("507050", "604838"),
     },
     counts={
-        "person": 13.0, "rider": 3.0, "motorcycle": 1.4, "bicycle": 1.8, "car": 3.6, "bus": 0.75,
-        "sign": 5.0, "light": 3.6, "lamp": 4.0, "bin": 0.8, "stall": 0.15,
+        "person": 13.0,
+        "rider": 3.0,
+        "motorcycle": 1.4,
+        "bicycle": 1.8,
+        "car": 3.6,
+        "bus": 0.75,
+        "sign": 5.0,
+        "light": 3.6,
+        "lamp": 4.0,
+        "bin": 0.8,
+        "stall": 0.15,
     },
     roadside={"building": 5.0, "wall": 1.6, "fence": 1.8, "hedge": 0.8, "park": 0.8},
-    texture=0.22, ambient=0.55, jitter=0.05, sun_shadow=True, fixed_camera=False,
-    street_trees=22.0, park_rate=0.35,
-)  # fmt: skip
+    texture=0.22,
+    ambient=0.55,
+    jitter=0.05,
+    sun_shadow=True,
+    fixed_camera=False,
+    street_trees=22.0,
+    park_rate=0.35,
+)
 
 TARGET = Look(
     name="target",
@@ -99,13 +113,27 @@ TARGET = Look(
         "void": _hex("4a4f48", "524a44"),
     },
     counts={
-        "person": 5.0, "rider": 1.1, "motorcycle": 0.5, "bicycle": 1.3, "car": 3.2, "bus": 0.36,
-        "sign": 4.0, "light": 2.2, "lamp": 3.0, "bin": 0.7, "stall": 0.15,
+        "person": 5.0,
+        "rider": 1.1,
+        "motorcycle": 0.5,
+        "bicycle": 1.3,
+        "car": 3.2,
+        "bus": 0.36,
+        "sign": 4.0,
+        "light": 2.2,
+        "lamp": 3.0,
+        "bin": 0.7,
+        "stall": 0.15,
     },
     roadside={"building": 6.0, "wall": 0.7, "fence": 0.9, "hedge": 1.2, "park": 1.0},
-    texture=0.6, ambient=0.82, jitter=0.03, sun_shadow=False, fixed_camera=True,
-    street_trees=12.0, park_rate=0.65,
-)  # fmt: skip
+    texture=0.6,
+    ambient=0.82,
+    jitter=0.03,
+    sun_shadow=False,
+    fixed_camera=True,
+    street_trees=12.0,
+    park_rate=0.65,
+)
 
 LOOKS = {look.name: look for look in (SOURCE, TARGET)}
 
@@ -114,15 +142,24 @@ def make_camera(rng: np.random.Generator, look: Look, size: tuple[int, int], roa
     """A camera of this look: anywhere above the street, or on the bonnet of a car in the right-hand lane."""
     if look.fixed_camera:
         return Camera(
-            size, 0.95, x=road_half * 0.42 + rng.normal(0, 0.25), height=rng.uniform(1.28, 1.36),
-            pitch=0.015 + rng.normal(0, 0.006), yaw=rng.normal(0, 0.035), roll=rng.normal(0, 0.004),
-        )  # fmt: skip
+            size,
+            0.95,
+            x=road_half * 0.42 + rng.normal(0, 0.25),
+            height=rng.uniform(1.28, 1.36),
+            pitch=0.015 + rng.normal(0, 0.006),
+            yaw=rng.normal(0, 0.035),
+            roll=rng.normal(0, 0.004),
+        )
     height = rng.choice([rng.uniform(1.2, 2.0), rng.uniform(2.0, 6.0)])
     return Camera(
-        size, rng.uniform(0.62, 0.95), x=rng.uniform(-1.1, 1.1) * road_half, height=height,
-        pitch=rng.uniform(0.0, 0.05) + 0.045 * (height - 1.2), yaw=rng.normal(0, 0.16),
+        size,
+        rng.uniform(0.62, 0.95),
+        x=rng.uniform(-1.1, 1.1) * road_half,
+        height=height,
+        pitch=rng.uniform(0.0, 0.05) + 0.045 * (height - 1.2),
+        yaw=rng.normal(0, 0.16),
         roll=rng.normal(0, 0.015),
-    )  # fmt: skip
+    )
 
 
 def expose(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray:
@@ -151,9 +188,7 @@ def _film(rgb: np.ndarray, depth: np.ndarray, rng: np.random.Generator) -> np.nd
     kept = np.exp(-beta * np.minimum(depth, 120.0), dtype=np.float32)[..., None]
     kept[np.isinf(depth)] = 0.8
     rgb = rgb * kept + air * (1 - kept)
-    cast = np.float32((1.05, 0.98, 0.91) if dusk else (0.97, 1.02, 0.99)) * rng.normal(1, 0.02, 3).astype(
-        np.float32
-    )
+    cast = np.float32((1.05, 0.98, 0.91) if dusk else (0.97, 1.02, 0.99)) * rng.normal(1, 0.02, 3).astype(np.float32)
     gain = np.float32(rng.uniform(0.72, 0.88) if dusk else rng.uniform(0.92, 1.08))
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None] * (height / width)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None]

@@ -32,10 +32,9 @@ def pedestrian(rng: np.random.Generator, look: Look) -> list[Part]:
     ]
     if rng.random() < 0.25:
         parts.append(part(np.array([(-0.17, 1.0), (0.17, 1.0), (0.27, 0.45), (-0.27, 0.45)]), legs))
-    torso = np.array([
-        (-broad / 2, 1.36), (-broad / 2 + 0.1, 1.46), (broad / 2 - 0.1, 1.46), (broad / 2, 1.36),
-        (0.19, 0.80), (-0.19, 0.80),
-    ])  # fmt: skip
+    torso = np.array(
+        [(-broad / 2, 1.36), (-broad / 2 + 0.1, 1.46), (broad / 2 - 0.1, 1.46), (broad / 2, 1.36), (0.19, 0.80), (-0.19, 0.80)]
+    )
     parts += [
         part(torso, coat),
         part(limb((broad / 2 - 0.03, 1.38), (broad / 2 + swing * 0.7, 0.84), 0.14, 0.10), coat * 0.9),
@@ -45,9 +44,7 @@ def pedestrian(rng: np.random.Generator, look: Look) -> list[Part]:
         part(ellipse(-0.01, 1.69, 0.12, 0.085), hair),
     ]
     if rng.random() < 0.3:
-        parts.append(
-            part(rectangle(-broad / 2 - 0.2, 0.62, -broad / 2 + 0.06, 0.92), pick(rng, look, "cycle"))
-        )
+        parts.append(part(rectangle(-broad / 2 - 0.2, 0.62, -broad / 2 + 0.06, 0.92), pick(rng, look, "cycle")))
     return parts
 
 
@@ -70,9 +67,13 @@ def bicycle(rng: np.random.Generator, look: Look, turn: float) -> list[Part]:
         parts += [Part(limb((x - 0.25, 0.35), (x + 0.25, 0.35), 0.03), _TYRE, c.BICYCLE)]
         parts += [Part(limb((x, 0.10), (x, 0.60), 0.03), _TYRE, c.BICYCLE)]
     tubes = [
-        ((-0.52, 0.35), (-0.05, 0.32)), ((-0.52, 0.35), (-0.20, 0.80)), ((-0.05, 0.32), (-0.22, 0.90)),
-        ((-0.20, 0.80), (0.38, 0.82)), ((-0.05, 0.32), (0.38, 0.82)), ((0.52, 0.35), (0.34, 1.02)),
-    ]  # fmt: skip
+        ((-0.52, 0.35), (-0.05, 0.32)),
+        ((-0.52, 0.35), (-0.20, 0.80)),
+        ((-0.05, 0.32), (-0.22, 0.90)),
+        ((-0.20, 0.80), (0.38, 0.82)),
+        ((-0.05, 0.32), (0.38, 0.82)),
+        ((0.52, 0.35), (0.34, 1.02)),
+    ]
     parts += [Part(limb(a, b, 0.075), paint, c.BICYCLE) for a, b in tubes]
     parts.append(Part(rectangle(-0.38, 0.90, -0.10, 0.97), (0.1, 0.08, 0.07), c.BICYCLE))
     parts.append(Part(limb((0.26, 1.02), (0.48, 1.06), 0.06), _METAL, c.BICYCLE))
@@ -91,10 +92,19 @@ def motorcycle(rng: np.random.Generator, look: Look, turn: float, away: bool) ->
             Part(rectangle(-0.42, 0.98, 0.42, 1.06), (0.2, 0.2, 0.22), c.MOTORCYCLE),
             Part(ellipse(0, 0.80, 0.12, 0.10), lamp, c.MOTORCYCLE),
         ]
-    body = np.array([
-        (-1.0, 0.86), (-0.85, 0.66), (-0.45, 0.30), (0.35, 0.30), (0.62, 0.62), (0.60, 0.98), (0.30, 1.02),
-        (0.02, 0.84), (-0.45, 0.82),
-    ])  # fmt: skip
+    body = np.array(
+        [
+            (-1.0, 0.86),
+            (-0.85, 0.66),
+            (-0.45, 0.30),
+            (0.35, 0.30),
+            (0.62, 0.62),
+            (0.60, 0.98),
+            (0.30, 1.02),
+            (0.02, 0.84),
+            (-0.45, 0.82),
+        ]
+    )
     parts = [
         Part(ellipse(-0.66, 0.33, 0.33, 0.33), _TYRE, c.MOTORCYCLE),
         Part(ellipse(0.72, 0.33, 0.33, 0.33), _TYRE, c.MOTORCYCLE),
@@ -114,9 +124,7 @@ def motorcycle(rng: np.random.Generator, look: Look, turn: float, away: bool) ->
 def rider(rng: np.random.Generator, look: Look, turn: float, on_motorcycle: bool) -> list[Part]:
     """The person on a two-wheeler, to be drawn over it: bent forward, hands on the bar, often a helmet."""
     coat, legs, skin = pick(rng, look, "clothes"), pick(rng, look, "trousers"), pick(rng, look, "skin")
-    head = (
-        pick(rng, look, "clothes") if on_motorcycle or rng.random() < 0.5 else np.float32([0.15, 0.1, 0.08])
-    )
+    head = pick(rng, look, "clothes") if on_motorcycle or rng.random() < 0.5 else np.float32([0.15, 0.1, 0.08])
     seat = 0.88 if on_motorcycle else 0.97
     if turn < 0.35:
         shapes = [
@@ -124,12 +132,7 @@ def rider(rng: np.random.Generator, look: Look, turn: float, on_motorcycle: bool
             (limb((0.10, seat), (0.20, 0.45), 0.19, 0.14), legs),
             (limb((-0.20, seat + 0.5), (-0.34, 1.05), 0.13), coat * 0.85),
             (limb((0.20, seat + 0.5), (0.34, 1.05), 0.13), coat * 0.85),
-            (
-                np.array(
-                    [(-0.24, seat + 0.52), (0.24, seat + 0.52), (0.18, seat - 0.06), (-0.18, seat - 0.06)]
-                ),
-                coat,
-            ),
+            (np.array([(-0.24, seat + 0.52), (0.24, seat + 0.52), (0.18, seat - 0.06), (-0.18, seat - 0.06)]), coat),
             (ellipse(0, seat + 0.70, 0.12, 0.15), skin),
             (ellipse(0, seat + 0.75, 0.135, 0.125), head),
         ]

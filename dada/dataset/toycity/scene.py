@@ -47,9 +47,7 @@ def draw_scene(seed, look: str, size: tuple[int, int] = (512, 256)) -> Scene:
     if look not in LOOKS:
         raise ValueError(f"look is {look!r}, expected one of {', '.join(LOOKS)}")
     if len(size) != 2 or size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
-        raise ValueError(
-            f"size is {tuple(size)}, expected (width, height) of at least {MIN_SIZE[0]}x{MIN_SIZE[1]}"
-        )
+        raise ValueError(f"size is {tuple(size)}, expected (width, height) of at least {MIN_SIZE[0]}x{MIN_SIZE[1]}")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     style = LOOKS[look]
     street = make_street(rng, style)
@@ -85,9 +83,7 @@ def _things(canvas: Canvas, look: Look, street: Street, rng: np.random.Generator
 
     def put(x, y, radius, parts, with_grain=False, shadow=0.0):
         if free(x, y, radius):
-            things.append(
-                (y, lambda: _cut_out(canvas, look, x, y, parts, grain if with_grain else None, shadow))
-            )
+            things.append((y, lambda: _cut_out(canvas, look, x, y, parts, grain if with_grain else None, shadow)))
 
     def vehicle(draw, x, y, heading, radius):
         if free(x, y, radius):
@@ -122,9 +118,7 @@ def _things(canvas: Canvas, look: Look, street: Street, rng: np.random.Generator
         if crossing:
             start, end = street.crossings[rng.integers(len(street.crossings))]
             heading = rng.choice([-1, 1]) * np.pi / 2
-            vehicle(
-                draw_car, rng.uniform(-14, 14), start + (end - start) * rng.uniform(0.25, 0.75), heading, 2.6
-            )
+            vehicle(draw_car, rng.uniform(-14, 14), start + (end - start) * rng.uniform(0.25, 0.75), heading, 2.6)
         else:
             ahead = rng.random() < 0.5
             x = street.road_half * (0.42 if ahead else -0.42) + rng.normal(0, 0.3)
@@ -210,9 +204,7 @@ def _cut_out(canvas, look, x, y, parts, grain, shadow):
 def _bonnet(canvas: Canvas) -> None:
     """The bonnet of the camera's own car, always in the same place, and the unusable outer columns."""
     height, width = canvas.label.shape
-    curve = np.array(
-        [(0.06, 1.0), (0.14, 0.945), (0.3, 0.918), (0.5, 0.908), (0.7, 0.918), (0.86, 0.945), (0.94, 1.0)]
-    )
+    curve = np.array([(0.06, 1.0), (0.14, 0.945), (0.3, 0.918), (0.5, 0.908), (0.7, 0.918), (0.86, 0.945), (0.94, 1.0)])
     outline = np.rint(curve * (width, height)).astype(np.int32)
     mask = np.zeros((height, width), np.uint8)
     cv2.fillPoly(mask, [outline], 1)

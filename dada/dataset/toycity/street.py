@@ -44,9 +44,7 @@ def pick(rng: np.random.Generator, look: Look, name: str) -> np.ndarray:
     colors = look.palette[name]
     first, *each = rng.standard_normal(4).tolist()
     color = colors[int(rng.random() * len(colors))].tolist()
-    moved = [
-        value * (1 + look.jitter * (first + 0.6 * other)) for value, other in zip(color, each, strict=True)
-    ]
+    moved = [value * (1 + look.jitter * (first + 0.6 * other)) for value, other in zip(color, each, strict=True)]
     return np.array([min(max(value, 0.02), 1.0) for value in moved], np.float32)
 
 
@@ -115,9 +113,7 @@ def draw_ground(canvas: Canvas, look: Look, street: Street, rng: np.random.Gener
     palette[c.SIDEWALK] = pick(rng, look, "sidewalk")
     color = palette[ids]
 
-    sharp = np.exp(
-        z * z * np.float32(-3 / (camera.f * camera.position[2]))
-    )  # 1 where a pixel row covers no street
+    sharp = np.exp(z * z * np.float32(-3 / (camera.f * camera.position[2])))  # 1 where a pixel row covers no street
     value = 1 + look.texture * 0.16 * sample_noise(x + 50, y, 0.7)
     value += (look.texture * sharp) * (0.20 * sample_noise(x, y, 24) + 0.12 * sample_noise(x, y, 5))
 
@@ -217,9 +213,7 @@ def _house(canvas, look, street, rng, side, front, y0, y1, height, nearer=0.0):
 
     def draw(origin, along, normal):
         light = shade(look, street, normal)
-        shader = house_shader(
-            color * light, window * (0.5 + 0.5 * light), height, look, np.random.default_rng(style)
-        )
+        shader = house_shader(color * light, window * (0.5 + 0.5 * light), height, look, np.random.default_rng(style))
         canvas.surface(origin, along, (0, 0, height), shader)
 
     draw((front, y0, 0.0), (0.0, y1 - y0, 0.0), (-side, 0, 0))
@@ -227,18 +221,17 @@ def _house(canvas, look, street, rng, side, front, y0, y1, height, nearer=0.0):
     if not nearer:
         draw((front, y0, 0.0), (depth, 0.0, 0.0), (0, -1, 0))
     elif nearer < height:
-        corners = [
-            (front, y0, nearer),
-            (front + depth, y0, nearer),
-            (front + depth, y0, height),
-            (front, y0, height),
-        ]
+        corners = [(front, y0, nearer), (front + depth, y0, nearer), (front + depth, y0, height), (front, y0, height)]
         canvas.polygon(np.array(corners), color * 0.92 * shade(look, street, (0, -1, 0)), c.BUILDING)
     if height < 11:
-        top = np.array([
-            [front - side * 0.4, y0, height], [front - side * 0.4, y1, height],
-            [front + side * 6, y1, height + 3.2], [front + side * 6, y0, height + 3.2],
-        ])  # fmt: skip
+        top = np.array(
+            [
+                [front - side * 0.4, y0, height],
+                [front - side * 0.4, y1, height],
+                [front + side * 6, y1, height + 3.2],
+                [front + side * 6, y0, height + 3.2],
+            ]
+        )
         canvas.polygon(top, pick(rng, look, "roof") * shade(look, street, (-side * 0.5, 0, 0.8)), c.BUILDING)
 
 
@@ -287,9 +280,7 @@ def house_shader(color, window, height, look, rng):
         kind = np.full(len(u), plain, np.uint8)
         sharp = np.exp(-depth / 18)
         value = 0.94 + (0.06 / height) * v
-        value += look.texture * (
-            0.10 * sample_noise(u + offset, v, 1.0) + 0.14 * sharp * sample_noise(u, v, 16)
-        )
+        value += look.texture * (0.10 * sample_noise(u + offset, v, 1.0) + 0.14 * sharp * sample_noise(u, v, 16))
         if brick:
             course = (v % 0.3 < 0.07) | ((u + 0.3 * (v // 0.3 % 2)) % 0.6 < 0.06)
             value[course] += 0.22 * sharp[course]
@@ -337,9 +328,7 @@ def fence_shader(color, tall, rng):
 
     def shader(u, v, depth):
         rgb = np.repeat(np.float32(color)[None], len(u), 0)
-        solid = (
-            (u % pitch < 0.1) | (np.abs(v - tall + top) < 0.06) | (np.abs(v - 0.25) < 0.06) | (u % 2.8 < 0.16)
-        )
+        solid = (u % pitch < 0.1) | (np.abs(v - tall + top) < 0.06) | (np.abs(v - 0.25) < 0.06) | (u % 2.8 < 0.16)
         opacity = np.where(solid, 1.0, 0.28).astype(np.float32)
         # Far bars are thinner than a pixel: their average is drawn instead of a random one.
         far = (depth / 40).clip(0, 1)

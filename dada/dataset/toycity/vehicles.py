@@ -39,9 +39,7 @@ class _Solid:
             if far and (share[2] - share[0]) * (share[3] - share[1]) < 0.06:
                 continue  # smaller than a pixel or two
             bias = 0.004 * (number + 1)
-            self.canvas.polygon(
-                _inset(world, *share), (paint * (0.6 + 0.4 * light)).clip(0, 1), self.label, bias
-            )
+            self.canvas.polygon(_inset(world, *share), (paint * (0.6 + 0.4 * light)).clip(0, 1), self.label, bias)
 
     def frustum(self, bottom, top, z0, z1, color, front=(), back=(), side=()):
         """A box that may taper: bottom and top are (y_back, y_front, half width).
@@ -51,8 +49,10 @@ class _Solid:
         (a0, a1, aw), (b0, b1, bw) = bottom, top
         p = {
             (x, y, z): (x * (bw if z else aw), (b0, b1)[y] if z else (a0, a1)[y], z1 if z else z0)
-            for x in (-1, 1) for y in (0, 1) for z in (0, 1)
-        }  # fmt: skip
+            for x in (-1, 1)
+            for y in (0, 1)
+            for z in (0, 1)
+        }
         quads = [
             ([p[1, 1, 0], p[-1, 1, 0], p[-1, 1, 1], p[1, 1, 1]], (0, z1 - z0, a1 - b1), front),
             ([p[-1, 0, 0], p[1, 0, 0], p[1, 0, 1], p[-1, 0, 1]], (0, z0 - z1, b0 - a0), back),
@@ -84,22 +84,16 @@ class _Solid:
 def _inset(quad, u0, v0, u1, v1):
     """Part of a four-cornered face, given as shares from its lower left corner."""
     a, b, top_b, top_a = quad
-    return np.array([
-        (a * (1 - u) + b * u) * (1 - v) + (top_a * (1 - u) + top_b * u) * v
-        for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))
-    ])  # fmt: skip
+    return np.array(
+        [(a * (1 - u) + b * u) * (1 - v) + (top_a * (1 - u) + top_b * u) * v for u, v in ((u0, v0), (u1, v0), (u1, v1), (u0, v1))]
+    )
 
 
-def draw_car(
-    canvas: Canvas, look: Look, street: Street, rng: np.random.Generator, position, heading: float
-) -> None:
+def draw_car(canvas: Canvas, look: Look, street: Street, rng: np.random.Generator, position, heading: float) -> None:
     """A saloon, hatchback or van at (X, Y); heading in radians, 0 along the street, positive to the right."""
     paint, glass = pick(rng, look, "car"), pick(rng, look, "window") * 0.7
     kind = rng.choice(["saloon", "hatch", "van"], p=[0.4, 0.45, 0.15])
-    length, width = (
-        (rng.uniform(4.3, 4.9) if kind != "hatch" else rng.uniform(3.7, 4.2)),
-        rng.uniform(1.7, 1.85),
-    )
+    length, width = ((rng.uniform(4.3, 4.9) if kind != "hatch" else rng.uniform(3.7, 4.2)), rng.uniform(1.7, 1.85))
     tall = 1.95 if kind == "van" else rng.uniform(1.42, 1.58)
     h, w = length / 2, width / 2
     belt = 1.1 if kind == "van" else rng.uniform(0.86, 0.95)
@@ -108,26 +102,42 @@ def draw_car(
     plate = np.float32([0.85, 0.85, 0.8])
     dark = np.float32([0.1, 0.1, 0.11])
     solid.frustum(
-        (-h, h, w), (-h + 0.08, h - 0.15, w - 0.04), 0.24, belt, paint,
-        front=[(0.03, 0.0, 0.97, 0.22, dark), (0.28, 0.45, 0.72, 0.72, dark), (0.02, 0.5, 0.22, 0.8, _WHITE),
-               (0.78, 0.5, 0.98, 0.8, _WHITE), (0.38, 0.1, 0.62, 0.28, plate)],
-        back=[(0.03, 0.0, 0.97, 0.2, dark), (0.01, 0.52, 0.2, 0.86, _RED), (0.8, 0.52, 0.99, 0.86, _RED),
-              (0.36, 0.3, 0.64, 0.5, plate)],
+        (-h, h, w),
+        (-h + 0.08, h - 0.15, w - 0.04),
+        0.24,
+        belt,
+        paint,
+        front=[
+            (0.03, 0.0, 0.97, 0.22, dark),
+            (0.28, 0.45, 0.72, 0.72, dark),
+            (0.02, 0.5, 0.22, 0.8, _WHITE),
+            (0.78, 0.5, 0.98, 0.8, _WHITE),
+            (0.38, 0.1, 0.62, 0.28, plate),
+        ],
+        back=[
+            (0.03, 0.0, 0.97, 0.2, dark),
+            (0.01, 0.52, 0.2, 0.86, _RED),
+            (0.8, 0.52, 0.99, 0.86, _RED),
+            (0.36, 0.3, 0.64, 0.5, plate),
+        ],
         side=[(0.0, 0.0, 1.0, 0.08, dark), (0.495, 0.1, 0.505, 0.95, paint * 0.5)],
-    )  # fmt: skip
+    )
     solid.wheels((-h * 0.62, h * 0.64), w + 0.005, 0.32)
     back, front = {"saloon": (-0.62, 0.34), "hatch": (-0.94, 0.38), "van": (-0.96, 0.62)}[kind]
     top_back, top_front = {"saloon": (-0.36, 0.06), "hatch": (-0.74, 0.08), "van": (-0.9, 0.34)}[kind]
     solid.frustum(
-        (back * h, front * h, w - 0.06), (top_back * h, top_front * h, w - 0.24), belt, tall, paint,
-        front=[(0.06, 0.08, 0.94, 0.92, glass)], back=[(0.1, 0.15, 0.9, 0.88, glass)],
+        (back * h, front * h, w - 0.06),
+        (top_back * h, top_front * h, w - 0.24),
+        belt,
+        tall,
+        paint,
+        front=[(0.06, 0.08, 0.94, 0.92, glass)],
+        back=[(0.1, 0.15, 0.9, 0.88, glass)],
         side=[(0.06, 0.1, 0.47, 0.86, glass), (0.52, 0.1, 0.92, 0.86, glass)],
-    )  # fmt: skip
+    )
 
 
-def draw_bus(
-    canvas: Canvas, look: Look, street: Street, rng: np.random.Generator, position, heading: float
-) -> None:
+def draw_bus(canvas: Canvas, look: Look, street: Street, rng: np.random.Generator, position, heading: float) -> None:
     """A city bus at (X, Y): a tall box with a band of windows, doors and a destination board."""
     paint, glass = pick(rng, look, "bus"), pick(rng, look, "window") * 0.7
     h, w, tall = rng.uniform(4.6, 5.8), 1.25, rng.uniform(2.9, 3.2)
@@ -138,11 +148,26 @@ def draw_bus(
     windows = [(0.03 + i * 0.138, 0.42, 0.155 + i * 0.138, 0.80, glass) for i in range(7)]
     doors = [(0.80, 0.06, 0.90, 0.80, glass), (0.40, 0.06, 0.51, 0.80, glass)]
     solid.frustum(
-        (-h, h, w), (-h, h - 0.1, w - 0.05), 0.28, tall, paint,
-        front=[(0.05, 0.34, 0.95, 0.82, glass), (0.15, 0.86, 0.85, 0.96, dark), (0.3, 0.87, 0.7, 0.95, board),
-               (0.04, 0.12, 0.2, 0.22, _WHITE), (0.8, 0.12, 0.96, 0.22, _WHITE), (0.0, 0.0, 1.0, 0.07, dark)],
-        back=[(0.15, 0.5, 0.85, 0.82, glass), (0.02, 0.16, 0.12, 0.36, _RED), (0.88, 0.16, 0.98, 0.36, _RED),
-              (0.0, 0.0, 1.0, 0.08, dark), (0.3, 0.86, 0.7, 0.96, dark)],
+        (-h, h, w),
+        (-h, h - 0.1, w - 0.05),
+        0.28,
+        tall,
+        paint,
+        front=[
+            (0.05, 0.34, 0.95, 0.82, glass),
+            (0.15, 0.86, 0.85, 0.96, dark),
+            (0.3, 0.87, 0.7, 0.95, board),
+            (0.04, 0.12, 0.2, 0.22, _WHITE),
+            (0.8, 0.12, 0.96, 0.22, _WHITE),
+            (0.0, 0.0, 1.0, 0.07, dark),
+        ],
+        back=[
+            (0.15, 0.5, 0.85, 0.82, glass),
+            (0.02, 0.16, 0.12, 0.36, _RED),
+            (0.88, 0.16, 0.98, 0.36, _RED),
+            (0.0, 0.0, 1.0, 0.08, dark),
+            (0.3, 0.86, 0.7, 0.96, dark),
+        ],
         side=[(0.0, 0.26, 1.0, 0.31, paint * 0.55), *windows, *doors],
-    )  # fmt: skip
+    )
     solid.wheels((-h * 0.6, h * 0.62), w + 0.005, 0.46)

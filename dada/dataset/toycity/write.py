@@ -66,14 +66,7 @@ def write_city(
     val = target // 3 if val is None else val
     _check(source, target, val, size, seed, workers)
     out = Path(out).resolve()  # a link is followed, not replaced; "." has a name
-    parameters = {
-        "source": source,
-        "target": target,
-        "val": val,
-        "size": list(size),
-        "seed": seed,
-        "version": VERSION,
-    }
+    parameters = {"source": source, "target": target, "val": val, "size": list(size), "seed": seed, "version": VERSION}
     jobs = _jobs(parameters)
     if _already_there(out, parameters, jobs, overwrite):
         tqdm.write(f"{out} holds this city already, complete: nothing to do")
@@ -91,9 +84,7 @@ def write_city(
         with tqdm(total=len(jobs), desc="toycity", unit="picture", disable=None) as progress:
             for _ in _run(write, jobs, workers):
                 progress.update()
-        (partial_out / RECORD).write_text(
-            json.dumps({"toycity": parameters}, indent=2) + "\n", encoding="utf-8"
-        )
+        (partial_out / RECORD).write_text(json.dumps({"toycity": parameters}, indent=2) + "\n", encoding="utf-8")
         _move_into_place(partial_out, out)
     finally:
         shutil.rmtree(partial_out, ignore_errors=True)
@@ -101,25 +92,16 @@ def write_city(
 
 
 def _check(source, target, val, size, seed, workers):
-    for name, value, least in (
-        ("source", source, 0),
-        ("target", target, 0),
-        ("val", val, 0),
-        ("seed", seed, 0),
-    ):
+    for name, value, least in (("source", source, 0), ("target", target, 0), ("val", val, 0), ("seed", seed, 0)):
         if value < least:
             raise ValueError(f"{name} is {value}, expected {least} or more")
     if workers < 1:
         raise ValueError(f"workers is {workers}, expected 1 or more")
     if val > target:
-        raise ValueError(
-            f"val is {val}, expected at most target, {target}: val pictures are some of the target's"
-        )
+        raise ValueError(f"val is {val}, expected at most target, {target}: val pictures are some of the target's")
     if len(size) != 2 or size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
         got = "x".join(str(s) for s in size)
-        raise ValueError(
-            f"size is {got}, expected WIDTHxHEIGHT of at least {MIN_SIZE[0]}x{MIN_SIZE[1]} pixels"
-        )
+        raise ValueError(f"size is {got}, expected WIDTHxHEIGHT of at least {MIN_SIZE[0]}x{MIN_SIZE[1]} pixels")
 
 
 def _jobs(parameters):
@@ -197,12 +179,8 @@ def _already_there(out, parameters, jobs, overwrite):
     if overwrite:
         return False
     if found != parameters:
-        differ = ", ".join(
-            f"{k} {found.get(k)} instead of {v}" for k, v in parameters.items() if found.get(k) != v
-        )
-        raise FileExistsError(
-            f"{out} holds another toy city ({differ}); choose another --out, or add --overwrite"
-        )
+        differ = ", ".join(f"{k} {found.get(k)} instead of {v}" for k, v in parameters.items() if found.get(k) != v)
+        raise FileExistsError(f"{out} holds another toy city ({differ}); choose another --out, or add --overwrite")
     missing = [file for job in jobs for file in job[3].values() if not (out / file).is_file()]
     if missing:
         raise FileExistsError(

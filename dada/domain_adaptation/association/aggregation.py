@@ -11,26 +11,15 @@ from torch import Tensor
 from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Distributions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
-from dada.domain_adaptation.association.tiles import (
-    TILE_ELEMENTS,
-    Softmax,
-    even_parts,
-    softmax_,
-    stripes,
-    tiles_in,
-)
+from dada.domain_adaptation.association.tiles import TILE_ELEMENTS, Softmax, even_parts, softmax_, stripes, tiles_in
 
 
-def aggregate(
-    x: Tensor, metric: str, alpha: float, form: Form = PLAIN
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def aggregate(x: Tensor, metric: str, alpha: float, form: Form = PLAIN) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """(1 - alpha) x + alpha * softmax(similarity) x over the pixels of each image, (B, C, H, W) -> same; and
     scale, peak and total of the softmax, each (B, H*W), from which `aggregate_backward` finds the weights again.
     """
     mixed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    softmaxes = [
-        _mix(PIXELS[metric](x[b].flatten(1), form=form), alpha, mixed[b].flatten(1)) for b in range(len(x))
-    ]
+    softmaxes = [_mix(PIXELS[metric](x[b].flatten(1), form=form), alpha, mixed[b].flatten(1)) for b in range(len(x))]
     return mixed, *(torch.stack(part) for part in zip(*softmaxes))
 
 
@@ -71,18 +60,14 @@ def aggregate_backward(
         torch.mul(grad_mixed_CN, 1 - alpha, out=grad_CN)
         # The softmax takes away sum_k w_jk (grad_j . x_k): that is grad_j . (the mean of x that went into
         # mixed_j). To divide is harmless for small alpha, since the weights are multiplied by alpha in turn.
-        mean_N = channel_dot(grad_mixed_CN, mixed[b].flatten(1)) - (1 - alpha) * channel_dot(
-            grad_mixed_CN, x_CN
-        )
+        mean_N = channel_dot(grad_mixed_CN, mixed[b].flatten(1)) - (1 - alpha) * channel_dot(grad_mixed_CN, x_CN)
         pixels = PIXELS[metric](x_CN, grad_CN, form)
         unmix = _unmix_directions if metric == "cos" else _unmix_distributions
         unmix(pixels, grad_mixed_CN, Softmax(scale[b], peak[b], total[b]), mean_N / alpha, alpha)
     return grad
 
 
-def _unmix_distributions(
-    pixels: Distributions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
-) -> None:
+def _unmix_distributions(pixels: Distributions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float) -> None:
     """Add the gradient of one image through weights and values, stripe by stripe."""
     grad_CN, form = pixels.grad_CN, pixels.form
     x_CN, grad_mixed_CN = operand(pixels.x_CN), operand(grad_mixed_CN)
@@ -91,27 +76,21 @@ def _unmix_distributions(
         rows_CR, grad_rows_CR = pixels.rows(part), grad_mixed_CN[:, part]
         pixels.product(rows_CR, out_RN=weight_RN)
         mm(grad_rows_CR.mT, x_CN, out=pull_RN)
-        weight_RN, pull_RN = form.of(_weigh_and_pull_)(
-            weight_RN, pull_RN, shift_N[part].clone(), mean_N[part].clone()
-        )
+        weight_RN, pull_RN = form.of(_weigh_and_pull_)(weight_RN, pull_RN, shift_N[part].clone(), mean_N[part].clone())
         addmm_(grad_CN, grad_rows_CR, weight_RN)  # as values
         pixels.add_column_gradient(rows_CR, pull_RN)  # as keys
         grad_CN[:, part] += pixels.gradient_of_rows(pull_RN)  # as queries
     pixels.finish_gradient()
 
 
-def _weigh_and_pull_(
-    weight_RN: Tensor, pull_RN: Tensor, shift_R: Tensor, mean_R: Tensor
-) -> tuple[Tensor, Tensor]:
+def _weigh_and_pull_(weight_RN: Tensor, pull_RN: Tensor, shift_R: Tensor, mean_R: Tensor) -> tuple[Tensor, Tensor]:
     weight_RN, pull_RN = writable(weight_RN), writable(pull_RN)
     weight_RN.sub_(shift_R[:, None]).exp_()  # alpha * w
     pull_RN.sub_(mean_R[:, None]).mul_(weight_RN)
     return weight_RN, pull_RN
 
 
-def _unmix_directions(
-    pixels: Directions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
-) -> None:
+def _unmix_directions(pixels: Directions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float) -> None:
     """The same for cosines, in half the tiles.
 
     cos_IK and cos_KI are transposes of each other, so one product gives both; and as a cosine pulls at both
@@ -142,9 +121,7 @@ def _unmix_directions(
                 addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
             mm(scaled_CI.mT, x_CK, out=pull_IK)
             mm(x_CI.mT, grad_mixed_CK, out=other_IK)
-            pull_IK, along_K = form.of(_pull_pair_)(
-                cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K
-            )
+            pull_IK, along_K = form.of(_pull_pair_)(cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K)
             addmm_(grad_unit_CI, x_CK, pull_IK.mT)  # as queries and keys
             if first != second:
                 addmm_(grad_CN[:, second], unit_CI, pull_IK)
@@ -164,9 +141,7 @@ class Rows(NamedTuple):
     less: Tensor  # -scale * mean
 
 
-def _weigh_pair_(
-    cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, of_I: Rows, of_K: Rows
-) -> tuple[Tensor, Tensor, Tensor]:
+def _weigh_pair_(cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, of_I: Rows, of_K: Rows) -> tuple[Tensor, Tensor, Tensor]:
     """Cosines from products with directions I; alpha * the weights of both tiles."""
     cos_IK, weight_IK, back_IK = writable(cos_IK), writable(weight_IK), writable(back_IK)
     cos_IK.mul_(of_K.unit)
@@ -176,13 +151,7 @@ def _weigh_pair_(
 
 
 def _pull_pair_(
-    cos_IK: Tensor,
-    weight_IK: Tensor,
-    back_IK: Tensor,
-    pull_IK: Tensor,
-    other_IK: Tensor,
-    of_I: Rows,
-    of_K: Rows,
+    cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, pull_IK: Tensor, other_IK: Tensor, of_I: Rows, of_K: Rows
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the cosines of both tiles, times the unit of K; and its share along the pixels K."""
     weight_IK, pull_IK, other_IK = writable(weight_IK), writable(pull_IK), writable(other_IK)

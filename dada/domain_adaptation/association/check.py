@@ -58,9 +58,7 @@ def _passes(device: torch.device, metric: str, dtype: torch.dtype) -> bool:
             error, name = max(_differences(device, metric, dtype, fused))
         if error <= TOLERANCE[dtype]:
             return True
-        problem = (
-            f"{name} differs by {error:.1e} of its largest value, rounding is at most {TOLERANCE[dtype]:.0e}"
-        )
+        problem = f"{name} differs by {error:.1e} of its largest value, rounding is at most {TOLERANCE[dtype]:.0e}"
     except Exception as reason:  # of a compiler, a driver, or for want of memory: each raises its own
         problem = f"{type(reason).__name__}: {first_line(reason)}"
     log.warning(
@@ -74,9 +72,7 @@ def _passes(device: torch.device, metric: str, dtype: torch.dtype) -> bool:
     return False
 
 
-def _differences(
-    device: torch.device, metric: str, dtype: torch.dtype, fused: Form
-) -> list[tuple[float, str]]:
+def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: Form) -> list[tuple[float, str]]:
     """How far the fused form is from the tiled one, result by result, relative to the largest value of each."""
     generator = torch.Generator("cpu").manual_seed(0)  # torch's own is the user's
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from types import FunctionType
 from typing import NamedTuple
 
@@ -73,9 +73,7 @@ class Compiled:
         kind = tile.device, tile.dtype, tile.is_inference(), square, *flags
         if kind not in self.kinds:
             # Whole, since only then torch raises where it would otherwise go on without compiling.
-            self.kinds[kind] = torch.compile(
-                _copy(self.epilogue), dynamic=True, fullgraph=True, **self.options
-            )
+            self.kinds[kind] = torch.compile(_copy(self.epilogue), dynamic=True, fullgraph=True, **self.options)
         try:
             return self.kinds[kind](tile, *others)
         except torch._dynamo.exc.FailOnRecompileLimitHit:  # before anything was computed
@@ -106,7 +104,7 @@ def writable(tile: torch.Tensor) -> torch.Tensor:
     return tile.clone() if torch.compiler.is_compiling() else tile
 
 
-@lru_cache(maxsize=None)
+@cache
 def can_compile(device: torch.device) -> bool:
     """Whether torch.compile works on this device; tried once. Says in the log what is missing if it does not."""
     try:

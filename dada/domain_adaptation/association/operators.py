@@ -25,13 +25,7 @@ from dada.domain_adaptation.association.form import form_for
 
 
 def stream_loss(
-    source: Tensor,
-    target: Tensor,
-    target_index: Tensor,
-    back_index: Tensor,
-    weights: Tensor,
-    metric: str,
-    fused: bool = False,
+    source: Tensor, target: Tensor, target_index: Tensor, back_index: Tensor, weights: Tensor, metric: str, fused: bool = False
 ) -> Tensor:
     """-sum over source pixels of weight * (log p(j* | i) + log p(i* | j*)), 0-dim.
 
@@ -50,9 +44,7 @@ def stream_aggregation(x: Tensor, metric: str, alpha: float, fused: bool = False
     return aggregate(x, metric, alpha, fused)[0] if alpha > 0 else x.clone()
 
 
-def stream_cycles(
-    source: Tensor, target: Tensor, metric: str, fused: bool = False
-) -> tuple[Tensor, Tensor, Tensor]:
+def stream_cycles(source: Tensor, target: Tensor, metric: str, fused: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     """(B, C, Hs, Ws), (B, C, Ht, Wt) -> (B, S), (B, T) and (B, S), as `loss.ways`."""
     return follow_cycles(source, target, metric, fused)
 
@@ -73,9 +65,7 @@ def _plainly(x: Tensor) -> Iterator[None]:
     schema="(Tensor source, Tensor target, Tensor target_index, Tensor back_index, Tensor weights, str metric, "
     "bool needs_source, bool needs_target, bool fused) -> (Tensor, Tensor, Tensor)",
 )
-def associate(
-    source, target, target_index, back_index, weights, metric, needs_source, needs_target, fused
-):
+def associate(source, target, target_index, back_index, weights, metric, needs_source, needs_target, fused):
     """The sum, and its gradients, empty where not needed."""
     with _plainly(source):
         total, *grads = streamed_loss.sum_over_cycles(
@@ -154,9 +144,7 @@ def _(x, metric, alpha, fused):
 )
 def aggregate_backward(x, mixed, scale, peak, total, grad_mixed, metric, alpha, fused):
     with _plainly(x):
-        return aggregation.aggregate_backward(
-            x, mixed, scale, peak, total, grad_mixed, metric, alpha, form_for(x.device, fused)
-        )
+        return aggregation.aggregate_backward(x, mixed, scale, peak, total, grad_mixed, metric, alpha, form_for(x.device, fused))
 
 
 @aggregate_backward.register_fake

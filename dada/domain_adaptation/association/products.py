@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -59,7 +59,7 @@ def _half_addmm(total: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.ops.aten.addmm.dtype_out(total, a, b, torch.float32, out=total)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _gives_float32(product: Callable[[Tensor, Tensor, Tensor], Tensor], device: torch.device) -> bool:
     """Whether this product of bfloat16 has its result in float32 here: tried once, in a case that bfloat16 would round.
 

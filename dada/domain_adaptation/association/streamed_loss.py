@@ -51,9 +51,7 @@ def sum_over_cycles(
 
 
 def _zeros(x: Tensor) -> Tensor:
-    return torch.zeros(
-        x.shape, dtype=x.dtype, device=x.device
-    )  # contiguous whatever x is: images are flat views
+    return torch.zeros(x.shape, dtype=x.dtype, device=x.device)  # contiguous whatever x is: images are flat views
 
 
 def _image_sum(source: Pixels, target: Pixels, j_S: Tensor, back_T: Tensor, weight_S: Tensor) -> Tensor:

@@ -69,12 +69,7 @@ class Softmax(NamedTuple):
 
 
 def softmax_(
-    product_RN: Tensor,
-    rows_CR: Tensor,
-    columns: Pixels,
-    peak_R: Tensor,
-    contrast: bool,
-    times_unit: bool = False,
+    product_RN: Tensor, rows_CR: Tensor, columns: Pixels, peak_R: Tensor, contrast: bool, times_unit: bool = False
 ) -> tuple[Tensor, Softmax]:
     """From `columns.product` the softmax times `total`, row by row; dividing is left to a smaller tensor.
 
@@ -93,9 +88,7 @@ def softmax_(
         return tile_RN, Softmax(torch.ones_like(peak_R1), peak_R1, total_R1)
     mean_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None]
     level_R1 = mean_R1 + columns.row_constant(rows_CR)
-    tile_RN, *rows = columns.form.of(_contrast_exp_)(
-        product_RN, columns.unit_N, mean_R1, level_R1, peak_R1, times_unit
-    )
+    tile_RN, *rows = columns.form.of(_contrast_exp_)(product_RN, columns.unit_N, mean_R1, level_R1, peak_R1, times_unit)
     return tile_RN, Softmax(*rows)
 
 
@@ -103,12 +96,7 @@ def softmax_(
 
 
 def _contrast_exp_(
-    tile_RN: Tensor,
-    unit_N: Tensor | None,
-    mean_R1: Tensor,
-    level_R1: Tensor,
-    peak_R1: Tensor,
-    times_unit: bool,
+    tile_RN: Tensor, unit_N: Tensor | None, mean_R1: Tensor, level_R1: Tensor, peak_R1: Tensor, times_unit: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tile_RN = writable(tile_RN)
     if unit_N is not None:
@@ -124,9 +112,7 @@ def _contrast_exp_(
     return tile_RN, scale_R1, peak_R1 + mean_R1, total_R1
 
 
-def _exp_(
-    tile_RN: Tensor, unit_N: Tensor | None, peak_R1: Tensor, times_unit: bool
-) -> tuple[Tensor, Tensor, Tensor]:
+def _exp_(tile_RN: Tensor, unit_N: Tensor | None, peak_R1: Tensor, times_unit: bool) -> tuple[Tensor, Tensor, Tensor]:
     tile_RN = writable(tile_RN)
     if unit_N is not None:
         tile_RN.mul_(unit_N)

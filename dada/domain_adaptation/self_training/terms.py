@@ -67,7 +67,9 @@ def class_mix(threshold: float, colors: Callable[[Tensor], Tensor]) -> Callable[
     return mix
 
 
-def masked_consistency(threshold: float, ratio: float, patch: int, colors: Callable[[Tensor], Tensor]) -> Callable[[Step], Tensor]:
+def masked_consistency(
+    threshold: float, ratio: float, patch: int, colors: Callable[[Tensor], Tensor]
+) -> Callable[[Step], Tensor]:
     """MIC: a target image of which most patches are hidden must be predicted as the teacher predicts the whole.
 
     Hoyer et al., CVPR 2023 (arXiv:2212.01322), on all pixels, weighted by the confident share q of the image. Hidden
