@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from unittest import mock
 
 import pytest
 import torch
@@ -69,7 +70,8 @@ class Record(Watch):
 def table() -> dict[str, dict[str, set[torch.dtype]]]:
     """By operator and variant, the dtypes that torch tests on CUDA."""
     pytest.importorskip("expecttest", reason="torch's table of operators needs the package expecttest")
-    with warnings.catch_warnings():
+    # Otherwise nobody in this process could set the switches of cuDNN from then on.
+    with warnings.catch_warnings(), mock.patch("torch.backends.disable_global_flags"):
         warnings.simplefilter("ignore")
         from torch.testing._internal import common_methods_invocations as tests_of_torch
     lists = ("op_db", *(f"foreach_{kind}_op_db" for kind in ("unary", "binary", "pointwise", "reduce", "other")))
