@@ -217,11 +217,8 @@ def parse_case(case: str) -> tuple[str, int, int]:
 
 def too_big(case: str, impl: str, batch: int, device: str) -> bool:
     _, _, side = parse_case(case)
-    if device == "cuda":
-        available = torch.cuda.mem_get_info()[0]
-    else:
-        available = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return impl not in TILED and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * available
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return impl not in TILED and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * free
 
 
 def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:

@@ -4,9 +4,9 @@
     make gpu ARGS="--device cpu --small"                 # the same program at tiny sizes, where there is none
     python benchmarks/gpu.py --tables gpu/results.jsonl  # the tables of docs/performance.md from what a run has found
 
-Every section is a process of its own with a limit of its own, and all end within --total seconds: what was skipped is said, and what
-a section had found when its time was over is kept. Nothing is taken from the network. Sections whose packages are not
-installed are skipped; --wheels DIR installs the wheels in a folder into a temporary one for the run.
+Every section is a process of its own with a limit of its own, and all end within --total seconds: what was skipped is said,
+and what a section had found when its time was over is kept. Nothing is taken from the network. Sections whose packages are
+not installed are skipped; --wheels DIR installs the wheels in a folder into a temporary one for the run.
 """
 
 from __future__ import annotations

@@ -3,11 +3,11 @@
     python benchmarks/train_step.py --cfg toycity.yml --set TRAIN.DA_METHOD=MinEnt CONTRASTIVE_LEARNING=False
     python benchmarks/train_step.py --cfg toycity.yml --variants ancestors plain packed channels_last bf16 compile
 
-A round is a number of whole iterations in each variant, one after the other, from loading to the optimizer's step; each variant is a
-process of its own (see turns.py). On a GPU a turn begins with an iteration that is not counted, in which the memory is taken that
-the others have had. `images/s` counts both domains, `waiting` is the share of the time in which the loop
-waits for data, `peak` what the process held at most, on a GPU what its tensors took. Ratios are medians over the rounds of the
-quotient within a round, to `ancestors` where it runs, else to the first variant.
+A round is a number of whole iterations in each variant, one after the other, from loading to the optimizer's step; each variant
+is a process of its own (see turns.py). On a GPU a turn begins with an iteration that is not counted, in which the memory is taken
+that the others have had. `images/s` counts both domains, `waiting` is the share of the time in which the loop waits for data,
+`peak` what the process held at most, on a GPU what its tensors took. Ratios are medians over the rounds of the quotient within a
+round, to `ancestors` where it runs, else to the first variant.
 
 The variants all train the network of the cfg on the same files:
 
@@ -17,8 +17,8 @@ The variants all train the network of the cfg on the same files:
     channels_last, bf16, compile, recompute    plain with the switch of TRAIN that has this name
     both           plain with channels_last and bf16
 
-Terms of weight 0 are left out of the objective. The ancestors' step associates features alone and leaves the source as it is; to compare:
---set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
+Terms of weight 0 are left out of the objective. The ancestors' step associates features alone and leaves the source as it is; to
+compare: --set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
 """
 
 from __future__ import annotations

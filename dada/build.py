@@ -156,7 +156,10 @@ def target_loader(
 
 
 def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoader:
-    """`count` images of `unlabelled_target`, (3, H, W) each, evenly spaced. None for one that cannot be read, where ON_BAD_FILE is skip."""
+    """`count` images of `unlabelled_target`, (3, H, W) each, evenly spaced.
+
+    Where ON_BAD_FILE is skip, one that cannot be read is None.
+    """
     dataset = unlabelled_target(cfg, normalization)
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
     return DataLoader(_Images(dataset), batch_size=None, sampler=spread(len(dataset), count), **_loading(cfg))

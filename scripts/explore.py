@@ -9,8 +9,8 @@ from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_scri
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        description="Write one HTML file that shows which target pixel each source pixel is associated with, the way back, and the "
-        "similarities behind it. It needs no network and nothing but a browser. The data are those of the cfg."
+        description="Write one HTML file that shows which target pixel each source pixel is associated with, the way back, and "
+        "the similarities behind it. It needs no network and nothing but a browser. The data are those of the cfg."
     )
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot, or published weights with --cfg")
     parser.add_argument("--out", default="explorer.html", metavar="FILE", help="file to write (%(default)s)")

@@ -1,4 +1,6 @@
-"""Make a packed copy of a dataset, which loads without decoding: python scripts/pack_dataset.py --cfg FILE --role source --out DIR
+"""Make a packed copy of a dataset, which loads without decoding.
+
+    python scripts/pack_dataset.py --cfg FILE --role source --out DIR
 
 A run reads the copy once DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET is its folder, and gets the same samples to the
 last bit. Where the run resizes all its training images to one size, and makes them smaller by it, the copy holds them at

@@ -88,9 +88,9 @@ def listed(table, operator: str, texts: tuple[str, ...]) -> set[torch.dtype] | N
     for ending in ("_backward_data", "_backward", "_forward"):
         stem = stem.removesuffix(ending)
     name, variant = TABLE_NAMES.get(stem, (stem, ""))
-    for name in (name, name.lstrip("_")):  # of _softmax, _log_softmax
-        if name in table:
-            variants = table[name]
+    for known in (name, name.lstrip("_")):  # of _softmax, _log_softmax
+        if known in table:
+            variants = table[known]
             wanted = [v for v in (*texts, variant) if v in variants]
             return variants[wanted[0]] if wanted else set().union(*variants.values())
     return None

@@ -392,10 +392,7 @@ def test_an_8_bit_depth_file_is_refused(tmp_path):
 @pytest.mark.parametrize("mode", ["L", "LA", "RGBA", "P", "1", "CMYK", "I;16"])
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     grey = np.tile(np.array([0, 255], dtype=np.uint8), (4, 3))
-    if mode == "I;16":
-        image = Image.fromarray(grey.astype(np.uint16) * 257)
-    else:
-        image = Image.fromarray(grey).convert(mode)
+    image = Image.fromarray(grey.astype(np.uint16) * 257) if mode == "I;16" else Image.fromarray(grey).convert(mode)
     path = tmp_path / ("image.tif" if mode == "CMYK" else "image.png")
     image.save(path)
     got = np.asarray(read_image(path))

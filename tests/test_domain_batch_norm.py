@@ -46,12 +46,12 @@ def test_a_step_uses_the_batch_norms_of_the_domain_whatever_order_terms_ask_in(o
     own.train()
     step = Step(own, random_batch(seed=1), random_batch(seed=2))
     start = means(own, SOURCE), means(own, TARGET)
-    step.target_outputs
+    _ = step.target_outputs
     assert torch.equal(means(own, SOURCE), start[SOURCE]) and not torch.equal(means(own, TARGET), start[TARGET])
     after_target = means(own, TARGET)
-    step.source_outputs
+    _ = step.source_outputs
     assert not torch.equal(means(own, SOURCE), start[SOURCE]) and torch.equal(means(own, TARGET), after_target)
-    step.view_outputs  # the target's second view
+    _ = step.view_outputs  # the target's second view
     assert not torch.equal(means(own, TARGET), after_target)
 
 

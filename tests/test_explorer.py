@@ -285,7 +285,8 @@ def test_figures_by_class_are_those_of_the_cycles(browser, small):
     cycles, labels = prepared[1].cycles["classes", 0.5], prepared[1].pair.source.labels.flatten()
     truth = prepared[1].pair.target.labels.flatten()
     rows = browser.value(
-        "[...document.querySelectorAll('#figures tbody tr')].map((r) => [r.dataset.class, ...[...r.cells].map((c) => c.innerText)])"
+        "[...document.querySelectorAll('#figures tbody tr')]"
+        ".map((row) => [row.dataset.class, ...[...row.cells].map((cell) => cell.innerText)])"
     )
     assert [row[0] for row in rows] == ["all", *map(str, sorted(set(labels.tolist()) - {255}))]
     for key, _, pixels, _, closed, correct, coverage in rows:
@@ -301,7 +302,8 @@ def test_figures_by_class_are_those_of_the_cycles(browser, small):
     # Choosing a class marks its cells, and those only.
     browser.value("document.querySelector('#figures tr[data-class=\"0\"] button').click()")
     marked = browser.value(
-        "[...document.querySelector('#source .cells').getContext('2d').getImageData(0, 0, 16, 12).data].filter((_, n) => n % 4 == 3).map(Boolean)"
+        "[...document.querySelector('#source .cells').getContext('2d').getImageData(0, 0, 16, 12).data]"
+        ".filter((_, n) => n % 4 == 3).map(Boolean)"
     )
     assert marked == (labels == 0).tolist()
 

@@ -395,8 +395,8 @@ def test_the_advice_on_batches_keeps_the_images_of_an_update():
     [
         ("DataLoader worker (pid 7) is killed by signal: Killed. ", "The system ended it"),
         (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of shared "
-            "memory. Please try to raise your shared memory limit.",
+            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+            "shared memory. Please try to raise your shared memory limit.",
             "/dev/shm is full",
         ),
     ],

@@ -249,8 +249,8 @@ def test_whether_it_compiles_does_not_depend_on_where_it_is_asked(mode, monkeypa
 def all_kinds(metrics, dtypes):
     """With gradients and without, tiles of many sizes: all that makes epilogues compile anew."""
     sizes = ((3, 4), (5, 2)), ((1, 1), (1, 3)), ((1, 5), (2, 7))
-    for metric, dtype, sizes in itertools.product(metrics, dtypes, sizes):
-        case = random_case(0, 1, 5, *sizes, metric, dtype=dtype)
+    for metric, dtype, (source, target) in itertools.product(metrics, dtypes, sizes):
+        case = random_case(0, 1, 5, source, target, metric, dtype=dtype)
         run(*case, metric=metric, impl="fused")
         cycle_association_loss(*case, metric=metric, impl="fused")
 
@@ -550,7 +550,7 @@ def test_products_that_decide_an_argmax_leave_tf32_out_and_put_the_setting_back(
         with pytest.raises(ZeroDivisionError), full_float32_products():
             assert torch.get_float32_matmul_precision() == "highest"
             assert not torch.backends.cuda.matmul.allow_tf32
-            1 / 0
+            raise ZeroDivisionError
         assert torch.get_float32_matmul_precision() == setting
     finally:
         torch.set_float32_matmul_precision("highest")

@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +220,7 @@ def test_a_picture_is_read_or_refused(tmp_path, content):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
     for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
-        read_or_refused(lambda: read(path), path)
+        read_or_refused(partial(read, path), path)
 
 
 def promising(width: int, height: int, bits: int, color: int) -> bytes:
@@ -238,7 +239,7 @@ def test_a_picture_that_promises_too_many_pixels_is_refused(tmp_path, size, kind
     path = tmp_path / "bomb.png"
     path.write_bytes(promising(*size, *kind))
     for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
-        assert read_or_refused(lambda: read(path), path) is None
+        assert read_or_refused(partial(read, path), path) is None
 
 
 def test_a_picture_runs_no_other_program(tmp_path, monkeypatch):
@@ -277,9 +278,9 @@ def test_an_archive_is_read_or_refused(tmp_path, content):
     path.write_bytes(content)
     found = read_or_refused(lambda: storage.glob("**", path), path)
     for name in found or ():
-        read_or_refused(lambda: storage.read_bytes(path / name), path)
+        read_or_refused(partial(storage.read_bytes, path / name), path)
         if name.endswith(".png"):
-            read_or_refused(lambda: image_files.read_image(path / name), path)
+            read_or_refused(partial(image_files.read_image, path / name), path)
 
 
 def patched(content: bytes, size: int) -> bytes:
@@ -421,7 +422,7 @@ def read_or_refused_or_raised(read: Callable[[], object]) -> object:
 def test_an_override_is_read_or_refused(text):
     for name in ("TRAIN.MAX_ITERS", "TEST.SCALES", "FOLDER_SOURCE.LABEL_MAP", "CLASSES.COLORS"):
         config.reset()
-        read_or_refused(lambda: cfg_from_list([f"{name}={text}"]), "--set")
+        read_or_refused(partial(cfg_from_list, [f"{name}={text}"]), "--set")
 
 
 INFO = {
@@ -464,7 +465,7 @@ def test_a_description_of_classes_made_to_do_harm_is_refused(tmp_path, text):
     path = tmp_path / "info.json"
     path.write_text(text)
     for read in (label_set_from_info, _names_in):
-        assert read_or_refused(lambda: read(path), path) is None
+        assert read_or_refused(partial(read, path), path) is None
 
 
 # --- weights and checkpoints ---------------------------------------------------------------------------------
@@ -547,7 +548,7 @@ def test_weights_and_checkpoints_run_no_code(tmp_path, where, old_format):
     path = tmp_path / "checkpoint_3.pth"
     path.write_bytes(torch_bytes(content, _use_new_zipfile_serialization=not old_format))
     for read in (read_weights, read_checkpoint, read_post_mortem):
-        assert read_or_refused(lambda: read(path), path) is None
+        assert read_or_refused(partial(read, path), path) is None
     path.write_bytes(pickle.dumps(content))
     assert read_or_refused(lambda: read_weights(path), path) is None
     assert not trace.exists()
@@ -572,7 +573,7 @@ def test_weights_that_unpack_to_gigabytes_are_refused(tmp_path):
     for name, content in bombs.items():
         path.write_bytes(content)
         for read in (read_weights, read_checkpoint, read_post_mortem):
-            assert read_or_refused(lambda: read(path), path) is None, name
+            assert read_or_refused(partial(read, path), path) is None, name
 
 
 @pytest.mark.parametrize("tensor", [torch.empty(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])

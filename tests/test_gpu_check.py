@@ -175,7 +175,10 @@ def test_a_section_that_takes_too_long_is_ended_with_what_it_started(tmp_path, m
 
     monkeypatch.setattr(runner, "SHORTEST", 0)
     child = tmp_path / "child"
-    start = f"import subprocess, sys, time; c = subprocess.Popen(['sleep', '60']); open({str(child)!r}, 'w').write(str(c.pid)); time.sleep(60)"
+    start = (
+        "import subprocess, time; process = subprocess.Popen(['sleep', '60']); "
+        f"open({str(child)!r}, 'w').write(str(process.pid)); time.sleep(60)"
+    )
     assert programs(tmp_path, {"slow": start}, 60, seconds=3) == {"slow": "out of time"}
     if child.exists():  # on a busy machine python may not have come so far
         status = Path(f"/proc/{child.read_text()}/status")

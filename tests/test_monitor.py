@@ -27,7 +27,7 @@ class CountingNetwork(TinyNetwork):
 @pytest.fixture
 def step():
     step = Step(CountingNetwork(16), random_batch(seed=1), random_batch(seed=2))
-    step.source_outputs  # computed, as the losses leave it
+    _ = step.source_outputs  # computed, as the losses leave it
     return step
 
 
@@ -66,14 +66,14 @@ def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step)
 
 def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
-    step.target_outputs
+    _ = step.target_outputs
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         monitor.pictures(0, step)
     assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
 
 
 def test_followed_cycles_are_drawn(tmp_path, step):
-    step.target_outputs
+    _ = step.target_outputs
     association_term("fass", 16, aggregate=True, alpha=0.5)(step)
     calls = step._network.calls
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])

@@ -56,7 +56,7 @@ def test_a_step_runs_the_network_when_an_output_is_first_asked_for_and_only_then
 def test_source_target_and_view_run_through_the_network_apart():
     network = Counting()
     step = step_of(network)
-    step.source_outputs, step.target_outputs, step.view_outputs
+    _ = step.source_outputs, step.target_outputs, step.view_outputs
     assert [id(x) for x in network.seen] == [id(step.source.image), id(step.target.image), id(step.target.view)]
 
 

@@ -235,7 +235,8 @@ def test_a_browser_shows_values_under_the_pointer_and_by_key_and_nothing_is_wide
         assert browser.value(text) == "1: plain 2, joined 2.5 ± 0.71"
         browser.value("document.querySelectorAll('.plot')[3].focus()")
         browser.value(
-            "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true, cancelable: true}))"
+            "document.activeElement.dispatchEvent("
+            "new KeyboardEvent('keydown', {key: 'ArrowRight', bubbles: true, cancelable: true}))"
         )
         assert browser.value(text) == "2: plain 1.5, joined 2 ± 0.71"
         assert browser.errors() == []

@@ -102,7 +102,7 @@ def test_the_teacher_holds_the_statistics_that_the_policy_freezes_and_takes_the_
     network.train()
     convert_domain_batch_norm(network)
     step = step_of(network, Teacher(network, 0.9))
-    step.teacher_outputs
+    _ = step.teacher_outputs
     source, target = step._teacher.network.stem[1].norm_layers
     assert source.num_batches_tracked == 0 and target.num_batches_tracked == 1
 
@@ -269,7 +269,7 @@ def test_no_term_changes_with_the_targets_labels():
 def test_the_notes_compare_teacher_and_student_where_both_are_there():
     network = Network(16)
     step = step_of(network, Teacher(network, 0.9))
-    step.target_outputs
+    _ = step.target_outputs
     objective_of(*ON)(step, 0)
     assert {"teacher/confident", "teacher/entropy", "teacher/agreement", "mix/agreement", "mic/agreement"} <= set(step.notes)
     assert all(0 <= note <= 1 and not note.requires_grad for note in step.notes.values())
@@ -328,7 +328,7 @@ def test_source_images_are_changed_once_before_the_network_sees_them(normalizati
 
     batches = (random_batch(seed=k)._replace(image=image) for k, image in enumerate((source, target)))
     step = Step(network, *batches, style=change)
-    step.source_outputs
+    _ = step.source_outputs
     assert seen[0] is step.source_image and step.source.image is source
     assert not torch.equal(step.source_image, source)
     rgb = normalization.to_rgb(step.source_image)

@@ -184,7 +184,7 @@ def test_the_city_has_the_folders_of_both_datasets(city):
     labels = sorted(p.relative_to(city / "Cityscapes/gtFine") for p in city.rglob("*_gtFine_labelIds.png"))
     assert [str(p).replace("_leftImg8bit", "_gtFine_labelIds") for p in images] == [str(p) for p in labels]
     assert [p.parts[0] for p in images] == ["train"] * 4 + ["val"] * 2
-    for split, town, name in (p.parts for p in images):
+    for _, town, name in (p.parts for p in images):
         assert name.startswith(f"{town}_") and name.split("_")[2] == "000000"
     towns = {split: {p.parts[1] for p in images if p.parts[0] == split} for split in ("train", "val")}
     assert not towns["train"] & towns["val"]

@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from gpu_check.check import ROOT, append
@@ -74,8 +75,6 @@ def _run(section: Section, command: Command, out: Path, seconds: float) -> tuple
 
 def _end(process: subprocess.Popen) -> None:
     """End the section and what it started: they share a session."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -150,22 +150,17 @@ def _criteria(methods: Methods) -> str:
         return ""
     seeds = sorted(set.intersection(*(set(runs) for runs in usable.values())))
     best = max(np.mean([_headline(r) for r in runs.values()]) for runs in usable.values())
-    lines = [
-        "| criterion | rank correlation with mIoU, of means | of the methods of each seed | it chooses | mIoU of that, below the best |",
-        "|---|---|---|---|---|",
-    ]
+    correlation = "rank correlation with mIoU, of means | of the methods of each seed"
+    lines = [f"| criterion | {correlation} | it chooses | mIoU of that, below the best |", "|---|---|---|---|---|"]
     for criterion in CHOICES:
         judged = {name: np.mean([r["criteria"][criterion] for r in runs.values()]) for name, runs in usable.items()}
         scores = {name: np.mean([_headline(r) for r in runs.values()]) for name, runs in usable.items()}
-        by_seed = [
-            rank_correlation(
-                [runs[s]["criteria"][criterion] for runs in usable.values()], [_headline(runs[s]) for runs in usable.values()]
-            )
-            for s in seeds
-        ]
+        of_seeds = []
+        for s in seeds:
+            alike = [runs[s] for runs in usable.values()]
+            of_seeds.append(rank_correlation([r["criteria"][criterion] for r in alike], [_headline(r) for r in alike]))
+        by_seed = ", ".join(f"{r:+.2f}" for r in of_seeds)
         chosen = max(judged, key=judged.get)
         of_means = rank_correlation(list(judged.values()), list(scores.values()))
-        lines.append(
-            f"| {criterion} | {of_means:+.2f} | {', '.join(f'{r:+.2f}' for r in by_seed)} | {chosen} | {best - scores[chosen]:.1f} |"
-        )
+        lines.append(f"| {criterion} | {of_means:+.2f} | {by_seed} | {chosen} | {best - scores[chosen]:.1f} |")
     return "\n".join(lines)

@@ -324,9 +324,12 @@ def _data(dataset: Callable[[], SegmentationDataset], images: int, cfg: Any) -> 
 
 def _reading(paths: list[str]) -> Section:
     """Bytes a second at first and again. The first time is that of the disk only if the system lets go of the files."""
-    dropped = all([_drop_from_cache(_on_disk(path)) for path in paths])
+    dropped = [_drop_from_cache(_on_disk(path)) for path in paths]
     section: Section = {}
-    for when in ("read, dropped from the cache" if dropped else "read, perhaps from the cache", "read again, from the cache"):
+    for when in (
+        "read, dropped from the cache" if all(dropped) else "read, perhaps from the cache",
+        "read again, from the cache",
+    ):
         started = time.perf_counter()
         try:
             size = sum(len(storage.read_bytes(path)) for path in paths)

@@ -319,7 +319,7 @@ def _check(
             raise ArithmeticError("depth of the exported network is not that of PyTorch: do not use this export")
     if not largest <= TOLERANCE:
         raise ArithmeticError(
-            f"probabilities of the exported network are up to {largest:.2g} from those of PyTorch (expected at most {TOLERANCE}), "
-            f"{others / pixels:.2%} of the classes differ; nothing is written"
+            f"probabilities of the exported network are up to {largest:.2g} from those of PyTorch (expected at most "
+            f"{TOLERANCE}), {others / pixels:.2%} of the classes differ; nothing is written"
         )
     metadata["max_abs_difference"] = f"{largest:.3g}"

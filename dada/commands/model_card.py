@@ -88,8 +88,8 @@ def _licence(cfg: Any, licence: str, encoder_licence: str) -> list[str]:
     if encoder_licence:
         lines.append(f"Of the pretrained encoder that they started from: {encoder_licence}.")
     lines.append(
-        f"The terms of {cfg.SOURCE} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use is for you "
-        "to check."
+        f"The terms of {cfg.SOURCE} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use is for "
+        "you to check."
     )
     return lines
 

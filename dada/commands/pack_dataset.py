@@ -239,10 +239,10 @@ def _pictures(job: _Job) -> list[_Picture]:
             whole = image.height, image.width
             image, (label, depth) = smaller, others
     found = []
-    for name, path, kind, picture in zip(job.names, item[:3], (IMAGE, kind, DEPTH), (image, label, depth)):
+    for name, path, held, picture in zip(job.names, item[:3], (IMAGE, kind, DEPTH), (image, label, depth)):
         if name is not None and picture is not None:
-            pixels = np.asarray(picture, dtype=np.uint16 if kind == DEPTH else np.uint8)
-            found.append(_Picture(name, kind, pixels, whole, "", _bytes_of(path)))
+            pixels = np.asarray(picture, dtype=np.uint16 if held == DEPTH else np.uint8)
+            found.append(_Picture(name, held, pixels, whole, "", _bytes_of(path)))
     return found
 
 

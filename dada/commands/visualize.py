@@ -71,7 +71,7 @@ def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | 
 
 
 def features(checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, per_class: int = 40) -> None:
-    """Features of both domains along their first four principal components; the classes of the target are those of the test's labels."""
+    """Features of both domains along their first four principal components; the target has the classes of the test labels."""
     check_formats(out)
     segmenter = options.segmenter(checkpoint)
     read = _pairs(segmenter, pairs, with_target_labels=True)

@@ -33,8 +33,8 @@ SECTIONS = {
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",
-    "TEST": "How a network is measured, see [protocols.md](protocols.md). `scripts/predict.py` reads sizes, windows, flips and scales "
-    "here too.",
+    "TEST": "How a network is measured, see [protocols.md](protocols.md). `scripts/predict.py` reads sizes, windows, flips and "
+    "scales here too.",
     "LEGACY": "Habits of the ancestors that published numbers depend on, see [legacy.md](legacy.md).",
 }
 
@@ -48,7 +48,8 @@ def reference(options: dict[str, Any] = OPTIONS) -> str:
     found = {"", *(key for key, value in options.items() if not isinstance(value, Option))}
     if found != set(SECTIONS):
         raise ValueError(
-            f"dada/config/reference_page.py: SECTIONS must name the sections of dada/config/table.py; they differ in {sorted(found ^ set(SECTIONS))}"
+            "dada/config/reference_page.py: SECTIONS must name the sections of dada/config/table.py; they differ in "
+            f"{sorted(found ^ set(SECTIONS))}"
         )
     titles = {key: key or "General" for key in SECTIONS}
     links = ", ".join(f"[{title}](#{title.lower()})" for title in titles.values())

@@ -105,7 +105,8 @@ OPTIONS: dict[str, Any] = {
     ),
     "GPU_ID": Option(
         0,
-        "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the CPU.",
+        "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the "
+        "CPU.",
         minimum=-1,
     ),
     "DATA_TRANSFORM": {

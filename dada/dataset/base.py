@@ -69,8 +69,8 @@ class SegmentationDataset(Dataset):
         strange = np.unique(id_map[(id_map >= classes.num_classes) & (id_map != IGNORE_LABEL)])
         if strange.size:  # losses on a GPU do not look
             raise ValueError(
-                f"{title}: the id map gives train ids {image_files.first_few(strange.tolist())}, but there are {classes.num_classes} "
-                f"classes; expected 0 to {classes.num_classes - 1}, and {IGNORE_LABEL} for what is left out"
+                f"{title}: the id map gives train ids {image_files.first_few(strange.tolist())}, but there are "
+                f"{classes.num_classes} classes; expected 0 to {classes.num_classes - 1}, and {IGNORE_LABEL} for what is left out"
             )
         self.title = title
         self.items = list(items)

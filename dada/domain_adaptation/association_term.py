@@ -20,7 +20,9 @@ METRICS = {"fass": "cos", "cass": "kl"}  # features, and class probabilities
 
 
 def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
-    """L_fass or L_cass of PLCA between the images of a step, see `cycle_association_loss`. The step keeps the cycles and their rates.
+    """L_fass or L_cass of PLCA between the images of a step, see `cycle_association_loss`.
+
+    The step keeps the cycles and their rates.
 
     Args:
         level: "fass", features compared by cosine, or "cass", class probabilities compared by divergence.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -52,10 +53,8 @@ class EvalReport:
         names, cfg = tuple(self.content["IoU"]), self.content.get("cfg")
         candidates = list(LABEL_SETS.values())
         if isinstance(cfg, Mapping):
-            try:
+            with suppress(ValueError, OSError):  # of another version, or with an info file that is elsewhere
                 candidates.insert(0, classes_of(separate_cfg(lambda: cfg_from_dict(cfg, str(self.path)))))
-            except (ValueError, OSError):  # of another version, or with an info file that is elsewhere
-                pass
         return next((c for c in candidates if c.names == names), None) or own_classes(names, ())
 
 

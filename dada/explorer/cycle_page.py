@@ -78,8 +78,8 @@ def page(
         prepared = prepare(pair, alphas, planes)
         exact = prepared.exactness["features", float(alpha)]
         log.info(
-            "  %d bytes a pixel for features; without the exact cycles the page would find %.0f %% of j* and %.0f %% of the verdicts "
-            "at aggregation %g; error of the cosine at most %.2g",
+            "  %d bytes a pixel for features; without the exact cycles the page would find %.0f %% of j* and %.0f %% of the "
+            "verdicts at aggregation %g; error of the cosine at most %.2g",
             len(prepared.planes.scale),
             100 * exact.target_index,
             100 * exact.closed,
@@ -92,7 +92,7 @@ def page(
     meta = {
         "about": about,
         "alpha": alpha,
-        "classes": [{"name": n, "color": "#%02x%02x%02x" % tuple(c)} for n, c in zip(classes.names, classes.palette)],
+        "classes": [{"name": n, "color": f"#{c.tobytes().hex()}"} for n, c in zip(classes.names, classes.palette)],
         "alphas": alphas,
         "colors": _viridis(),
         "pairs": entries,

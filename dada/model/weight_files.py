@@ -89,7 +89,8 @@ def _read_safetensors(path: Path) -> tuple[State, object]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}
+            names = file.keys()
+            state = {name: file.get_tensor(name) for name in names}
         return state, json.loads(metadata.get("dada_cfg", "{}"))
     except Exception as error:
         reason = str(error).splitlines()[0][:200] if str(error) else "nothing in it"

@@ -71,8 +71,8 @@ def find_device(name: str = "auto", gpu_id: int = 0, process: int = 0) -> tuple[
         process = 0  # Slurm may show each task its own alone
     if first + process >= visible:
         raise ValueError(
-            f"process {process} of this node needs cuda:{first + process} (each process takes one GPU, from cuda:{first} on), but "
-            f"this machine has {visible}. Start one process for each GPU, or give --device cpu."
+            f"process {process} of this node needs cuda:{first + process} (each process takes one GPU, from cuda:{first} on), "
+            f"but this machine has {visible}. Start one process for each GPU, or give --device cpu."
         )
     device = torch.device("cuda", first + process)
     return device, f"running on {device}, of {visible} GPU{'s' * (visible > 1)} here"

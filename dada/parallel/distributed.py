@@ -42,9 +42,9 @@ class Failed(OSError):
 def processes(cfg: Any) -> Iterator[None]:
     """While the block runs, the processes that were started together form one group; nothing if there is one only.
 
-    Each takes its device first, see `choose_device`. They talk through NCCL where that is a GPU, else through gloo. When one of them fails, all end: the others raise
-    `Failed` with its message, and one that hangs in a call that cannot be broken off is ended. An error that all have
-    is told once.
+    Each takes its device first, see `choose_device`. They talk through NCCL where that is a GPU, else through gloo. When one of
+    them fails, all end: the others raise `Failed` with its message, and one that hangs in a call that cannot be broken off is
+    ended. An error that all have is told once.
 
     Raises:
         ValueError: see `place` and `choose_device`.

@@ -204,7 +204,8 @@ def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Co
             f'<span><span class="patch" style="background:#{r:02x}{g:02x}{b:02x}"></span>{escape(name)}</span>'
             for name, (r, g, b) in zip(classes.names, classes.palette.tolist())
         )
-    return f'{notes}<p class="note">Evenly spaced over the test, not chosen; the first seed of each method.</p><div class="classes">{legend}</div>{"".join(rows)}'
+    notes += '<p class="note">Evenly spaced over the test, not chosen; the first seed of each method.</p>'
+    return f'{notes}<div class="classes">{legend}</div>{"".join(rows)}'
 
 
 def _cost(groups: Sequence[Group]) -> str:
@@ -220,8 +221,8 @@ def _cost(groups: Sequence[Group]) -> str:
         row("source images a second", "images_per_second", "{:.2f}"),
         row("peak memory (GB)", "peak_memory", "{:.2f}"),
     ]
-    note = '<p class="note">Times and memory are from the logs (train.py --tensorboard), means over seeds; loading weights takes part in none.</p>'
-    return _table(["", *_heads(groups)], rows) + note
+    note = "Times and memory are from the logs (train.py --tensorboard), means over seeds; loading weights takes part in none."
+    return _table(["", *_heads(groups)], rows) + f'<p class="note">{note}</p>'
 
 
 def _origin(groups: Sequence[Group]) -> str:

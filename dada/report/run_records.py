@@ -142,8 +142,8 @@ def _runs_at(path: Path) -> list[RunRecord]:
         if place.is_dir() and (inside := [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _is_run(folder)]):
             return [run for folder in inside for run in _of_folder(folder)]
     raise FileNotFoundError(
-        f"{path} holds no run: neither train_cfg.yml, nor test_<snapshot>.json, nor model_<iteration>.pth, here or in the folders "
-        "in it; give EXP_ROOT/snapshots/<name>"
+        f"{path} holds no run: neither train_cfg.yml, nor test_<snapshot>.json, nor model_<iteration>.pth, here or in the "
+        "folders in it; give EXP_ROOT/snapshots/<name>"
     )
 
 

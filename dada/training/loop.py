@@ -120,9 +120,9 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
         if training.own:  # a signal has ended the run before it was evaluated
             validate(training.own)
         for done, values, step in training.iterations():
-            if done == start + 1 and is_main():  # the run is sound: data, network and losses worked once
-                if former := training.claim_folder():
-                    progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
+            # After the first iteration the run is sound: data, network and losses worked once.
+            if done == start + 1 and is_main() and (former := training.claim_folder()):
+                progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
             progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
             progress.update()
             monitor.scalars(done - 1, values, training.trainer.optimizers[0])

@@ -1,7 +1,7 @@
 """Do all of gpu_work on the device that fake_cuda makes, and note what the host did meanwhile.
 
-Tensors of the host are real. Those of the device have no values: where the host asks for some, that is noted, and the answer is 1:
-losses are finite. In functions of DENIES it is 0: predictions are not out of range.
+Tensors of the host are real. Those of the device have no values: where the host asks for some, that is noted, and the answer is
+1: losses are finite. In functions of DENIES it is 0: predictions are not out of range.
 """
 
 from __future__ import annotations

@@ -164,10 +164,7 @@ def make_camera(rng: np.random.Generator, look: Look, size: tuple[int, int], roa
 
 def expose(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray:
     """The canvas as a picture (H, W, 3) uint8; for the target through air, lens and sensor."""
-    if look.fixed_camera:
-        rgb = _film(canvas.rgb, canvas.depth, rng)
-    else:
-        rgb = _render(canvas.rgb, rng)
+    rgb = _film(canvas.rgb, canvas.depth, rng) if look.fixed_camera else _render(canvas.rgb, rng)
     return np.rint(rgb.clip(0, 1) * 255).astype(np.uint8)
 
 
