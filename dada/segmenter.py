@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from dada.build import classes_of, eval_transform
 from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, flat_options, separate_cfg
+from dada.dataset import EvalTransform
 from dada.dataset.pictures import as_picture
 from dada.evaluation.predictor import Predictor
 from dada.evaluation.tester import load_predictor
@@ -166,8 +167,10 @@ class Segmenter:
         Returns:
             A Prediction, or a list of them for a sequence.
         """
-        one = isinstance(image, (str, Path, Image.Image)) or (isinstance(image, (np.ndarray, Tensor)) and image.ndim < 4)
-        pictures = [as_picture(picture) for picture in ([image] if one else image)]
+        if isinstance(image, (str, Path, Image.Image)) or (isinstance(image, (np.ndarray, Tensor)) and image.ndim < 4):
+            one, pictures = True, [as_picture(image)]
+        else:
+            one, pictures = False, [as_picture(picture) for picture in image]
         transform = self._transform(size, keep_ratio)
         predictor = self._predictor(flip, scales, window, stride, aggregate)
         groups: dict[tuple, list[int]] = {}
@@ -175,30 +178,38 @@ class Segmenter:
         for index, picture in enumerate(pictures):
             # The test pads labels where it pads images: an empty one says at which size scores are wanted.
             views = transform(picture, Image.new("L", picture.size) if transform.pad else None)
+            height, width = (picture.height, picture.width) if views.label is None else views.label.shape
             prepared.append(views.image)
-            wanted.append(tuple(views.label.shape) if transform.pad else (picture.height, picture.width))
+            wanted.append((height, width))
             groups.setdefault((views.image.shape, wanted[-1], picture.size), []).append(index)
-        found: list[Prediction | None] = [None] * len(pictures)
+        found: dict[int, Prediction] = {}
         for members in groups.values():
             images = torch.stack([prepared[k] for k in members]).to(self.device, non_blocking=True)
             scores = predictor(images, _affordable(wanted[members[0]]))
             for k, score in zip(members, scores):
                 found[k] = self._prediction(pictures[k], score, wanted[k], probabilities)
-        return found[0] if one else found
+        return found[0] if one else [found[k] for k in range(len(pictures))]
 
-    def _transform(self, size: tuple[int, int] | None, keep_ratio: bool | None):
+    def _transform(self, size: tuple[int, int] | None, keep_ratio: bool | None) -> EvalTransform:
         transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))
         transform.label_size = None
         if size is not None:
             if len(size) != 2 or min(size) < 1:
                 raise ValueError(f"size is (width, height) in pixels, got {tuple(size)}")
-            transform.size = tuple(size)
+            transform.size = (size[0], size[1])
         if keep_ratio is not None:
             transform.keep_ratio, transform.pad = keep_ratio, transform.pad and not keep_ratio
         return transform
 
-    def _predictor(self, flip, scales, window, stride, aggregate) -> Predictor:
-        given = {"flip": flip, "scales": None if scales is None else tuple(scales), "aggregate": aggregate}
+    def _predictor(
+        self,
+        flip: bool | None,
+        scales: Sequence[float] | None,
+        window: tuple[int, int] | None,
+        stride: tuple[int, int] | None,
+        aggregate: bool | None,
+    ) -> Predictor:
+        given: dict[str, Any] = {"flip": flip, "scales": None if scales is None else tuple(scales), "aggregate": aggregate}
         given = {name: value for name, value in given.items() if value is not None}
         if window is not None:
             given.update(window=tuple(window)[::-1] or None, stride=None)

@@ -103,7 +103,7 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
     if mistakes:
         raise ConfigError("\n".join(mistakes))
     # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
-    for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL"), {}), **accepted}.items():
+    for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL", ""), {}), **accepted}.items():
         *sections, key = name.split(".")
         node = cfg
         for section in sections:

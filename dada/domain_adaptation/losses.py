@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -43,8 +43,7 @@ def _full_precision(loss: _Function) -> _Function:
     """
 
     def widen(value: object) -> object:
-        half = isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16)
-        return value.float() if half else value
+        return value.float() if isinstance(value, Tensor) and value.dtype in (torch.float16, torch.bfloat16) else value
 
     @functools.wraps(loss)
     def wrapped(*args: object, **kwargs: object) -> object:
@@ -139,7 +138,7 @@ class _LovaszSoftmax(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, probabilities: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
+    def forward(ctx: Any, probabilities: Tensor, ids: Tensor, valid: Tensor) -> Tensor:
         b, k, h, w = probabilities.shape
         ids = ids.reshape(-1)
         all_ids, own = joint_concat(ids, dim=0)  # all ranks' pixels are ranked together; each keeps its own slopes
@@ -174,12 +173,12 @@ class _LovaszSoftmax(torch.autograd.Function):
             weights = torch.empty_like(growth).scatter_(1, order, growth)
             loss += (weights * errors).sum()
             slope[:, classes] = (weights[:, own] * signed.sign()).view(len(classes), b, h, w).transpose(0, 1)
-        count = torch.clamp(count, min=1) if static else max(1, count)
+        count = count.clamp(min=1) if isinstance(count, Tensor) else max(1, count)
         ctx.save_for_backward(slope.div_(count))
         return loss / count
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return grad * slope, None, None
 

@@ -29,7 +29,7 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
     """In the block, batch norms in training normalise as ever, but their running statistics stay as they are."""
     # Momentum 0 keeps them; running without them would save other tensors for the backward pass.
     tracking = [norm for norm in batch_norms(model) if norm.track_running_stats and norm.training]
-    before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in tracking]
+    before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in tracking]
     for norm in tracking:
         norm.momentum = 0.0
     try:
@@ -37,7 +37,7 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for norm, (momentum, count) in zip(tracking, before):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(count)
+            norm.get_buffer("num_batches_tracked").copy_(count)
 
 
 def check_bn_policy(policy: str) -> None:

@@ -28,8 +28,8 @@ def compile_network(network: nn.Module, backend: str | Callable = "inductor") ->
     Args:
         backend: of torch.compile.
     """
-    network.compile(dynamic=False, backend=backend)
-    network._compiled_call_impl = _Tried(network, network._compiled_call_impl)
+    compiled = torch.compile(network._call_impl, dynamic=False, backend=backend)  # as network.compile does
+    network._compiled_call_impl = _Tried(network, compiled)
 
 
 class _Tried:

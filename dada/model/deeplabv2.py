@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -30,6 +31,13 @@ class DeepLabHead(nn.Module):
         for conv in self.conv2d_list[1:]:
             out = out + conv(x)
         return out
+
+    def start(self) -> DeepLabHead:
+        """Draw the weights from N(0, 0.01), as DeepLab does."""
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.normal_(conv.weight, 0.0, 0.01)
+        return self
 
 
 class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
@@ -82,19 +90,12 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
                 else:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if multi_level:
-            self.layer5 = self.add_head(self.channels[0], num_classes, head_bias)
-        self.layer6 = self.add_head(self.channels[1], num_classes, head_bias)
+            self.layer5 = DeepLabHead(self.channels[0], num_classes, bias=head_bias).start()
+        self.layer6 = DeepLabHead(self.channels[1], num_classes, bias=head_bias).start()
         self.multi_level = multi_level
         if with_depth:
             self.add_depth_block(self.channels[1], init="published" if init == "normal" else "open")
         self.set_bn_policy(bn_policy)
-
-    @staticmethod
-    def add_head(in_channels: int, num_classes: int, bias: bool) -> DeepLabHead:
-        head = DeepLabHead(in_channels, num_classes, bias=bias)
-        for conv in head.conv2d_list:
-            nn.init.normal_(conv.weight, 0.0, 0.01)
-        return head
 
     def forward(self, image: Tensor) -> Outputs:
         """(B, 3, H, W) -> Outputs; `features` is the layer4 map, fused with depth where that is predicted."""
@@ -115,7 +116,7 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
         return [*heads, *self.depth_modules()]
 
 
-def undilated_resnet18(num_classes: int, *, frozen_stem: bool = False, **options) -> DeepLabV2:
+def undilated_resnet18(num_classes: int, *, frozen_stem: bool = False, **options: Any) -> DeepLabV2:
     """The fork's ResNet-18: stride 1 in layer3 and layer4 but no dilation, on BGR images.
 
     Args:

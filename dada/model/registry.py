@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from dada.model.batch_norm import convert_domain_batch_norm
 from dada.model.deeplabv2 import DeepLabV2, undilated_resnet18
@@ -18,7 +19,7 @@ TIMM_PREFIX = "timm:"
 def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
     """DeepLabV2 on a ResNet whose strides, initialisation and images are those of torchvision's weights."""
 
-    def build(num_classes: int, **options) -> DeepLabV2:
+    def build(num_classes: int, **options: Any) -> DeepLabV2:
         return DeepLabV2(num_classes, depth=depth, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB, **options)
 
     return build
@@ -67,7 +68,7 @@ def build_model(
         ValueError: unknown name; the message lists the accepted ones and the nearest. Also `domain_bn` for a network
             without batch norm.
     """
-    options = {
+    options: dict[str, Any] = {
         "multi_level": multi_level,
         "with_depth": with_depth or name == "DeepLabv2_depth",
         "head_bias": head_bias,

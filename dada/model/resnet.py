@@ -74,7 +74,7 @@ def shortcut(in_channels: int, out_channels: int, stride: int) -> nn.Sequential 
 
 
 # depth: (block, blocks per stage)
-ARCHITECTURES = {
+ARCHITECTURES: dict[int, tuple[type[BasicBlock] | type[Bottleneck], tuple[int, ...]]] = {
     18: (BasicBlock, (2, 2, 2, 2)),
     34: (BasicBlock, (3, 4, 6, 3)),
     50: (Bottleneck, (3, 4, 6, 3)),
@@ -105,6 +105,11 @@ class ResNet(nn.Module):
         strided_conv: convolution of a bottleneck that carries the stride: 1 (Caffe) or 2 (torchvision).
     """
 
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(self, depth: int, *, output_stride: int = 8, dilated: bool = True, strided_conv: int = 1) -> None:
         super().__init__()
         if depth not in ARCHITECTURES:
@@ -132,7 +137,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{stage + 1}", nn.Sequential(*layers))
             previous = dilation
         self.channels = (channels // 2, channels)  # of layer3 and layer4
-        self.recompute_blocks = False  # see dada.model.recompute
+        self.recompute_blocks: bool | None = False  # see dada.model.recompute
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, H, W) -> the maps of layer3 and layer4."""

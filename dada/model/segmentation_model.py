@@ -19,10 +19,12 @@ class SegmentationModel(nn.Module):
 
     Attributes:
         normalization: how images must be prepared; it follows the weights that the network starts from.
+        encoder_name: of timm, where the trunk is one of its encoders.
         bn_policy: one of dada.model.batch_norm.BN_POLICIES.
     """
 
     normalization: Normalization
+    encoder_name: str | None = None
     bn_policy: str = "train"
     recompute_blocks: bool | None = None  # None: this network cannot; see dada.model.recompute
 

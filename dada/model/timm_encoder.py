@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -123,8 +124,10 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         if dilations is None:
             dilations = fitting_dilations(output_stride)
         self.multiple = output_stride if cuts_patches(self.encoder) else 1
-        channels, reductions = self.encoder.feature_info.channels(), self.encoder.feature_info.reduction()
+        info: Any = self.encoder.feature_info
+        channels, reductions = info.channels(), info.reduction()
         self.skip_index: int | None = None
+        self.decoder: nn.Module
         if decoder == "light":
             # Stride 4, or the next coarser one where the encoder starts with larger patches.
             self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
@@ -136,8 +139,7 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         for module in self.head_modules():
             for head in module.modules():
                 if isinstance(head, DeepLabHead):
-                    for conv in head.conv2d_list:
-                        nn.init.normal_(conv.weight, 0.0, 0.01)
+                    head.start()
         if with_depth:
             self.add_depth_block(channels[-1])
         self.set_bn_policy(bn_policy)
@@ -163,7 +165,7 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
 
     def set_recompute(self, on: bool) -> None:
         """As SegmentationModel.set_recompute, by timm's own switches, which an encoder with batch norm must not use."""
-        blocks = [m for m in self.encoder.modules() if m is not self.encoder and hasattr(m, "grad_checkpointing")]
+        blocks: list[Any] = [m for m in self.encoder.modules() if m is not self.encoder and hasattr(m, "grad_checkpointing")]
         # timm computes a block twice as it is, which would move running statistics twice.
         if on and (not blocks or next(batch_norms(self.encoder), None) is not None):
             raise ValueError(
@@ -226,7 +228,8 @@ def create_encoder(name: str, output_stride: int) -> nn.Module:
             f"({type(error).__name__}: {error}); use an encoder such as tf_efficientnet_lite0, "
             "convnext_tiny or vit_small_patch14_dinov2, or another output stride (8, 16, 32)"
         ) from error
-    stride = encoder.feature_info.reduction()[-1]
+    info: Any = encoder.feature_info
+    stride = info.reduction()[-1]
     if stride != output_stride:
         raise ValueError(
             f"timm encoder {name!r} has output stride {stride}, not the requested {output_stride}; "
@@ -240,4 +243,4 @@ def encoder_normalization(name: str) -> Normalization:
     cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
     mean = cfg.mean if cfg is not None else (0.485, 0.456, 0.406)
     std = cfg.std if cfg is not None else (0.229, 0.224, 0.225)
-    return Normalization("RGB", 255.0, tuple(mean), tuple(std))
+    return Normalization("RGB", 255.0, (mean[0], mean[1], mean[2]), (std[0], std[1], std[2]))

@@ -82,6 +82,8 @@ class VitSegmenter(DepthBlock, SegmentationModel):
         ValueError: unknown encoder, or no plain vision transformer.
     """
 
+    encoder: Any  # nn.Module as far as timm says
+
     def __init__(
         self,
         name: str,
@@ -113,9 +115,7 @@ class VitSegmenter(DepthBlock, SegmentationModel):
         dilations = fitting_dilations(self.patch)
         self.decoder = LightDecoder(width, 48, num_classes, dilations=dilations, bias=head_bias)
         if multi_level:
-            self.aux_head = DeepLabHead(width, num_classes, bias=head_bias, dilations=dilations)
-            for conv in self.aux_head.conv2d_list:
-                nn.init.normal_(conv.weight, 0.0, 0.01)
+            self.aux_head = DeepLabHead(width, num_classes, bias=head_bias, dilations=dilations).start()
         if with_depth:
             self.add_depth_block(width)
         self.set_bn_policy(bn_policy)

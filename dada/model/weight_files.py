@@ -43,6 +43,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights")
+    content: object
     if path.suffix == ".safetensors":
         content, stored_cfg = _read_safetensors(path)
     else:

@@ -31,12 +31,12 @@ class Adapted(NamedTuple):
 
 def adapt(model: SegmentationModel, state: State, origin: str, plca_class_order: bool) -> Adapted:
     """Recognise whose names `state` has, and give it those of `model`."""
-    encoder_name = getattr(model, "encoder_name", None)
-    if encoder_name is not None:
+    if model.encoder_name is not None:
         if any(key.startswith("encoder.") for key in state):
             has_head = any(not key.startswith("encoder.") for key in state)
             return Adapted(state, trunk_only=not has_head)
-        return timm_encoder_state(encoder_name, model.encoder, state)
+        (encoder,) = model.backbone_modules()
+        return timm_encoder_state(model.encoder_name, encoder, state)
     if any(key.startswith("Scale.") for key in state):
         return convert_caffe(state)
     if any(key.startswith("classifier.0.convs.") for key in state):

@@ -98,7 +98,7 @@ def _check_class_order(stored_cfg: Mapping, plca_class_order: bool, origin: str)
 
 
 def _check_licence(model: SegmentationModel, accepted: str) -> None:
-    if getattr(model, "encoder_name", None) is not None:
+    if model.encoder_name is not None:
         from dada.model.licences import check_licence  # imports timm, which takes seconds
 
         check_licence(model.encoder_name, accepted)

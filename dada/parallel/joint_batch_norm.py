@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -46,6 +48,10 @@ class JointBatchNorm(_BatchNorm):
     The parameters and statistics of `norm` are taken over, and so are dropout and activation, where timm put them in.
     """
 
+    num_batches_tracked: Tensor  # these three where statistics are tracked
+    running_mean: Tensor
+    running_var: Tensor
+
     def __init__(self, norm: _BatchNorm) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         for name, value in [*norm._parameters.items(), *norm._buffers.items(), *norm._modules.items()]:
@@ -60,7 +66,7 @@ class JointBatchNorm(_BatchNorm):
         x = self._jointly(input) if self.training and world_size() > 1 else super().forward(input)
         for name in ("drop", "act"):
             if name in self._modules:
-                x = self._modules[name](x)
+                x = self.get_submodule(name)(x)
         return x
 
     def _jointly(self, input: Tensor) -> Tensor:
@@ -89,11 +95,11 @@ class _SumOverRanks(torch.autograd.Function):
     """The sum over the ranks, on which the loss of every rank depends: so its gradient is their sum as well."""
 
     @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor) -> Tensor:
         x = x.contiguous().clone()
         dist.all_reduce(x)
         return x
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return _SumOverRanks.apply(grad)

@@ -31,11 +31,11 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
     """
     if "RANK" in environment or "WORLD_SIZE" in environment:
         names, launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT"), "torchrun"
-        port, address = environment.get("MASTER_PORT"), environment.get("MASTER_ADDR", "localhost")
+        port, address = environment.get("MASTER_PORT", ""), environment.get("MASTER_ADDR", "localhost")
     elif int(environment.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
         names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID"), "srun"
         # Jobs that share a node have numbers of their own, and so ports; those below 15000 and above 32767 are in use.
-        port = environment.get("MASTER_PORT") or 15000 + int(environment.get("SLURM_JOB_ID") or 0) % 17000
+        port = environment.get("MASTER_PORT") or str(15000 + int(environment.get("SLURM_JOB_ID") or 0) % 17000)
         address = environment.get("MASTER_ADDR") or _first_node(environment)
     else:
         return None
@@ -43,7 +43,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
     if not all(value.isdigit() for value in values):
         found = ", ".join(f"{name}={value!r}" for name, value in zip(names, values))
         raise ValueError(f"{launcher} gives every process numbers in {', '.join(names)}, but here are {found}; start all with it")
-    where = Place(*map(int, values[:3]), address, int(port))
+    where = Place(int(values[0]), int(values[1]), int(values[2]), address, int(port))
     return where if where.world_size > 1 else None
 
 

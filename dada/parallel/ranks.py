@@ -78,7 +78,7 @@ def joint_mean(mean: Tensor, count: Tensor | int) -> Tensor:
 
 class _JointMean(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, mean: Tensor, count: Tensor | int) -> Tensor:
+    def forward(ctx: Any, mean: Tensor, count: Tensor | int) -> Tensor:
         count = torch.as_tensor(count, dtype=torch.float64, device=mean.device)  # holds every number of pixels exactly
         total, everything = joint_sum(torch.stack([mean.double() * count, count]))
         everything = torch.where(everything > 0, everything, 1.0)
@@ -86,7 +86,7 @@ class _JointMean(torch.autograd.Function):
         return (total / everything).to(mean.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return grad * ctx.share, None
 
 
