@@ -9,6 +9,8 @@ import re
 import sys
 from collections.abc import Callable
 
+from easydict import EasyDict
+
 from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list, flat_options
 
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
@@ -56,14 +58,14 @@ def _device_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def load_cfg(args: argparse.Namespace) -> None:
-    """Fill the global cfg from the flags."""
+def load_cfg(args: argparse.Namespace) -> EasyDict:
+    """Fill the global cfg from the flags, and return it."""
     for name in args.cfg:
         if name.endswith((".pth", ".safetensors")):
             _cfg_from_weights(name)
         else:
             cfg_from_file(name)
-    cfg_from_list(args.set)
+    return cfg_from_list(args.set)
 
 
 def _cfg_from_weights(path: str) -> None:

@@ -18,12 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from easydict import EasyDict
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from dada.build import classes_of, eval_transform
-from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, flat_options, separate_cfg
+from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, default_cfg, flat_options
 from dada.dataset import EvalTransform
 from dada.dataset.pictures import as_picture
 from dada.evaluation.predictor import Predictor
@@ -126,7 +127,7 @@ class Segmenter:
         paths = [path] if isinstance(path, (str, Path)) else list(path)
         if not paths:
             raise ValueError("give at least one checkpoint")
-        return cls(separate_cfg(lambda: _fill_cfg(paths[0], cfg, options)), paths, device)
+        return cls(_fill(default_cfg(), paths[0], cfg, options), paths, device)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -241,8 +242,8 @@ def _affordable(size: tuple[int, int]) -> tuple[int, int]:
     return size if factor >= 1 else (max(int(size[0] * factor), 1), max(int(size[1] * factor), 1))
 
 
-def _fill_cfg(path: str | Path, cfg: Any, options: Mapping[str, Any] | Sequence[str]) -> None:
-    """Fill the global cfg with that of a checkpoint, or with the given one, and with options over it."""
+def _fill(into: EasyDict, path: str | Path, cfg: Any, options: Mapping[str, Any] | Sequence[str]) -> EasyDict:
+    """Fill a cfg with that of a checkpoint, or with the given one, and with options over it."""
     if cfg is None:
         stored = read_weights(path).cfg
         if not stored:
@@ -250,19 +251,18 @@ def _fill_cfg(path: str | Path, cfg: Any, options: Mapping[str, Any] | Sequence[
                 f"{path} holds weights without a configuration; give a YAML file that describes its network as cfg, for example "
                 "'synthia2cityscapes_dada.yml' for published weights of DADA (docs/legacy.md says which options each needs)"
             )
-        cfg_from_dict(stored, str(path))
+        cfg_from_dict(stored, str(path), into)
     elif isinstance(cfg, Mapping):
-        cfg_from_dict(cfg, "cfg")
+        cfg_from_dict(cfg, "cfg", into)
     else:
         for name in [cfg] if isinstance(cfg, (str, Path)) else cfg:
             if Path(name).suffix in (".pth", ".safetensors"):
-                _fill_cfg(name, None, ())
+                _fill(into, name, None, ())
             else:
-                cfg_from_file(name)
+                cfg_from_file(name, into)
     if isinstance(options, Mapping):
-        cfg_from_dict(options, "options")
-    else:
-        cfg_from_list(options)
+        return cfg_from_dict(options, "options", into)
+    return cfg_from_list(options, into)
 
 
 def _device(cfg: Any, asked: torch.device | str | None) -> torch.device:

@@ -298,7 +298,7 @@ def test_every_value_of_the_file_arrives(values, tmp_path):
             check(value, held[key]) if isinstance(value, dict) else None
             assert isinstance(value, dict) or held[key] == value, key
 
-    check(values, plain_cfg())
+    check(values, plain_cfg(cfg))
 
 
 def train_and_test(values: dict, folder, depth: int) -> None:

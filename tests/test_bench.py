@@ -9,7 +9,8 @@ from tiny import tiny_options
 
 from dada.commands import bench, bench_tables, jobs
 from dada.commands.jobs import Job
-from dada.config import cfg, plain_cfg
+from dada.config import plain_cfg
+from dada.runs import run_of
 
 
 def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iterations=300, **iou):
@@ -38,7 +39,7 @@ def test_every_method_runs_on_every_benchmark_that_has_what_it_reads(tmp_path):
     assert ("ToyCity", "DADA") in found and ("CamVid day to dusk", "DADA") not in found
     assert {method for benchmark, method in found if benchmark == "ToyCity"} == set(bench.METHODS)
     starts = plan(tmp_path, seeds=(1, 2)).starts().values()
-    names = [e.job.configure().name for e in (*entries, *starts)]
+    names = [run_of(e.job.cfg()).name for e in (*entries, *starts)]
     assert len(set(names)) == len(names)
 
 
@@ -46,13 +47,13 @@ def test_every_run_begins_with_the_source_only_network_of_its_seed_and_depth(tmp
     compared = plan(tmp_path, seeds=(1, 2))
     starts = {}
     for entry in compared.starts().values():
-        run = entry.job.configure()
+        cfg = entry.job.cfg()
         assert not cfg.CONTRASTIVE_LEARNING and cfg.TRAIN.DA_METHOD == "source_only" and compared.start == cfg.TRAIN.MAX_ITERS
         key = (entry.benchmark, entry.seed, cfg.USE_DEPTH)
-        starts[key] = str(run.snapshots / f"model_{compared.start}.pth")
+        starts[key] = str(run_of(cfg).snapshots / f"model_{compared.start}.pth")
     assert len(set(starts.values())) == len(starts)
     for entry in compared.entries(paces()):
-        entry.job.configure()
+        cfg = entry.job.cfg()
         assert starts[entry.benchmark, cfg.TRAIN.RANDOM_SEED, cfg.USE_DEPTH] == cfg.TRAIN.RESTORE_FROM
 
 
@@ -60,7 +61,7 @@ def test_a_method_of_half_the_pace_makes_half_the_iterations(tmp_path):
     compared = plan(tmp_path, further=80, methods=(bench.LONGER, "PLCA"), seeds=(1,))
     lengths = {}
     for entry in compared.entries(paces(PLCA=2.0)):
-        entry.job.configure()
+        cfg = entry.job.cfg()
         lengths[entry.method] = cfg.TRAIN.MAX_ITERS
     assert lengths == {bench.LONGER: 80, "PLCA": 40}
 
@@ -69,7 +70,7 @@ def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
     timed = []
 
     def run_all(jobs, work, processes):
-        timed.extend(job.configure().name for job in jobs)
+        timed.extend(run_of(job.cfg()).name for job in jobs)
         return [float(len(timed))] * len(jobs)
 
     monkeypatch.setattr(bench, "run_all", run_all)
@@ -101,15 +102,15 @@ def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchm
     }
     seen = []
     for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
-        entry.job.configure()
-        values = plain_cfg()
+        cfg = entry.job.cfg()
+        values = plain_cfg(cfg)
         seen.append({k: v for k, v in {**values, **values["TRAIN"]}.items() if k not in free and k != "TRAIN"})
     assert all(values == seen[0] for values in seen)
 
 
 def test_the_oracle_learns_from_the_labelled_target(tmp_path):
     for entry in plan(tmp_path, methods=[bench.ORACLE], seeds=[1]).entries(paces()):
-        entry.job.configure()
+        cfg = entry.job.cfg()
         assert cfg.SOURCE == cfg.TARGET and cfg.DATA_DIRECTORY_SOURCE == cfg.DATA_DIRECTORY_TARGET
         assert cfg.TRAIN.SET_SOURCE == cfg.TRAIN.SET_TARGET and not cfg.CONTRASTIVE_LEARNING
 
@@ -137,7 +138,7 @@ def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_o
 
 
 def halve(job: Job) -> float:
-    job.configure()
+    cfg = job.cfg()
     if cfg.TRAIN.MAX_ITERS == 3:
         raise ValueError("three is odd")
     return cfg.TRAIN.MAX_ITERS / 2
@@ -161,7 +162,7 @@ def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have
 
 
 def stop_and_tell(job: Job) -> None:
-    job.configure()
+    cfg = job.cfg()
     Path(cfg.EXP_ROOT, cfg.EXP_NAME).touch()
     sys.exit(143)
 

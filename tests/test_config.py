@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from dada import config
-from dada.config import ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg, save_cfg
+from dada.config import ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, option_value, plain_cfg, save_cfg
+from dada.config.option import ROLES
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,10 +60,10 @@ def test_all_mistakes_are_reported_at_once_with_file_key_and_nearest_or_expected
 
 
 def test_a_refused_file_changes_nothing(tmp_path):
-    before = plain_cfg()
+    before = plain_cfg(cfg)
     with pytest.raises(ConfigError):
         cfg_from_file(write(tmp_path, "NUM_CLASSES: 19\nTRAIN: {POWR: 2.0}\n"))
-    assert plain_cfg() == before
+    assert plain_cfg(cfg) == before
 
 
 @pytest.mark.parametrize("text, value", [("1e-4", 1e-4), ("1", 1.0), ("2.5e-4", 2.5e-4)])
@@ -98,20 +99,20 @@ def test_wrong_overrides_say_what_was_expected(pair, message):
 
 
 def test_what_an_earlier_version_wrote_loads_unless_it_set_an_option_that_has_been_removed(tmp_path):
-    usual = plain_cfg()
+    usual = plain_cfg(cfg)
     removed = {"FDA_BETA": 0.0, "SNAPSHOT_DIR": "/gone/snapshots/mine"}  # a folder says nothing of the network
     stored = {**usual, "TRAIN": {**usual["TRAIN"], **removed}, "ASSOCIATION": {"MEMORY": 0, "SOFT": False}}
     config.cfg_from_dict(stored, "model_300.pth")
     cfg_from_file(
         write(tmp_path, "TRAIN: {FDA_BETA: 0, SNAPSHOT_DIR: ''}\nTEST: {SNAPSHOT_DIR: []}\nCLASS_CONTRAST: {FORM: dist}")
     )
-    assert plain_cfg() == usual
+    assert plain_cfg(cfg) == usual
     stored["TRAIN"]["FDA_BETA"] = 0.05
     with pytest.raises(ConfigError, match="model_300.pth: TRAIN.FDA_BETA is not an option here.*git checkout 5b9aea9"):
         config.cfg_from_dict(stored, "model_300.pth")
     with pytest.raises(ConfigError, match="ASSOCIATION.MEMORY is not an option here.*git checkout 60464c8"):
         cfg_from_list(["ASSOCIATION.MEMORY=4096"])
-    assert plain_cfg() == usual
+    assert plain_cfg(cfg) == usual
 
 
 def test_overrides_set_dotted_keys_and_text_is_taken_as_it_stands():
@@ -122,13 +123,13 @@ def test_overrides_set_dotted_keys_and_text_is_taken_as_it_stands():
 
 def test_the_saved_copy_is_plain_yaml_and_reads_back(tmp_path):
     cfg_from_list(["TRAIN.LEARNING_RATE=1e-4", "TEST.MODEL=[DeepLabv2]", "TEST.SCALES=[0.75, 1.0]"])
-    saved = plain_cfg()
-    save_cfg(tmp_path / "folder" / "train_cfg.yml")
+    saved = plain_cfg(cfg)
+    save_cfg(cfg, tmp_path / "folder" / "train_cfg.yml")
     text = (tmp_path / "folder" / "train_cfg.yml").read_text()
     assert "!!" not in text
     config.reset()
     cfg_from_file(tmp_path / "folder" / "train_cfg.yml")
-    assert plain_cfg() == saved
+    assert plain_cfg(cfg) == saved
 
 
 def test_a_configuration_is_found_by_name_from_any_folder(tmp_path, monkeypatch):
@@ -173,13 +174,13 @@ def test_mappings_and_colours_load_and_read_back_from_the_saved_copy(tmp_path):
     cfg_from_file(write(tmp_path, text))
     assert cfg.FOLDER_SOURCE.LABEL_MAP == {"0": "soil", "7": "weed", "9, 9, 9": "ignore", "#ff0000": "weed"}
     assert cfg.CLASSES.COLORS == ((120, 80, 40), (0, 160, 0))
-    saved = plain_cfg()
-    save_cfg(tmp_path / "train_cfg.yml")
+    saved = plain_cfg(cfg)
+    save_cfg(cfg, tmp_path / "train_cfg.yml")
     assert "!!" not in (tmp_path / "train_cfg.yml").read_text()
     config.reset()
     assert cfg.FOLDER_SOURCE.LABEL_MAP == {}
     cfg_from_file(tmp_path / "train_cfg.yml")
-    assert plain_cfg() == saved
+    assert plain_cfg(cfg) == saved
 
 
 def test_a_mapping_is_replaced_as_a_whole():
@@ -195,13 +196,45 @@ def test_a_mapping_is_replaced_as_a_whole():
         ("FOLDER_SOURCE.LABEL_MAP={0: 1}", "FOLDER_SOURCE.LABEL_MAP: 0: expected str, got int 1"),
         ("CLASSES.COLORS=[1, 2, 3]", "expected a list of 3 int, got 1"),
         ("CLASSES.COLORS=red", "expected a list of any number of list of 3 int, got 'red'"),
-        ("CLASSES.COLORS=[[1, 2, 256]]", "expected at most 255, got 256"),
+        ("CLASSES.COLORS=[[1, 2, 256]]", "expected 0 to 255, got 256"),
         ("CLASSES.COLORS=[[1, 2]]", "expected a list of 3 int, got 2 entries"),
+        ("TEST.SLIDE_CROP=[64]", "TEST.SLIDE_CROP: expected a list of none or 2 int, got 1 entries: [64]"),
     ],
 )
 def test_wrong_mappings_and_colours_say_what_was_expected(pair, message):
     with pytest.raises(ConfigError, match=re.escape(message)):
         cfg_from_list([pair])
+
+
+@pytest.mark.parametrize(
+    "name, inside, outside, limits",
+    [
+        ("SELF_TRAINING.THRESHOLD", (0, 1), (-0.1, 1.5), "0 to 1"),
+        ("SELF_TRAINING.MIC_RATIO", (0, 1), (70,), "0 to 1"),
+        ("SELF_TRAINING.EMA_DECAY", (0, 0.999), (-0.1, 1), "at least 0 and less than 1"),
+        ("TRAIN.LAYER_DECAY", (0.001, 1), (0, 1.1), "above 0 and at most 1"),
+        ("TRAIN.SPAGG_ALPHA", (0, 1), (1.1,), "0 to 1"),
+        ("TRAIN.CONSISTENCY_THRESHOLD", (0, 1), (90,), "0 to 1"),
+        ("DATA_TRANSFORM.FLIP", (0, 1), (50,), "0 to 1"),
+        ("TRAIN.LEARNING_RATE", (0, 7), (-1,), "at least 0"),
+        ("TEST.MODEL_WEIGHT", ([], [0.5, 3]), ([1, 0],), "above 0"),
+    ],
+)
+def test_a_value_has_the_range_of_its_row_and_another_is_answered_with_that_range(name, inside, outside, limits):
+    for value in inside:
+        cfg_from_list([f"{name}={value}"])
+        assert option_value(plain_cfg(cfg), name) == value
+    for value in outside:
+        with pytest.raises(ConfigError, match=re.escape(f"{name}: expected {limits}, got ")):
+            cfg_from_list([f"{name}={value}"])
+
+
+def test_every_option_decides_something_and_files_and_folders_say_that_they_are_such():
+    for name, option in flat_options().items():
+        assert option.role in ROLES, name
+        paths = ("DATA_DIRECTORY", "DATA_LIST", "EXP_ROOT", "INFO_", "RESTORE_FROM")
+        assert option.path == name.rpartition(".")[2].startswith(paths), name
+        assert option.role != "weights" or not name.startswith("TEST."), name
 
 
 def test_a_list_for_a_key_is_answered_with_how_to_write_a_colour(tmp_path):
@@ -214,8 +247,8 @@ def test_the_number_of_classes_follows_from_their_names(tmp_path):
     assert cfg.NUM_CLASSES == 3
     cfg_from_file(write(tmp_path, "CLASSES: {NAMES: [soil, crop]}\nNUM_CLASSES: 2"))
     assert cfg.NUM_CLASSES == 2
-    before = plain_cfg()
+    before = plain_cfg(cfg)
     for text in ("NUM_CLASSES: 16", "CLASSES: {NAMES: [soil, crop, weed]}\nNUM_CLASSES: 2"):
         with pytest.raises(ConfigError, match=r"NUM_CLASSES is \d+, but CLASSES.NAMES holds \d names; leave NUM_CLASSES"):
             cfg_from_file(write(tmp_path, text))
-    assert plain_cfg() == before
+    assert plain_cfg(cfg) == before

@@ -121,11 +121,6 @@ def test_an_ensemble_needs_one_weight_for_each_network(count, weights):
         Predictor([Network(k) for k in range(count)], weights)
 
 
-def test_weights_that_are_not_positive_are_refused():
-    with pytest.raises(ValueError, match=r"must be positive, got \[1.0, 0.0\]"):
-        Predictor([Network(), Network()], [1.0, 0.0])
-
-
 def test_members_that_read_images_differently_each_get_the_same_pixels_their_own_way():
     other = Network(1)
     other.normalization = CAFFE_BGR

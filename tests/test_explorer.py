@@ -197,7 +197,7 @@ def test_target_labels_are_read_only_when_asked_for(tiny_cfg):
 
 def test_script_writes_a_page_from_a_snapshot_alone(tiny_cfg, tmp_path, monkeypatch, run_script):
     network = build_model(TINY_NETWORK, 16, multi_level=tiny_cfg.TRAIN.MULTI_LEVEL)
-    torch.save({"state_dict": network.state_dict(), "iter": 2, "cfg": plain_cfg()}, tmp_path / "model_2.pth")
+    torch.save({"state_dict": network.state_dict(), "iter": 2, "cfg": plain_cfg(cfg)}, tmp_path / "model_2.pth")
 
     monkeypatch.chdir(tmp_path)
     run_script("explore.py", "--checkpoint", "model_2.pth", "--pairs", 1)

@@ -116,6 +116,37 @@ def test_places_are_not_counted_in_folders(copy):
     assert {name.split(":")[0] for name in places_counted_in_folders(copy)} == {"dada.model.outputs", "dada.model.depth"}
 
 
+def reads_of_the_global_cfg(root: Path) -> list[str]:
+    """Where a module below the commands knows `cfg` of dada.config, or fills it by leaving out the last argument."""
+    arguments = {"cfg_from_file": 2, "cfg_from_list": 2, "cfg_from_dict": 3}
+    found = []
+    for name, path in rooms.modules_of(root).items():
+        if rooms.room_of(name) in ("config", "command_line", "cli", "__main__"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dada.config"):
+                wrong = any(alias.name in ("cfg", "reset") for alias in node.names)
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                wrong = len(node.args) + len(node.keywords) < arguments.get(node.func.id, 0)
+            else:
+                wrong = False
+            if wrong:
+                found.append(f"{name}:{node.lineno}")
+    return found
+
+
+def test_only_the_command_line_knows_the_global_cfg():
+    assert reads_of_the_global_cfg(rooms.ROOT) == []
+
+
+def test_a_read_of_the_global_cfg_is_noticed(copy):
+    add(copy / "dada/evaluation/tester.py", "\nfrom dada.config import cfg as everybodys\n")
+    add(
+        copy / "dada/build.py", "\n\ndef f():\n    from dada.config import cfg_from_list\n    cfg_from_list(['NUM_CLASSES=19'])\n"
+    )
+    assert {name.split(":")[0] for name in reads_of_the_global_cfg(copy)} == {"dada.evaluation.tester", "dada.build"}
+
+
 def test_no_two_modules_have_one_name():
     names = Counter(name.rpartition(".")[2] for name in rooms.modules_of() if not name.startswith("dada.commands."))
     assert [name for name, count in names.items() if count > 1] == []

@@ -278,7 +278,7 @@ def test_a_network_in_plcas_order_is_plcas_and_not_mistaken_for_ours(tiny_cfg, t
     for branch in range(4):
         kept = network.state_dict()[f"layer6.conv2d_list.{branch}.weight"]
         assert torch.equal(kept, state[f"classifier.0.convs.{branch}.0.weight"])
-    snapshot = save_snapshot(tmp_path, network, 1, plain_cfg())
+    snapshot = save_snapshot(tmp_path, network, 1, plain_cfg(cfg))
     build_network(cfg, str(snapshot))
     cfg.LEGACY.PLCA_CLASS_ORDER = False
     with pytest.raises(ValueError, match="was trained with LEGACY.PLCA_CLASS_ORDER True, .* set it to True here as well"):

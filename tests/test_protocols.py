@@ -70,18 +70,18 @@ def test_several_deviations_are_all_named():
 
 
 def test_without_a_protocol_the_options_stay_and_the_report_says_custom():
-    before = plain_cfg()
+    before = plain_cfg(cfg)
     cfg_from_list(["TEST.PROTOCOL="])
-    assert plain_cfg() == before and protocol(cfg)["PROTOCOL"] == "custom"
+    assert plain_cfg(cfg) == before and protocol(cfg)["PROTOCOL"] == "custom"
 
 
 def test_a_saved_configuration_with_a_protocol_and_a_deviation_reads_back(tmp_path):
     cfg_from_list(["TEST.PROTOCOL=hrda", "TEST.SLIDE_STRIDE=[341, 341]"])
-    saved = plain_cfg()
-    config.save_cfg(tmp_path / "train_cfg.yml")
+    saved = plain_cfg(cfg)
+    config.save_cfg(cfg, tmp_path / "train_cfg.yml")
     config.reset()
     cfg_from_file(tmp_path / "train_cfg.yml")
-    assert plain_cfg() == saved
+    assert plain_cfg(cfg) == saved
 
 
 def test_an_unknown_protocol_lists_the_known():
@@ -90,10 +90,10 @@ def test_an_unknown_protocol_lists_the_known():
 
 
 def test_a_refused_file_with_a_protocol_changes_nothing():
-    before = plain_cfg()
+    before = plain_cfg(cfg)
     with pytest.raises(ConfigError):
         cfg_from_list(["TEST.PROTOCOL=plca", "TEST.FLIP=perhaps"])
-    assert plain_cfg() == before
+    assert plain_cfg(cfg) == before
 
 
 def test_lists_and_tuples_of_the_same_values_are_no_deviation():

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from PIL import Image
 from tiny import TINY_NETWORK
 
-from dada.config import cfg_from_list, plain_cfg
+from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.label_sets import cityscapes_id_map
 from dada.model import build_model
@@ -106,7 +106,7 @@ def test_a_protocol_counts_what_the_published_evaluation_counts(by_hand, tiny_cf
     name = by_hand.__name__
     cfg_from_list(["NUM_CLASSES=19", f"TEST.PROTOCOL={name}", *SIZES[name]])
     run = run_of(tiny_cfg)
-    save_snapshot(run.snapshots, network, 1, plain_cfg())
+    save_snapshot(run.snapshots, network, 1, plain_cfg(cfg))
     found = run_test(tiny_cfg, run)["model_1"].confusion[:19]  # under "count" a row for other classes follows, empty with all 19
 
     expected = np.zeros((19, 19), dtype=int)

@@ -37,7 +37,7 @@ def run(root: Path, name: str, hits: dict[int, int], *options: str, logs: int = 
     cfg_from_list([f"EXP_ROOT={root}", f"EXP_NAME={name}", *options])
     place = run_of(cfg)
     place.snapshots.mkdir(parents=True)
-    (place.snapshots / "train_cfg.yml").write_text(yaml.safe_dump(plain_cfg()))
+    (place.snapshots / "train_cfg.yml").write_text(yaml.safe_dump(plain_cfg(cfg)))
     for iteration, right in hits.items():
         report = {
             **Evaluation(confusion(right), label_set(16)).as_dict(),
@@ -45,7 +45,7 @@ def run(root: Path, name: str, hits: dict[int, int], *options: str, logs: int = 
             "seed": cfg.TRAIN.RANDOM_SEED,
             "checkpoints": [{"file": str(place.snapshots / f"model_{iteration}.pth"), "sha256": "ab" * 32}],
             "versions": {"dada": "1.2.3"},
-            "cfg": plain_cfg(),
+            "cfg": plain_cfg(cfg),
         }
         (place.snapshots / f"test_model_{iteration}.json").write_bytes(to_json(report))
     if logs:
@@ -177,7 +177,7 @@ def test_the_page_refers_to_nothing_outside_itself_and_names_cannot_break_it(roo
 def test_pictures_are_those_of_the_data_and_a_method_without_weights_has_a_note(tiny_cfg, root, tmp_path):
     torch.manual_seed(0)
     folder = run_of(tiny_cfg).snapshots
-    save_snapshot(folder, build_network(tiny_cfg, ""), 3, plain_cfg())
+    save_snapshot(folder, build_network(tiny_cfg, ""), 3, plain_cfg(cfg))
     groups = group_runs(find_runs([folder, root / "plain"]))
     names, found = columns(groups, images=2)
     assert [c.title for c in found] == ["target image", "label", "tiny", "plain"] and len(names) == 2

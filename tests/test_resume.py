@@ -24,7 +24,7 @@ from torch import nn
 
 from dada import config
 from dada.build import build_network
-from dada.config import cfg, cfg_from_list
+from dada.config import cfg, cfg_from_list, flat_options
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation.objectives import METHODS
 from dada.model.discriminator import FCDiscriminator
@@ -479,6 +479,8 @@ def test_parts_of_files_that_a_kill_has_left_are_removed(small):
         ("TRAIN.ITER_SIZE=2", "TRAIN.ITER_SIZE: checkpoint has 1, cfg has 2"),
         ("SOURCE=GTA5", "SOURCE: checkpoint has 'SYNTHIA', cfg has 'GTA5'"),
         ("CONTRASTIVE_LEARNING=True", "CONTRASTIVE_LEARNING: checkpoint has False, cfg has True"),
+        ("DATA_LIST_SOURCE=list.txt", "DATA_LIST_SOURCE: checkpoint has '', cfg has 'list.txt'"),
+        ("LEGACY.DUPLICATE_STEPS=True", "LEGACY.DUPLICATE_STEPS: checkpoint has False, cfg has True"),
         ("TRAIN.INPUT_SIZE_SOURCE=[64, 64]", "TRAIN.INPUT_SIZE_SOURCE: checkpoint has [1280, 760], cfg has [64, 64]"),
     ],
 )
@@ -493,23 +495,52 @@ def test_what_decides_the_weights_cannot_change(small, during, pair, message):
 def test_what_decides_no_weight_may_change(small, city, tmp_path):
     whole = uninterrupted()
     run("TRAIN.EARLY_STOP=2")
+    small.rename(small.with_name("other"))
     small.parent.parent.rename(tmp_path / "moved")
     (tmp_path / "copy").symlink_to(city)
-    run(
+    changed = [
         f"DATA_DIRECTORY_SOURCE={tmp_path}/copy/SYNTHIA",
         f"DATA_DIRECTORY_TARGET={tmp_path}/copy/Cityscapes",
-        "TRAIN.EARLY_STOP=0",
+        "ON_BAD_FILE=skip",
         "NUM_WORKERS=1",
+        "EXP_NAME=other",
         f"EXP_ROOT={tmp_path / 'moved'}",
-        "TRAIN.SAVE_PRED_EVERY=3",
-        "TRAIN.KEEP_CHECKPOINTS=1",
-        "TEST.FLIP=True",
-        "TRAIN.RESTORE_FROM=gone.pth",
         "DEVICE=cpu",
         "GPU_ID=5",
-        resume="auto",
-    )
-    assert same(state_of(tmp_path / "moved" / "snapshots" / "tiny"), whole)
+        "TRAIN.EARLY_STOP=0",
+        "TRAIN.SAVE_PRED_EVERY=3",
+        "TRAIN.CHECKPOINT_EVERY=3",
+        "TRAIN.KEEP_CHECKPOINTS=1",
+        "TRAIN.EVAL_EVERY=7",
+        "TRAIN.EVAL_SPLIT=source:all",
+        "TRAIN.TENSORBOARD_VIZRATE=1",
+        "TRAIN.RESTORE_FROM=gone.pth",
+        "TRAIN.ACCEPT_LICENCE=any",
+        "TEST.MODE=best",
+        "TEST.MODEL=[DeepLabv2]",
+        "TEST.MODEL_WEIGHT=[0.5]",
+        "TEST.MULTI_LEVEL=[True]",
+        "TEST.RESTORE_FROM=[gone.pth]",
+        "TEST.SET_TARGET=test",
+        "TEST.BATCH_SIZE_TARGET=3",
+        "TEST.PROTOCOL=advent",
+        "TEST.INPUT_SIZE_TARGET=[32, 16]",
+        "TEST.KEEP_RATIO=True",
+        "TEST.OUTPUT_SIZE_TARGET=[32, 16]",
+        "TEST.INFO_TARGET=gone.json",
+        "TEST.RESAMPLE=bilinear",
+        "TEST.UPSAMPLE_VIA_INPUT=True",
+        "TEST.SLIDE_CROP=[16, 16]",
+        "TEST.SLIDE_STRIDE=[8, 8]",
+        "TEST.CLASS_RULE=count",
+        "TEST.WITH_AGGREGATION=True",
+        "TEST.FLIP=True",
+        "TEST.SCALES=[0.5]",
+        "LEGACY.LOGIT_ENSEMBLE=True",
+    ]
+    assert {pair.partition("=")[0] for pair in changed} == {n for n, o in flat_options().items() if o.role != "weights"}
+    run(*changed, resume="auto")
+    assert same(state_of(tmp_path / "moved" / "snapshots" / "other"), whole)
 
 
 def test_other_images_in_the_folder_are_noticed(small, city, tmp_path):

@@ -34,11 +34,11 @@ def test_one_option_names_the_folder_of_all_that_a_run_writes():
 
 def test_a_snapshot_is_read_back_with_weights_iteration_cfg_and_versions(tmp_path):
     network = nn.Linear(2, 3)
-    path = save_snapshot(tmp_path / "new", network, 12, plain_cfg())
+    path = save_snapshot(tmp_path / "new", network, 12, plain_cfg(cfg))
     assert path == tmp_path / "new" / "model_12.pth"
     content = torch.load(path, weights_only=True)
     assert torch.equal(content["state_dict"]["weight"], network.weight)
-    assert content["iter"] == 12 and content["cfg"] == plain_cfg()
+    assert content["iter"] == 12 and content["cfg"] == plain_cfg(cfg)
     assert content["versions"]["torch"] == str(torch.__version__)
     assert [p.name for p in path.parent.iterdir()] == ["model_12.pth"]
 

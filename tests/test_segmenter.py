@@ -203,9 +203,9 @@ def test_a_prediction_draws_itself():
 
 def test_the_cfg_of_the_caller_is_left_alone(plain):
     cfg_from_list(["TEST.FLIP=True", "EXP_NAME=mine"])
-    before = plain_cfg()
+    before = plain_cfg(cfg)
     made = dada.Segmenter.from_checkpoint(plain, device="cpu", options=["TEST.SCALES=[0.5]"])
-    assert plain_cfg() == before
+    assert plain_cfg(cfg) == before
     assert made.cfg.EXP_NAME == "tiny" and made.cfg.TEST.FLIP is False and made.cfg.TEST.SCALES == (0.5,)
 
 

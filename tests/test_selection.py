@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dada.config import cfg, cfg_from_list
+from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.evaluation.criteria import information, label_free_criteria
 from dada.evaluation.selection import CHOICES, Candidate, candidates_of, judge, rank_correlation, ranking, report
 from dada.evaluation.tester import evaluate_run as run_test
@@ -119,7 +119,10 @@ def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the
     city = tmp_path / "city"
     os.symlink(Path(cfg.DATA_DIRECTORY_TARGET) / "leftImg8bit", _made(city) / "leftImg8bit")
     elsewhere = [f"DATA_DIRECTORY_TARGET={city}"]
+    cfg_from_list(["TEST.FLIP=True", "NUM_CLASSES=19"])
+    before = plain_cfg(cfg)
     found = judge(snapshots[-1], elsewhere, images=3, pairs=1)
+    assert plain_cfg(cfg) == before  # who asks keeps the cfg that it had
     assert found.criteria.keys() == set(CHOICES) and found.miou is not None
     assert all(0 <= value <= 1 for value in found.criteria.values())
     assert judge(snapshots[-1], elsewhere, images=3, pairs=1) == found

@@ -227,11 +227,11 @@ def test_a_run_leaves_its_cfg_and_whole_snapshots_and_nothing_else(tiny_cfg, tmp
     assert same(last["state_dict"], net) and last["iter"] == 3
     earlier = torch.load(folder / "model_2.pth", weights_only=True)
     assert not same(earlier["state_dict"], net) and earlier["iter"] == 2
-    resolved = plain_cfg()
+    resolved = plain_cfg(cfg)
     assert last["cfg"] == resolved
     config.reset()
     cfg_from_file(folder / "train_cfg.yml")
-    assert plain_cfg() == resolved
+    assert plain_cfg(cfg) == resolved
 
 
 def test_early_stop_saves_its_last_iteration(tiny_cfg, tmp_path):
@@ -248,7 +248,7 @@ def test_a_run_is_finished_when_its_last_snapshot_was_trained_with_the_very_cfg(
     assert not is_finished(cfg, run)
     # Another run in the same folder that stopped before its snapshot has left its cfg, not its network.
     cfg_from_list(["TRAIN.EARLY_STOP=1", "TRAIN.LEARNING_RATE=0.5"])
-    save_cfg(run.snapshots / "train_cfg.yml")
+    save_cfg(cfg, run.snapshots / "train_cfg.yml")
     assert not is_finished(cfg, run)
 
 

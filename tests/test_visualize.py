@@ -10,7 +10,7 @@ from PIL import Image
 
 from dada.build import build_network
 from dada.commands import visualize
-from dada.config import plain_cfg
+from dada.config import cfg, plain_cfg
 from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.evaluation.evaluator import Evaluation, to_json
 from dada.figures import style
@@ -215,7 +215,7 @@ def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, ru
 
 def test_a_checkpoint_gives_panels_arrows_and_maps(tiny_cfg, tmp_path, city):
     torch.manual_seed(0)
-    path = save_snapshot(tmp_path / "run", build_network(tiny_cfg, ""), 3, plain_cfg())
+    path = save_snapshot(tmp_path / "run", build_network(tiny_cfg, ""), 3, plain_cfg(cfg))
     options = visualize.Options(overrides=["TEST.INPUT_SIZE_TARGET=[256, 128]"])
     visualize.panels([path], [tmp_path / "p.png"], options, images=1)
     palette = [tuple(c) for c in label_set(16).palette.tolist()]

@@ -93,6 +93,6 @@ def untrained_snapshot(folder: Path, city: Path, *options: str) -> Path:
     with torch.no_grad():
         for parameter in (p for module in network.head_modules() for p in module.parameters() if p.ndim == 4):
             parameter.mul_(20)
-    path = save_snapshot(folder, network, 7, plain_cfg())
+    path = save_snapshot(folder, network, 7, plain_cfg(cfg))
     reset()
     return path

@@ -15,14 +15,14 @@ from dada.build import eval_loader, on_device, source_loader
 from dada.commands.bench_tables import DIAGNOSTICS, LONGER, ORACLE, START, tables
 from dada.commands.demo import CITY
 from dada.commands.jobs import Job, run_all, train_unless_finished
-from dada.config import cfg, plain_cfg
+from dada.config import plain_cfg
 from dada.dataset.toycity import write_city
 from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.evaluator import to_json
 from dada.evaluation.selection import judge
 from dada.evaluation.tester import evaluate_run, load_predictor
 from dada.files import write_whole
-from dada.runs import file_hash, find_snapshots, versions
+from dada.runs import file_hash, find_snapshots, run_of, versions
 from dada.training.loop import Training
 
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
@@ -170,7 +170,7 @@ class Plan(NamedTuple):
         return [self._from_start(benchmark, method, self.seeds[0], self.further) for method in methods]
 
     def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
-        start = self.starts()[benchmark, seed, _method(method).start].job.configure()
+        start = run_of(self.starts()[benchmark, seed, _method(method).start].job.cfg())
         weights = f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}"
         return self.entry(benchmark, method, seed, method, (*_method(method).options, weights), iterations)
 
@@ -234,9 +234,9 @@ def measured_paces(plan: Plan, benchmark: str, processes: int = 0) -> dict[str, 
 
 def seconds_per_iteration(job: Job) -> float:
     """Median over the first iterations of a run, its data included; nothing is written."""
-    run = job.configure()
+    cfg = job.cfg()
     with on_device(cfg, fixed_sizes=True):
-        training = Training(cfg, run)
+        training = Training(cfg, run_of(cfg))
         times = [time.perf_counter() for _ in islice(training.iterations(), 2 + TIMED + 1)]
     return float(np.median(np.diff(times[2:])))
 
@@ -251,12 +251,13 @@ def _slug(text: str) -> str:
 
 def train_and_test(job: Job) -> dict[str, Any]:
     """The report of the last snapshot, as `test` writes it; an earlier one if weights and cfg are the same."""
-    run = train_unless_finished(job)
+    cfg = job.cfg()
+    run = train_unless_finished(cfg)
     snapshot = find_snapshots(run.snapshots)[-1]
     report = run.snapshots / f"test_{snapshot.stem}.json"
     if report.is_file():
         earlier = json.loads(report.read_text())
-        if earlier["cfg"] == plain_cfg() and earlier["checkpoints"][0]["sha256"] == file_hash(snapshot):
+        if earlier["cfg"] == plain_cfg(cfg) and earlier["checkpoints"][0]["sha256"] == file_hash(snapshot):
             return earlier
     evaluate_run(cfg, run)
     return json.loads(report.read_text())
@@ -268,12 +269,12 @@ def look_at(job: Job) -> dict[str, Any]:
     Returns:
         "criteria" of `judge`, and "cycles", the figures of a `Closure`.
     """
-    snapshot = find_snapshots(job.configure().snapshots)[-1]
+    cfg = job.cfg()
+    snapshot = find_snapshots(run_of(cfg).snapshots)[-1]
     kept, checksum = snapshot.with_name(f"look_{snapshot.stem}.json"), file_hash(snapshot)
     if kept.is_file() and (earlier := json.loads(kept.read_text()))["sha256"] == checksum:
         return earlier
     criteria = judge(snapshot, [f"DEVICE={cfg.DEVICE}", f"GPU_ID={cfg.GPU_ID}"]).criteria
-    job.configure()
     cfg.TEST.BATCH_SIZE_TARGET = cfg.TRAIN.BATCH_SIZE_SOURCE
     with on_device(cfg) as device:
         network = load_predictor(cfg, [snapshot], device).networks[0]

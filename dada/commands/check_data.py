@@ -90,6 +90,7 @@ class Check:
     domains: list[Domain]
     problems: list[Problem]  # of the options, not of files
     overlap: Overlap | None
+    cfg: dict[str, Any]  # plain
 
     @property
     def trainable(self) -> bool:
@@ -122,7 +123,7 @@ def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
     overlap = None
     if {"source", "test"} <= set(counts) and counts["source"].shape[1] == counts["test"].shape[1]:
         overlap = class_overlap(counts["source"], counts["test"])
-    return Check(domains, problems, overlap)
+    return Check(domains, problems, overlap, plain_cfg(cfg))
 
 
 def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
@@ -335,7 +336,7 @@ def as_dict(check: Check) -> dict[str, Any]:
                 for name, s, t, b in zip(names, overlap.source_only, overlap.target_only, overlap.both)
             },
         },
-        "cfg": plain_cfg(),
+        "cfg": check.cfg,
     }
 
 

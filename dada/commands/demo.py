@@ -10,12 +10,11 @@ import numpy as np
 
 from dada.commands.jobs import Job, run_all, train_unless_finished
 from dada.commands.visualize import Options, panels
-from dada.config import cfg
 from dada.dataset.toycity import write_city
 from dada.evaluation.evaluator import Evaluation, table, to_json
 from dada.evaluation.tester import evaluate_run, protocol
 from dada.files import write_whole
-from dada.runs import find_snapshots, versions
+from dada.runs import find_snapshots, run_of, versions
 
 CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
 METHODS = {"source-only": False, "adapted": True}  # the value of CONTRASTIVE_LEARNING
@@ -33,7 +32,9 @@ def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> None
     summary = _summary(results, seeds)
     print(f"\nHeld-out target images, seed {seeds[0]}, last snapshot\n{text}\n\n{summary}")
     write_whole(out / "table.txt", f"{text}\n\n{summary}\n".encode())
-    write_whole(out / "results.json", to_json(_as_dict(results, seeds)))
+    write_whole(
+        out / "results.json", to_json(_as_dict(results, seeds, protocol(_job(out, "adapted", seeds[0], overrides).cfg())))
+    )
     _draw(out / "figure.png", out, seeds[0], overrides)
     print(f"written: {out / 'table.txt'}, {out / 'results.json'}, {out / 'figure.png'}")
 
@@ -46,7 +47,8 @@ def _train_and_test(out: Path, seeds: Sequence[int], overrides: Sequence[str]) -
 
 
 def _evaluate_job(job: Job) -> Evaluation:
-    return list(evaluate_run(cfg, train_unless_finished(job)).values())[-1]
+    cfg = job.cfg()
+    return list(evaluate_run(cfg, train_unless_finished(cfg)).values())[-1]
 
 
 def _job(out: Path, name: str, seed: int, overrides: Sequence[str]) -> Job:
@@ -76,10 +78,10 @@ def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> dict:
+def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int], measured: dict) -> dict:
     return {
         "city": CITY,
-        "protocol": protocol(cfg),
+        "protocol": measured,
         "versions": versions(),
         "runs": [
             {"method": name, "seed": seed, **evaluation.as_dict()}
@@ -91,6 +93,6 @@ def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> dict
 
 def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
     """Evenly spaced test images, not chosen ones: image, label, source-only, adapted."""
-    runs = [_job(out, name, seed, overrides).configure() for name in METHODS]
+    runs = [run_of(_job(out, name, seed, overrides).cfg()) for name in METHODS]
     snapshots = [find_snapshots(run.snapshots)[-1] for run in runs]
     panels(snapshots, [path], Options(overrides=overrides), names=list(METHODS), images=PICTURES, errors=False)

@@ -12,8 +12,9 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
+from easydict import EasyDict
 
-from dada.config import cfg, cfg_from_file, cfg_from_list, plain_cfg, read_cfg, reset
+from dada.config import cfg_from_file, cfg_from_list, default_cfg, read_cfg
 from dada.parallel.device import choose_device
 from dada.runs import Run, run_of
 from dada.training.checkpoint import fixed_options
@@ -29,30 +30,26 @@ class Job:
     config: str
     options: tuple[str, ...]
 
-    def configure(self) -> Run:
-        """Fill the global cfg, and nothing of what it held before, with this job. Returns its run."""
-        reset()
-        cfg_from_file(self.config)
-        cfg_from_list(self.options)
-        return run_of(cfg)
+    def cfg(self) -> EasyDict:
+        return cfg_from_list(self.options, cfg_from_file(self.config, default_cfg()))
 
 
-def train_unless_finished(job: Job) -> Run:
-    """Train the job's network, going on where an earlier call was interrupted. The global cfg is the job's afterwards."""
-    run = job.configure()
+def train_unless_finished(cfg: Any) -> Run:
+    """Train the network of a job's cfg, going on where an earlier call was interrupted."""
+    run = run_of(cfg)
     if is_finished(cfg, run):
         print(f"{run.name}: already trained with this configuration, {run.snapshots}")
     else:
-        train(cfg, run, resume="auto" if _was_started(run) else "", bar_position=_place())
+        train(cfg, run, resume="auto" if _was_started(run, cfg) else "", bar_position=_place())
     return run
 
 
-def _was_started(run: Run) -> bool:
+def _was_started(run: Run, cfg: Any) -> bool:
     """Whether what is in the run's folder is the beginning of this training, not of one with other options."""
     started = run.snapshots / "train_cfg.yml"
     if not started.is_file():
         return False
-    return fixed_options(read_cfg(started)) == fixed_options(plain_cfg())
+    return fixed_options(read_cfg(started)) == fixed_options(cfg)
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int = 0) -> list[Result]:
@@ -68,8 +65,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
     Raises:
         RuntimeError: jobs that failed, by name, after all others have ended; or a signal has stopped one, and so all.
     """
-    jobs[0].configure()
-    if choose_device(cfg).type == "cuda":
+    if choose_device(jobs[0].cfg()).type == "cuda":
         outcomes = [_outcome(work, job) for job in jobs]
     else:
         context = multiprocessing.get_context("spawn")
@@ -78,7 +74,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
                 outcomes = list(pool.map(partial(_outcome, work), jobs))
             except BrokenProcessPool:
                 raise RuntimeError("a run was stopped from outside, and no other was begun; the same command goes on") from None
-    failed = [f"{job.configure().name}: {error}" for job, (_, error) in zip(jobs, outcomes) if error]
+    failed = [f"{run_of(job.cfg()).name}: {error}" for job, (_, error) in zip(jobs, outcomes) if error]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(jobs)} runs failed:\n  " + "\n  ".join(failed))
     return [result for result, _ in outcomes]

@@ -19,9 +19,6 @@ from dada.runs import file_hash, versions
 
 log = logging.getLogger(__name__)
 
-# What says where files lie on this machine and on which device it computes, and nothing about the network.
-_LOCAL = ("DEVICE", "GPU_ID", "EXP_", "DATA_DIRECTORY", "DATA_LIST", "RESTORE_FROM", "INFO_")
-
 
 def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: str = "") -> dict[str, str]:
     """Write the network of `checkpoint`, of any format that load_weights reads, as safetensors with metadata.
@@ -106,16 +103,12 @@ def _iteration(checkpoint: Path) -> int | None:
 
 def _portable(cfg: Any) -> dict[str, Any]:
     """The plain cfg without what only this machine understands."""
-    kept: dict[str, Any] = {}
-    for name in flat_options():
-        *sections, key = name.split(".")
-        if key.startswith(_LOCAL):
-            continue
-        value, node = plain_cfg(), kept
-        for section in sections:
-            value, node = value[section], node.setdefault(section, {})
-        node[key] = value[key]
-    return kept
+    plain = plain_cfg(cfg)
+    for name, option in flat_options().items():
+        if option.is_local:
+            section, _, key = name.rpartition(".")
+            del (plain[section] if section else plain)[key]
+    return plain
 
 
 def _test_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:

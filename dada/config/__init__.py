@@ -1,9 +1,9 @@
 """What can be set, and what is set.
 
-    option.py           one option: how a value of it is read and shown
+    option.py           one option: how a value of it is read and shown, and what it decides
     removed_options.py  options of earlier versions, and what is said of them
     table.py            every option: default, type, unit, one sentence
-    loading.py          `cfg`, filled from files, snapshots and the command line, checked and saved
+    loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
     protocols.py        how published methods measure, as values of options
     yaml_files.py       YAML from anybody: no code of theirs runs, nothing grows
     reference_page.py   docs/config.md, written from the table
@@ -19,12 +19,13 @@ from dada.config.loading import (
     cfg_from_dict,
     cfg_from_file,
     cfg_from_list,
+    default_cfg,
     find_config,
+    option_value,
     plain_cfg,
     read_cfg,
     reset,
     save_cfg,
-    separate_cfg,
 )
 from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
 
@@ -38,11 +39,12 @@ __all__ = [
     "cfg_from_dict",
     "cfg_from_file",
     "cfg_from_list",
+    "default_cfg",
     "find_config",
     "flat_options",
+    "option_value",
     "plain_cfg",
     "read_cfg",
     "reset",
     "save_cfg",
-    "separate_cfg",
 ]

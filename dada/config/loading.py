@@ -1,13 +1,14 @@
 """Fill, check and save a configuration: YAML files, snapshots and KEY=value pairs, against the table of options.
 
-`cfg` is the one global configuration, an EasyDict that scripts fill with `cfg_from_file` and `cfg_from_list`. An unknown key
-or a value of the wrong type is refused, and all mistakes of a file are reported together.
+A cfg is an EasyDict with a value for every option. `cfg` is the one that commands fill from their flags; a program that needs
+another one fills what `default_cfg` gives. Functions that are given a cfg read that one: nothing below the commands knows `cfg`.
+An unknown key or a value of the wrong type is refused, and all mistakes of a file are reported together.
 """
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from easydict import EasyDict
 
 from dada.config.option import Option, shown
 from dada.config.protocols import PROTOCOLS
-from dada.config.removed_options import FOLDERS, REMOVED, advice, has_no_effect
+from dada.config.removed_options import REMOVED, advice, has_no_effect, says_nothing
 from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
 from dada.config.yaml_files import parse_yaml, read_yaml
 from dada.files import write_whole
@@ -33,27 +34,17 @@ _MOST_MISTAKES = 20  # that a message lists
 _PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
 
 
-def _defaults(options: Mapping[str, Any]) -> EasyDict:
-    return EasyDict({k: v.default if isinstance(v, Option) else _defaults(v) for k, v in options.items()})
+def default_cfg(options: Mapping[str, Any] = OPTIONS) -> EasyDict:
+    """A cfg of its own with every option at its default."""
+    return EasyDict({k: v.default if isinstance(v, Option) else default_cfg(v) for k, v in options.items()})
 
 
-cfg = _defaults(OPTIONS)
+cfg = default_cfg()
 
 
 def reset() -> None:
     """Put every option of `cfg` back to its default."""
-    cfg.update(_defaults(OPTIONS))
-
-
-def separate_cfg(fill: Callable[[], None]) -> EasyDict:
-    """What `fill`, which merges into `cfg`, makes of the defaults, as a cfg of its own; `cfg` is afterwards as before."""
-    kept = dict(cfg)
-    try:
-        reset()
-        fill()
-        return EasyDict(dict(cfg))
-    finally:
-        cfg.update(kept)
+    cfg.update(default_cfg())
 
 
 def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
@@ -67,7 +58,7 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _merge(values: Mapping[str, Any], origin: str) -> None:
+def _merge(values: Mapping[str, Any], origin: str, into: EasyDict) -> EasyDict:
     """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none."""
     options = flat_options()
     if plcas := [name for name in _PLCAS_SECTIONS if isinstance(values.get(name), Mapping)]:
@@ -90,7 +81,7 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
             accepted[name] = options[name].read(value)
         except ValueError as error:
             mistakes.append(f"{origin}: {name}: {error}")
-    names = accepted.get("CLASSES.NAMES", cfg.CLASSES.NAMES)
+    names = accepted.get("CLASSES.NAMES", into.CLASSES.NAMES)
     if names and "CLASSES.NAMES" in accepted:
         accepted.setdefault("NUM_CLASSES", len(names))
     if names and accepted.get("NUM_CLASSES", len(names)) != len(names):
@@ -105,10 +96,11 @@ def _merge(values: Mapping[str, Any], origin: str) -> None:
     # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
     for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL", ""), {}), **accepted}.items():
         *sections, key = name.split(".")
-        node = cfg
+        node = into
         for section in sections:
             node = node[section]
         node[key] = value
+    return into
 
 
 def find_config(name: str | Path) -> Path:
@@ -121,10 +113,10 @@ def find_config(name: str | Path) -> Path:
     raise ConfigError(f"configuration {str(name)!r} not found as a file, nor in {CONFIGS} (which holds: {known})")
 
 
-def cfg_from_file(name: str | Path) -> None:
-    """Merge a YAML file into `cfg`. Raises ConfigError that lists every unknown key and wrong type."""
+def cfg_from_file(name: str | Path, into: EasyDict = cfg) -> EasyDict:
+    """Merge a YAML file into a cfg, and return that. Raises ConfigError that lists every unknown key and wrong type."""
     path = find_config(name)
-    _merge(_flatten(read_cfg(path)), str(path))
+    return _merge(_flatten(read_cfg(path)), str(path), into)
 
 
 def read_cfg(path: str | Path) -> dict[str, Any]:
@@ -147,16 +139,16 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
     return values
 
 
-def cfg_from_dict(values: Mapping[str, Any], origin: str) -> None:
-    """Merge nested plain values, such as `plain_cfg` gives, into `cfg`; `origin` names them in the messages.
+def cfg_from_dict(values: Mapping[str, Any], origin: str, into: EasyDict = cfg) -> EasyDict:
+    """Merge nested plain values, such as `plain_cfg` gives, into a cfg, and return that; `origin` names them in the messages.
 
     Folders in which an earlier version may have written are passed over.
     """
-    _merge({name: value for name, value in _flatten(values).items() if name not in FOLDERS}, origin)
+    return _merge({name: value for name, value in _flatten(values).items() if not says_nothing(name, value)}, origin, into)
 
 
-def cfg_from_list(pairs: Iterable[str]) -> None:
-    """Merge `KEY=value` pairs, dotted keys and YAML values, into `cfg`: `TRAIN.MAX_ITERS=200`."""
+def cfg_from_list(pairs: Iterable[str], into: EasyDict = cfg) -> EasyDict:
+    """Merge `KEY=value` pairs, dotted keys and YAML values, into a cfg, and return that: `TRAIN.MAX_ITERS=200`."""
     values, mistakes = {}, []
     for pair in pairs:
         name, separator, text = pair.partition("=")
@@ -172,7 +164,15 @@ def cfg_from_list(pairs: Iterable[str]) -> None:
             mistakes.append(f"--set {pair}: not a YAML value: {error}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    _merge(values, "--set")
+    return _merge(values, "--set", into)
+
+
+def option_value(cfg: Mapping[str, Any], name: str, default: Any = None) -> Any:
+    """The value of an option, by its dotted name, in a cfg, plain or not; `default` where that lacks it."""
+    found: Any = cfg
+    for key in name.split("."):
+        found = found.get(key, default) if isinstance(found, Mapping) else default
+    return found
 
 
 def _plain(node: Any) -> Any:
@@ -181,11 +181,11 @@ def _plain(node: Any) -> Any:
     return [_plain(v) for v in node] if isinstance(node, (list, tuple)) else node
 
 
-def plain_cfg() -> dict[str, Any]:
-    """`cfg` as plain dicts, lists and scalars, for YAML, JSON and checkpoints."""
+def plain_cfg(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """A cfg as plain dicts, lists and scalars, for YAML, JSON and checkpoints."""
     return _plain(cfg)
 
 
-def save_cfg(path: str | Path) -> None:
-    """Write the whole of `cfg` as plain YAML that `cfg_from_file` reads back."""
-    write_whole(path, yaml.safe_dump(plain_cfg(), sort_keys=False).encode())
+def save_cfg(cfg: Mapping[str, Any], path: str | Path) -> None:
+    """Write the whole of a cfg as plain YAML that `cfg_from_file` reads back."""
+    write_whole(path, yaml.safe_dump(plain_cfg(cfg), sort_keys=False).encode())

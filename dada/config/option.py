@@ -31,16 +31,29 @@ def shown(value: object) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
+# What an option decides, and what follows from that. Only the first must stay as it is in a run that goes on from a
+# checkpoint; runs are compared by those of the first three.
+ROLES = {
+    "weights": "every step of a training, and so its weights",
+    "span": "from which weights a training starts, or how far it goes",
+    "score": "how a network is measured",
+    "run": "how a run is watched, kept and sped up",
+    "machine": "where on this machine things are and are computed",
+}
+
+
 @dataclass(frozen=True)
 class Option:
     """One option. Its type is that of `default`; `element` and `length` describe the entries of a tuple or dict.
 
     `element` is a scalar type, or an Option that reads each entry. A dict has strings as keys: what YAML reads as a
-    number becomes one.
+    number becomes one. A tuple whose default is empty may be empty whatever its `length`.
     """
 
     default: Any
     meaning: str
+    role: str = "weights"  # one of ROLES
+    path: bool = False  # a file or a folder, which another machine has elsewhere
     unit: str = ""
     choices: tuple = ()
     pattern: str = ""  # what decides in place of `choices`, which then show what it means
@@ -48,6 +61,21 @@ class Option:
     length: int | None = None
     minimum: float | None = None
     maximum: float | None = None
+    above: float | None = None  # limits that are themselves left out
+    below: float | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it means nothing on another machine."""
+        return self.path or self.role == "machine"
+
+    @property
+    def limits(self) -> str:
+        """The range in words: "at least 0", "0 to 1", "above 0 and at most 1"."""
+        if self.minimum is not None and self.maximum is not None:
+            return f"{self.minimum} to {self.maximum}"
+        words = {"at least": self.minimum, "above": self.above, "at most": self.maximum, "less than": self.below}
+        return " and ".join(f"{word} {limit}" for word, limit in words.items() if limit is not None)
 
     @property
     def type_name(self) -> str:
@@ -56,7 +84,8 @@ class Option:
         element = self.element.type_name if isinstance(self.element, Option) else self.element.__name__
         if isinstance(self.default, dict):
             return f"mapping to {element}"
-        return f"list of {'any number of' if self.length is None else self.length} {element}"
+        count = "any number of" if self.length is None else self.length if self.default else f"none or {self.length}"
+        return f"list of {count} {element}"
 
     def read(self, value: Any) -> Any:
         """`value` as this option's type. Raises ValueError that says what was expected."""
@@ -67,7 +96,7 @@ class Option:
         if isinstance(self.default, tuple):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
-            if self.length is not None and len(value) != self.length:
+            if self.length is not None and len(value) not in (self.length, len(self.default)):
                 raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {shown(list(value))}")
             return tuple(self._entry(v) for v in value)
         return self._checked(_scalar(value, type(self.default)))
@@ -85,10 +114,14 @@ class Option:
         fits = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
         if self.choices and not fits:
             raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {shown(value)}")
-        if self.minimum is not None and value < self.minimum:
-            raise ValueError(f"expected at least {self.minimum}, got {shown(value)}")
-        if self.maximum is not None and value > self.maximum:
-            raise ValueError(f"expected at most {self.maximum}, got {shown(value)}")
+        inside = (
+            (self.minimum is None or value >= self.minimum)
+            and (self.maximum is None or value <= self.maximum)
+            and (self.above is None or value > self.above)
+            and (self.below is None or value < self.below)
+        )
+        if not inside:
+            raise ValueError(f"expected {self.limits}, got {shown(value)}")
         return value
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dada.config import OPTIONS, ROOT, flat_options
-from dada.config.option import Option, shown
+from dada.config.option import ROLES, Option, shown
 
 PAGE = ROOT / "docs" / "config.md"
 
@@ -22,6 +22,15 @@ python scripts/train.py --cfg toycity.yml --set TRAIN.MAX_ITERS=200 TEST.INPUT_S
 
 Later files of `--cfg` override earlier ones, and `--set` overrides all of them. An unknown name or a value of the wrong type is
 refused at the start, all mistakes at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
+
+What an option decides:
+
+"""
+_HEAD += "".join(f"- *{role}*: {sentence}\n" for role, sentence in ROLES.items())
+_HEAD += """
+A run that goes on from a checkpoint must have the *weights* options that it began with; all others may change. `scripts/report.py` takes runs
+for seeds of one method if no option of *weights*, *span* or *score* differs but the seed. A release leaves out what belongs to the *machine*,
+and files (*local*), which reports compare by name.
 """
 
 # What belongs together, in the order of the page; "" are the options without a section.
@@ -56,7 +65,7 @@ def reference(options: dict[str, Any] = OPTIONS) -> str:
     parts = [_HEAD, f"Sections: {links}.\n"]
     for section, sentence in SECTIONS.items():
         parts.append(f"## {titles[section]}\n\n{sentence}\n")
-        parts.append("| option | default | type | meaning |\n|---|---|---|---|")
+        parts.append("| option | default | type | decides | meaning |\n|---|---|---|---|---|")
         inside = options[section] if section else {k: v for k, v in options.items() if isinstance(v, Option)}
         prefix = f"{section}." if section else ""
         parts.append("\n".join(_row(name, option) for name, option in flat_options(inside, prefix).items()) + "\n")
@@ -67,24 +76,24 @@ def _row(name: str, option: Option) -> str:
     kind = option.type_name
     if option.choices:
         kind = "one of " + ", ".join(f"`{_value(choice)}`" for choice in option.choices)
-    elif limits := _limits(option):
-        kind += f", {limits}"
+    elif option.limits:
+        kind += f", {option.limits}"
     if option.unit:
         kind += f"; {option.unit}"
-    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, option.meaning.replace("*", "\\*"))
+    role = f"{option.role}, local" if option.path and option.role != "machine" else option.role
+    cells = (
+        f'<a id="{anchor(name)}"></a>`{name}`',
+        f"`{_value(option.default)}`",
+        kind,
+        role,
+        option.meaning.replace("*", "\\*"),
+    )
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def anchor(name: str) -> str:
     """What a link to an option ends with: `config.md#train-max_iters` for TRAIN.MAX_ITERS."""
     return name.lower().replace(".", "-")
-
-
-def _limits(option: Option) -> str:
-    low, high = option.minimum, option.maximum
-    if low is not None and high is not None:
-        return f"{low} to {high}"
-    return f"at least {low}" if low is not None else ""
 
 
 def _value(value: Any) -> str:

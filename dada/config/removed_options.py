@@ -40,6 +40,11 @@ def has_no_effect(name: str, value: Any) -> bool:
     return name in REMOVED and isinstance(value, (bool, int, float, str, list, tuple)) and value == REMOVED[name]
 
 
+def says_nothing(name: str, value: Any) -> bool:
+    """The same of what an earlier version has stored, where a folder that it wrote to is of no interest either."""
+    return name in FOLDERS or has_no_effect(name, value)
+
+
 def advice(name: str) -> str:
     """What to do about a removed option that is set."""
     commit = next(commit for commit, options in _BY_COMMIT.items() if name in options)

@@ -14,8 +14,8 @@ from dada.config.protocols import PROTOCOLS
 from dada.config.removed_options import FOLDERS
 
 
-def _size(width: int, height: int, meaning: str) -> Option:
-    return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1)
+def _size(width: int, height: int, meaning: str, **more: Any) -> Option:
+    return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1, **more)
 
 
 _COLOR = Option((0, 0, 0), "A colour.", unit="red, green, blue in 0..255", length=3, minimum=0, maximum=255)
@@ -62,12 +62,15 @@ OPTIONS: dict[str, Any] = {
         "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
         "names the file once and counts.",
         choices=("fail", "skip"),
+        role="run",
     ),
-    "NUM_WORKERS": Option(4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0),
-    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset."),
-    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset."),
-    "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder."),
-    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target."),
+    "NUM_WORKERS": Option(
+        4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0, role="run"
+    ),
+    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True),
+    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True),
+    "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True),
+    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True),
     "NUM_CLASSES": Option(
         16,
         "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES holds.",
@@ -94,20 +97,27 @@ OPTIONS: dict[str, Any] = {
     },
     "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
     "FOLDER_TARGET": _folder("TARGET"),
-    "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}."),
-    "EXP_ROOT": Option("experiments", "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME."),
+    "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}.", role="machine"),
+    "EXP_ROOT": Option(
+        "experiments",
+        "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME.",
+        role="machine",
+        path=True,
+    ),
     "DEVICE": Option(
         "auto",
         "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
         "GPU, or an error; cuda:N: GPU number N; mps: Apple's, untested.",
         choices=("auto", "cpu", "cuda", "cuda:N", "mps"),
         pattern=r"auto|cpu|mps|cuda(:\d+)?",
+        role="machine",
     ),
     "GPU_ID": Option(
         0,
         "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the "
         "CPU.",
         minimum=-1,
+        role="machine",
     ),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
@@ -119,8 +129,10 @@ OPTIONS: dict[str, Any] = {
             760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
         ),
         "CROPSIZE": Option(730, "Side of the square crop.", unit="pixels", minimum=1),
-        "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0),
-        "COLOR_JITTER": Option(0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0),
+        "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0, maximum=1),
+        "COLOR_JITTER": Option(
+            0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0, maximum=1
+        ),
     },
     "TRAIN": {
         "SET_SOURCE": Option("all", "Split of the source dataset."),
@@ -137,8 +149,8 @@ OPTIONS: dict[str, Any] = {
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
         "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
-        "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table."),
-        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target."),
+        "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True),
+        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True),
         "IMG_MODE": Option(
             "", "Channel order and normalization; empty: what the model's weights were trained with.", choices=("", "BGR", "RGB")
         ),
@@ -148,6 +160,8 @@ OPTIONS: dict[str, Any] = {
             unit="blue, green, red in 0..255",
             element=float,
             length=3,
+            minimum=0,
+            maximum=255,
         ),
         "MODEL": Option(
             "DeepLabv2",
@@ -170,21 +184,25 @@ OPTIONS: dict[str, Any] = {
         "DOMAIN_BN": Option(
             False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
         ),
-        "RESTORE_FROM": Option("", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random."),
+        "RESTORE_FROM": Option(
+            "", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random.", role="span", path=True
+        ),
         "ACCEPT_LICENCE": Option(
-            "", "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md."
+            "",
+            "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md.",
+            role="span",
         ),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
         "LAYER_DECAY": Option(
             1.0,
-            "Factor of the learning rate from each block of the backbone to the one before it, above 0; 1.0: all the same.",
-            minimum=0,
+            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: all the same.",
+            above=0,
             maximum=1,
         ),
         "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
-        "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0),
+        "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0, below=1),
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
         "DECAY_NORMS": Option(
             True,
@@ -227,7 +245,7 @@ OPTIONS: dict[str, Any] = {
         ),
         "LAMBDA_ENTROPY": Option(0.0, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
-            0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0
+            0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0, maximum=1
         ),
         "CONTRASTIVE_START": Option(
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
@@ -252,29 +270,37 @@ OPTIONS: dict[str, Any] = {
         ),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
-        "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix, 0 to 1.", minimum=0),
+        "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix.", minimum=0, maximum=1),
         "LSR_W": Option(0.01, "Weight of the loss on self-regularised predictions (LSR), source and target.", minimum=0),
         "LSR_THRES": Option(10.0, "Mean negative log-probability that LSR attracts to.", unit="nats", minimum=0),
         "MAX_ITERS": Option(30000, "Horizon of the poly schedule.", unit="iterations", minimum=1),
-        "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0),
-        "SAVE_PRED_EVERY": Option(1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1),
-        "CHECKPOINT_EVERY": Option(
-            0, "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0
+        "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0, role="span"),
+        "SAVE_PRED_EVERY": Option(
+            1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1, role="run"
         ),
-        "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1),
+        "CHECKPOINT_EVERY": Option(
+            0,
+            "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.",
+            unit="iterations",
+            minimum=0,
+            role="run",
+        ),
+        "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1, role="run"),
         "EVAL_EVERY": Option(
             0,
             "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
             unit="iterations",
             minimum=0,
+            role="run",
         ),
         "EVAL_SPLIT": Option(
             "",
             "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
             "the target.",
+            role="run",
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
-        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1),
+        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1, role="run"),
     },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
     "SELF_TRAINING": {
@@ -285,71 +311,92 @@ OPTIONS: dict[str, Any] = {
         "START": Option(
             0, "First iteration with these terms; before it the source is learnt, and the teacher averages.", minimum=0
         ),
-        "EMA_DECAY": Option(
-            0.99, "Decay of the average of the network's weights that is the teacher, 0 to less than 1.", minimum=0
-        ),
+        "EMA_DECAY": Option(0.99, "Decay of the average of the network's weights that is the teacher.", minimum=0, below=1),
         "THRESHOLD": Option(
             0.968,
             "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of an image.",
             minimum=0,
+            maximum=1,
         ),
-        "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0),
+        "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0, maximum=1),
         "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
-        "COLOR_JITTER": Option(0.25, "Strength of colour jitter on mixed and masked images, 0 to 1; 0: none.", minimum=0),
-        "BLUR": Option(0.5, "Probability of a Gaussian blur on mixed and masked images.", minimum=0),
+        "COLOR_JITTER": Option(0.25, "Strength of colour jitter on mixed and masked images; 0: none.", minimum=0, maximum=1),
+        "BLUR": Option(0.5, "Probability of a Gaussian blur on mixed and masked images.", minimum=0, maximum=1),
     },
     "TEST": {
-        "MODE": Option("single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best")),
-        "MODEL": Option((), "Network of each member of the ensemble; empty: TRAIN.MODEL.", element=str),
-        "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float),
-        "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool),
-        "RESTORE_FROM": Option((), "Weights of each member; empty: the last snapshot of this run.", element=str),
-        "SET_TARGET": Option("val", "Split of the target dataset."),
-        "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1),
+        "MODE": Option(
+            "single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best"), role="run"
+        ),
+        "MODEL": Option((), "Network of each member of the ensemble; empty: TRAIN.MODEL.", element=str, role="score"),
+        "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float, role="score", above=0),
+        "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool, role="score"),
+        "RESTORE_FROM": Option(
+            (), "Weights of each member; empty: the last snapshot of this run.", element=str, role="run", path=True
+        ),
+        "SET_TARGET": Option("val", "Split of the target dataset.", role="score"),
+        "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1, role="run"),
         "PROTOCOL": Option(
             "",
             "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
             "given beside it or later stand, and the report names them. Empty: the options as they are.",
             choices=("", *PROTOCOLS),
+            role="score",
         ),
-        "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this."),
+        "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this.", role="score"),
         "KEEP_RATIO": Option(
-            False, "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size."
+            False,
+            "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size.",
+            role="score",
         ),
         "OUTPUT_SIZE_TARGET": Option(
             (),
             "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
             unit="(width, height) in pixels",
             minimum=1,
+            role="score",
+            length=2,
         ),
-        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split."),
+        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split.", role="score", path=True),
         "RESAMPLE": Option(
             "bicubic",
             "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "
             "(OpenCV's, and mmsegmentation's).",
             choices=("bicubic", "bilinear", "bilinear_aliased"),
+            role="score",
         ),
         "UPSAMPLE_VIA_INPUT": Option(
-            False, "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once."
+            False,
+            "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once.",
+            role="score",
         ),
         "SLIDE_CROP": Option(
             (),
             "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
             unit="(width, height) in pixels of the resized image",
             minimum=1,
+            role="score",
+            length=2,
         ),
         "SLIDE_STRIDE": Option(
-            (), "Distance between windows; empty: half of SLIDE_CROP.", unit="(width, height) in pixels", minimum=1
+            (),
+            "Distance between windows; empty: half of SLIDE_CROP.",
+            unit="(width, height) in pixels",
+            minimum=1,
+            role="score",
+            length=2,
         ),
         "CLASS_RULE": Option(
             "ignore",
             "Pixels of classes outside the label set: 'ignore' leaves them out (ADVENT, DADA, PLCA); "
             "'count' counts a prediction on them as an error (DAFormer and later).",
             choices=("ignore", "count"),
+            role="score",
         ),
-        "WITH_AGGREGATION": Option(False, "Aggregate features and probabilities over the image, as PLCA's test does."),
-        "FLIP": Option(False, "Average with the prediction on the mirrored image."),
-        "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1),
+        "WITH_AGGREGATION": Option(
+            False, "Aggregate features and probabilities over the image, as PLCA's test does.", role="score"
+        ),
+        "FLIP": Option(False, "Average with the prediction on the mirrored image.", role="score"),
+        "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1, role="score"),
     },
     # What the ancestors' published numbers depend on; see docs/legacy.md.
     "LEGACY": {
@@ -376,6 +423,7 @@ OPTIONS: dict[str, Any] = {
             False,
             "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
             "larger scale decides.",
+            role="score",
         ),
         "PLCA_LOVASZ_FACTOR": Option(
             False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does; its release also multiplies by the number of GPUs."

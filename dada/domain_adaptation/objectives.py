@@ -161,12 +161,9 @@ def self_training_terms(cfg: Any, normalization: Normalization) -> list[Term]:
     """The terms of the SELF_TRAINING section, at their weights.
 
     Raises:
-        ValueError: a threshold or a ratio that is no share, or images of the domains that differ in size.
+        ValueError: images of the domains differ in size.
     """
     options = cfg.SELF_TRAINING
-    for name in ("THRESHOLD", "MIC_RATIO", "COLOR_JITTER", "BLUR"):
-        if options[name] > 1:
-            raise ValueError(f"SELF_TRAINING.{name} is {options[name]}; expected 0 to 1")
     sizes = [tuple(cfg.TRAIN[f"INPUT_SIZE_{domain}"]) for domain in ("SOURCE", "TARGET")]
     if options.LAMBDA_MIX and not cfg.DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP and sizes[0] != sizes[1]:
         raise ValueError(

@@ -26,15 +26,10 @@ class Teacher:
 
     Args:
         network: the student, on its device and in training mode; it is copied.
-        decay: of the average, 0 to 1; 0 repeats the student.
-
-    Raises:
-        ValueError: decay is not in [0, 1).
+        decay: of the average, at least 0 and less than 1; 0 repeats the student.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ValueError(f"SELF_TRAINING.EMA_DECAY is {decay}; expected at least 0 and less than 1, for example 0.99")
         self.decay = decay
         self.network = copy.deepcopy(network).requires_grad_(False).eval()
         for norm, students in zip(batch_norms(self.network), batch_norms(network)):

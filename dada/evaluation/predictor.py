@@ -61,8 +61,6 @@ class Predictor:
         weights = list(self.weights) if self.weights else [1.0] * len(self.networks)
         if len(weights) != len(self.networks) or not self.networks:
             raise ValueError(f"{len(self.networks)} networks and {len(weights)} weights: give one weight to each network")
-        if min(weights) <= 0:
-            raise ValueError(f"weights of an ensemble must be positive, got {weights}")
         if self.average not in ("probabilities", "logits"):
             raise ValueError(f"average must be 'probabilities' or 'logits', not {self.average!r}")
         if self.aggregate and self.average == "logits" and len(self.networks) * self._views > 1:

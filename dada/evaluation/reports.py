@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from dada.build import classes_of
-from dada.config import cfg_from_dict, separate_cfg
+from dada.config import cfg_from_dict, default_cfg
 from dada.dataset.own_classes import own_classes
 from dada.label_sets import LABEL_SETS, LabelSet
 
@@ -54,7 +54,7 @@ class EvalReport:
         candidates = list(LABEL_SETS.values())
         if isinstance(cfg, Mapping):
             with suppress(ValueError, OSError):  # of another version, or with an info file that is elsewhere
-                candidates.insert(0, classes_of(separate_cfg(lambda: cfg_from_dict(cfg, str(self.path)))))
+                candidates.insert(0, classes_of(cfg_from_dict(cfg, str(self.path), default_cfg())))
         return next((c for c in candidates if c.names == names), None) or own_classes(names, ())
 
 

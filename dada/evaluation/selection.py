@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dada.build import on_device, source_loader, target_images, target_loader
-from dada.config import cfg, cfg_from_dict, cfg_from_list, reset
+from dada.config import cfg_from_dict, cfg_from_list, default_cfg
 from dada.evaluation.criteria import MEANINGS, Criteria, label_free_criteria
 from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.tester import load_predictor
@@ -68,9 +68,7 @@ def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: in
     stored = read_weights(str(path)).cfg
     if not stored:
         raise ValueError(f"{path} holds no configuration, so its data are unknown; give a snapshot that training wrote")
-    reset()
-    cfg_from_dict(stored, str(path))
-    cfg_from_list(overrides)
+    cfg = cfg_from_list(overrides, cfg_from_dict(stored, str(path), default_cfg()))
     with on_device(cfg) as device:
         predictor = load_predictor(cfg, [path], device)
         network = predictor.networks[0]

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dada.build import build_network, eval_loader
-from dada.config import plain_cfg
+from dada.config import option_value, plain_cfg
 from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
 from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
 from dada.evaluation.predictor import Predictor
@@ -57,27 +57,18 @@ def build_predictor(cfg: Any, networks: Sequence[nn.Module], weights: Sequence[f
         scales=tuple(test.SCALES),
         aggregate=test.WITH_AGGREGATION,
         average="logits" if cfg.LEGACY.LOGIT_ENSEMBLE else "probabilities",
-        window=_height_width(test.SLIDE_CROP, "TEST.SLIDE_CROP"),
-        stride=_height_width(test.SLIDE_STRIDE, "TEST.SLIDE_STRIDE"),
+        window=tuple(test.SLIDE_CROP[::-1]) or None,
+        stride=tuple(test.SLIDE_STRIDE[::-1]) or None,
         via_input=test.UPSAMPLE_VIA_INPUT,
         autocast=cfg.TRAIN.BF16 and device.type == "cuda",
         precision=cfg.TRAIN.MATMUL_PRECISION,
     )
 
 
-def _height_width(size: Sequence[int], option: str) -> tuple[int, int] | None:
-    if len(size) not in (0, 2):
-        raise ValueError(f"{option} is {list(size)}, expected (width, height) in pixels, or nothing")
-    return (size[1], size[0]) if size else None
-
-
 def protocol(cfg: Any) -> dict[str, Any]:
     """What, besides weights and data, decides an mIoU: the protocol by name, and every option that it is made of."""
-    plain = plain_cfg()
-    settings = {}
-    for option in OPTIONS_OF_A_PROTOCOL:
-        section, _, key = option.rpartition(".")
-        settings[option] = (plain[section] if section else plain)[key]
+    plain = plain_cfg(cfg)
+    settings = {option: option_value(plain, option) for option in OPTIONS_OF_A_PROTOCOL}
     return {
         "PROTOCOL": describe(cfg.TEST.PROTOCOL, settings),
         **{key: plain[key] for key in ("TARGET", "NUM_CLASSES")},
@@ -134,7 +125,7 @@ def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: 
         "seed": cfg.TRAIN.RANDOM_SEED,
         "checkpoints": [{"file": str(path), "sha256": file_hash(path)} for path in checkpoints],
         "versions": versions(),
-        "cfg": plain_cfg(),
+        "cfg": plain_cfg(cfg),
     }
     path = run.snapshots / f"test_{name}.json"
     write_whole(path, to_json(result))

@@ -75,10 +75,8 @@ def layered_groups(
         decay_norms: decay all alike; False leaves out what `is_decayed` says, of the head too.
 
     Raises:
-        ValueError: layer_decay out of its range, or see `blocks_above`.
+        ValueError: see `blocks_above`.
     """
-    if not 0 < layer_decay <= 1:
-        raise ValueError(f"TRAIN.LAYER_DECAY must be above 0 and at most 1, not {layer_decay}; 1.0 turns it off")
     away = blocks_above(network) if layer_decay != 1 else {}
     head = {id(parameter) for parameter in network.parameter_groups()["head"]}
     groups: dict[tuple[int, bool], dict[str, Any]] = {}

@@ -15,8 +15,6 @@ from dada.figures.scalars import Curve, thinned
 from dada.label_sets import LabelSet
 from dada.report.run_records import RunRecord
 
-# What says where and on which machine a run took place, and nothing about its result.
-_LOCAL = ("EXP_", "DATA_DIRECTORY", "DATA_LIST", "TENSORBOARD", "NUM_WORKERS", "DEVICE", "GPU_ID", "KEEP_CHECKPOINTS")
 _SEED = "TRAIN.RANDOM_SEED"
 
 
@@ -67,12 +65,12 @@ def value_of(values: Sequence[float | None]) -> Value:
 
 
 def comparable(run: RunRecord) -> dict[str, Any]:
-    """The options that may decide a result. Weights to start from count by their name."""
-    kept = {}
+    """The options that may decide a result, without the seed. Files count by their name."""
+    known, kept = flat_options(), {}
     for name, value in run.options.items():
-        if name.split(".")[-1].startswith(_LOCAL) or name in (_SEED, "TEST.RESTORE_FROM", "TEST.MODE"):
-            continue
-        kept[name] = str(value).rpartition("/")[2] if name == "TRAIN.RESTORE_FROM" else value
+        option = known.get(name)  # None: of another version
+        if name != _SEED and (option is None or option.role in ("weights", "span", "score")):
+            kept[name] = str(value).rpartition("/")[2] if option and option.path else value
     return kept
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from dada.config import flat_options
-from dada.config.removed_options import FOLDERS, has_no_effect
+from dada.config.removed_options import says_nothing
 from dada.config.yaml_files import read_yaml
 from dada.evaluation.reports import EvalReport, read_report
 from dada.figures.scalars import Curve, has_logs, read_scalars
@@ -41,9 +41,7 @@ class RunRecord:
     @cached_property
     def options(self) -> dict[str, Any]:
         """The cfg by dotted names, without removed options that say nothing of it; empty where none is stored."""
-        return {
-            name: value for name, value in _flat(self.stored).items() if name not in FOLDERS and not has_no_effect(name, value)
-        }
+        return {name: value for name, value in _flat(self.stored).items() if not says_nothing(name, value)}
 
     @property
     def seed(self) -> int | None:

@@ -93,5 +93,5 @@ def adapt_snapshot(cfg: Any, checkpoint: str | Path, out: str | Path, images: in
         network = build_network(cfg, str(checkpoint)).to(device)
         loader = statistics_loader(cfg, network, images)
         adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in loader))
-    state = {"state_dict": network.state_dict(), "iter": iteration_of(Path(checkpoint)), "cfg": plain_cfg()}
+    state = {"state_dict": network.state_dict(), "iter": iteration_of(Path(checkpoint)), "cfg": plain_cfg(cfg)}
     save_whole(Path(out), {**state, "versions": versions()})

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from dada.config import flat_options
+from dada.config import flat_options, option_value
 from dada.config.option import shown
-from dada.config.removed_options import FOLDERS, REMOVED, has_no_effect
+from dada.config.removed_options import REMOVED, says_nothing
 from dada.dataset.base import SegmentationDataset
 from dada.matmul_precision import PLAIN, products_in_use
 from dada.model.torch_files import UnreadableFile, read_torch_file
@@ -44,32 +44,6 @@ KEYS = {
     "optimizers": list,
     "rng": dict,
 }
-
-# What may differ between a checkpoint and the run that goes on from it: it decides where files lie, how often they are
-# written and how fast the run is, but no weight. EARLY_STOP ends a run on its way and leaves the schedule alone; the
-# initial weights of RESTORE_FROM, and their licence, are in the past. ON_BAD_FILE may become 'skip' where a bad file has
-# ended a run. The images found in the folders are compared by name.
-MAY_CHANGE = frozenset(
-    [
-        "NUM_WORKERS",
-        "ON_BAD_FILE",
-        "DEVICE",
-        "GPU_ID",
-        "DATA_DIRECTORY_SOURCE",
-        "DATA_DIRECTORY_TARGET",
-        "EXP_NAME",
-        "EXP_ROOT",
-        "TRAIN.RESTORE_FROM",
-        "TRAIN.ACCEPT_LICENCE",
-        "TRAIN.EARLY_STOP",
-        "TRAIN.SAVE_PRED_EVERY",
-        "TRAIN.CHECKPOINT_EVERY",
-        "TRAIN.KEEP_CHECKPOINTS",
-        "TRAIN.EVAL_EVERY",
-        "TRAIN.EVAL_SPLIT",
-        "TRAIN.TENSORBOARD_VIZRATE",
-    ]
-)
 
 
 class DamagedCheckpoint(ValueError):
@@ -180,31 +154,23 @@ def must_fit(path: Path) -> Iterator[None]:
         ) from error
 
 
-def fixed_options(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a plain cfg that decide the weights, by dotted name. One that it lacks has its default.
+def fixed_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a cfg, plain or not, that a run cannot change when it goes on, by dotted name: those that decide the weights.
 
-    A cfg lacks an option that was introduced after it was written, whose default is what the program did before. One that
-    has been removed since is there if it was set.
+    One that the cfg lacks was introduced after it was written, and has its default, which is what the program did before.
+    One that has been removed since is there if it was set.
     """
     fixed = {}
     for name, option in flat_options().items():
-        if name in MAY_CHANGE or name.startswith("TEST."):
-            continue
-        value = _value_of(values, name, option.default)
-        try:
-            value = option.read(value)
-        except ValueError:  # of another version, or of no version: it differs from all that are valid
-            value = shown(value)
-        fixed[name] = list(value) if isinstance(value, tuple) else value
-    removed = {name: _value_of(values, name, default) for name, default in REMOVED.items() if name not in FOLDERS}
-    return fixed | {name: shown(value) for name, value in removed.items() if not has_no_effect(name, value)}
-
-
-def _value_of(values: Mapping[str, Any], name: str, default: Any) -> Any:
-    found: Any = values
-    for key in name.split("."):
-        found = found.get(key, default) if isinstance(found, Mapping) else default
-    return found
+        if option.role == "weights":
+            value = option_value(cfg, name, option.default)
+            try:
+                value = option.read(value)
+            except ValueError:  # of another version, or of no version: it differs from all that are valid
+                value = shown(value)
+            fixed[name] = list(value) if isinstance(value, tuple) else value
+    removed = {name: option_value(cfg, name, default) for name, default in REMOVED.items()}
+    return fixed | {name: shown(value) for name, value in removed.items() if not says_nothing(name, value)}
 
 
 def check_unchanged(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any], owner: str) -> None:

@@ -63,7 +63,7 @@ def is_finished(cfg: Any, run: Run) -> bool:
     if not snapshot.is_file():
         return False
     saved = read_weights(snapshot).cfg
-    return bool(saved) and fixed_options(saved) == fixed_options(plain_cfg())
+    return bool(saved) and fixed_options(saved) == fixed_options(cfg)
 
 
 def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, bar_position: int = 0) -> nn.Module:
@@ -158,7 +158,7 @@ class Training:
         self.cfg, self.run, self.device = cfg, run, choose_device(cfg)
         self.path, saved = _find_checkpoint(run.snapshots, resume)
         if saved:
-            check_unchanged(self.path, fixed_options(saved["cfg"]), fixed_options(plain_cfg()), "cfg")
+            check_unchanged(self.path, fixed_options(saved["cfg"]), fixed_options(cfg), "cfg")
             check_versions(self.path, saved["versions"])
         elif resume:
             log.info("%s holds no checkpoint: %s starts from scratch", run.snapshots, run.name)
@@ -231,7 +231,7 @@ class Training:
         """Make the folder this run's: set aside what an earlier one has left there, and write the cfg. Returns where to."""
         remove_parts(self.run.snapshots)
         former = set_aside(self.run.snapshots, after=self.own)
-        save_cfg(self.run.snapshots / "train_cfg.yml")
+        save_cfg(self.cfg, self.run.snapshots / "train_cfg.yml")
         return former
 
     def save_networks(self, done: int) -> None:
@@ -243,7 +243,7 @@ class Training:
         for name, network in networks.items():
             network = published(network, self._adabn)
             if is_main():
-                save_snapshot(self.run.snapshots, network, done, plain_cfg(), name)
+                save_snapshot(self.run.snapshots, network, done, plain_cfg(self.cfg), name)
         if self._bad_files.total:
             log.warning("%s", self._bad_files)
 
@@ -264,7 +264,7 @@ class Training:
             state["validation"] = self._validation.state()
         if is_main():
             self.path = save_checkpoint(
-                self.run.snapshots, done, state, cfg=plain_cfg(), data=self._data, keep=self.cfg.TRAIN.KEEP_CHECKPOINTS
+                self.run.snapshots, done, state, cfg=plain_cfg(self.cfg), data=self._data, keep=self.cfg.TRAIN.KEEP_CHECKPOINTS
             )
 
     def _with_post_mortem(self, error: NonFiniteLoss) -> NonFiniteLoss:
@@ -284,7 +284,7 @@ class Training:
         teacher = None if trainer.teacher is None else trainer.teacher.network
         folder = self.run.snapshots
         try:
-            path = save_post_mortem(folder, error.failed, trainer.network, discriminators, plain_cfg(), teacher)
+            path = save_post_mortem(folder, error.failed, trainer.network, discriminators, plain_cfg(self.cfg), teacher)
         except OSError as failure:  # what went wrong at first is what matters
             return NonFiniteLoss(f"{error}\nThe step could not be saved: {failure}")
         return NonFiniteLoss(f"{error}\nThe step is saved; to see where it began: python scripts/replay.py {path}")

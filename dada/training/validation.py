@@ -101,7 +101,7 @@ class Validation:
             self._best = {"iter": done, "mIoU": found.miou}
             if is_main():
                 chosen = {**self._best, "by": self._measured}
-                content = {"state_dict": copied.state_dict(), "iter": done, "cfg": plain_cfg(), "versions": versions()}
+                content = {"state_dict": copied.state_dict(), "iter": done, "cfg": plain_cfg(self._cfg), "versions": versions()}
                 save_whole(self._path, {**content, "chosen": chosen})
         return found
 
