@@ -28,9 +28,9 @@ What an option decides:
 """
 _HEAD += "".join(f"- *{role}*: {sentence}\n" for role, sentence in ROLES.items())
 _HEAD += """
-A run that goes on from a checkpoint must have the *weights* options that it began with; all others may change. `scripts/report.py` takes runs
-for seeds of one method if no option of *weights*, *span* or *score* differs but the seed. A release leaves out what belongs to the *machine*,
-and files (*local*), which reports compare by name.
+A run that goes on from a checkpoint must have the *weights* options that it began with; all others may change.
+`scripts/report.py` takes runs for seeds of one method if no option of *weights*, *span* or *score* differs but the seed.
+A release leaves out what belongs to the *machine*, and files (*local*), which reports compare by name.
 """
 
 # What belongs together, in the order of the page; "" are the options without a section.

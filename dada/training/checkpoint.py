@@ -155,7 +155,7 @@ def must_fit(path: Path) -> Iterator[None]:
 
 
 def fixed_options(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a cfg, plain or not, that a run cannot change when it goes on, by dotted name: those that decide the weights.
+    """The options of a cfg, plain or not, that decide the weights, by dotted name: a run that goes on cannot change them.
 
     One that the cfg lacks was introduced after it was written, and has its default, which is what the program did before.
     One that has been removed since is there if it was set.
