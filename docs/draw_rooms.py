@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -85,19 +86,23 @@ def imports_of(modules: Mapping[str, Path]) -> Iterator[Import]:
     """
     for name, path in modules.items():
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in _import_statements(path):
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
+            else:
                 above = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1]) if node.level else ""
                 base = ".".join(filter(None, (above, node.module)))
                 whole = [f"{base}.{alias.name}" for alias in node.names]
                 targets = [full if full in modules else base for full in whole]
-            else:
-                continue
             for target in dict.fromkeys(targets):
                 if target in modules and target not in ("dada", name):
                     yield Import(name, target, node.lineno)
+
+
+@cache
+def _import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
 def room_of(module: str) -> str:

@@ -2,8 +2,8 @@
 
 import ast
 import importlib.util
-import shutil
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -14,13 +14,14 @@ rooms = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(rooms)
 
 METHOD = "dada.domain_adaptation."
+MODULES = rooms.modules_of()
 
 
-def upward(root: Path) -> list[str]:
+def upward(modules: Mapping[str, Path]) -> list[str]:
     """Imports that do not go to a lower layer; inside a room they are free, but for the method, which has an order of its own."""
     outer, inner = rooms.layer_of(rooms.LAYERS), rooms.layer_of(rooms.METHOD_LAYERS)
     found = []
-    for i in rooms.imports_of(rooms.modules_of(root)):
+    for i in rooms.imports_of(modules):
         a, b, depth = rooms.room_of(i.importer), rooms.room_of(i.imported), outer
         if a == b and i.importer.startswith(METHOD) and i.imported.startswith(METHOD):
             a, b, depth = i.importer.split(".")[2], i.imported.split(".")[2], inner
@@ -29,10 +30,10 @@ def upward(root: Path) -> list[str]:
     return found
 
 
-def in_circles(root: Path) -> set[str]:
+def in_circles(modules: Mapping[str, Path]) -> set[str]:
     """Modules that import each other, over however many others."""
     imports: dict[str, set[str]] = {}
-    for i in rooms.imports_of(rooms.modules_of(root)):
+    for i in rooms.imports_of(modules):
         imports.setdefault(i.importer, set()).add(i.imported)
     left = set(imports)
     # What imports nothing that is left is in no circle; take it away until nothing changes.
@@ -44,11 +45,12 @@ def in_circles(root: Path) -> set[str]:
     return left
 
 
-def places_counted_in_folders(root: Path) -> list[str]:
+def places_counted_in_folders(modules: Mapping[str, Path]) -> list[str]:
     """`Path(__file__).parents[n]` and `.parent.parent` outside config/, which go wrong without a word when a file moves."""
     found = []
-    for name, path in rooms.modules_of(root).items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for name, path in modules.items():
+        source = path.read_text(encoding="utf-8")
+        for node in ast.walk(ast.parse(source)) if "__file__" in source else ():
             text = ast.unparse(node) if isinstance(node, (ast.Attribute, ast.Subscript)) else ""
             counted = ".parent.parent" in text or ".parents[" in text
             if "__file__" in text and counted and not name.startswith("dada.config"):
@@ -56,30 +58,29 @@ def places_counted_in_folders(root: Path) -> list[str]:
     return found
 
 
-@pytest.fixture
-def copy(tmp_path):
-    """The package, to be spoilt."""
-    shutil.copytree(ROOT / "dada", tmp_path / "dada", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-def add(file: Path, text: str) -> None:
-    file.write_text(file.read_text(encoding="utf-8") + text, encoding="utf-8")
+def spoilt(folder: Path, added: Mapping[str, str]) -> dict[str, Path]:
+    """MODULES, with this text at the end of these; a copy of each stands in `folder`."""
+    changed = {}
+    for name, text in added.items():
+        changed[name] = folder / f"{name}.py"
+        former = MODULES[name].read_text(encoding="utf-8") if name in MODULES else ""
+        changed[name].write_text(former + text, encoding="utf-8")
+    return MODULES | changed
 
 
 def test_every_room_has_a_layer():
     known = {"dada", *rooms.layer_of(rooms.LAYERS)}
-    assert {rooms.room_of(name) for name in rooms.modules_of()} <= known, "name the new one in LAYERS of docs/draw_rooms.py"
-    inside = {n.split(".")[2] for n in rooms.modules_of() if n.startswith(METHOD)}
+    assert {rooms.room_of(name) for name in MODULES} <= known, "name the new one in LAYERS of docs/draw_rooms.py"
+    inside = {n.split(".")[2] for n in MODULES if n.startswith(METHOD)}
     assert inside == set(rooms.layer_of(rooms.METHOD_LAYERS)), "METHOD_LAYERS of docs/draw_rooms.py"
 
 
 def test_no_import_goes_up():
-    assert not upward(ROOT)
+    assert not upward(MODULES)
 
 
 def test_no_modules_import_each_other():
-    assert not in_circles(ROOT)
+    assert not in_circles(MODULES)
 
 
 @pytest.mark.parametrize(
@@ -91,29 +92,27 @@ def test_no_modules_import_each_other():
         "\nfrom ..evaluation import metrics\n",
     ],
 )
-def test_an_import_that_is_turned_around_is_found(copy, text):
-    add(copy / "dada/dataset/sample.py", text)
-    (line,) = upward(copy)
+def test_an_import_that_is_turned_around_is_found(tmp_path, text):
+    (line,) = upward(spoilt(tmp_path, {"dada.dataset.sample": text}))
     assert line.startswith("dada.dataset.sample:")
 
 
-def test_an_import_that_goes_up_inside_the_method_is_found(copy):
-    add(copy / "dada/domain_adaptation/step.py", "\nfrom dada.domain_adaptation import objectives\n")
-    (line,) = upward(copy)
+def test_an_import_that_goes_up_inside_the_method_is_found(tmp_path):
+    (line,) = upward(spoilt(tmp_path, {"dada.domain_adaptation.step": "\nfrom dada.domain_adaptation import objectives\n"}))
     assert line.startswith("dada.domain_adaptation.step:") and line.endswith("imports dada.domain_adaptation.objectives")
 
 
-def test_a_circle_inside_a_room_is_found(copy):
-    (copy / "dada/model/one.py").write_text("from dada.model import two\n")
-    (copy / "dada/model/two.py").write_text("def late():\n    from dada.model.one import x\n")
-    assert in_circles(copy) == {"dada.model.one", "dada.model.two"}
+def test_a_circle_inside_a_room_is_found(tmp_path):
+    one, two = "from dada.model import two\n", "def late():\n    from dada.model.one import x\n"
+    modules = spoilt(tmp_path, {"dada.model.one": one, "dada.model.two": two})
+    assert in_circles(modules) == {"dada.model.one", "dada.model.two"}
 
 
-def test_places_are_not_counted_in_folders(copy):
-    assert not places_counted_in_folders(ROOT)
-    add(copy / "dada/model/outputs.py", "\nROOT = Path(__file__).resolve().parents[2]\n")
-    add(copy / "dada/model/depth.py", "\nROOT = Path(__file__).parent.parent / 'configs'\n")
-    assert {name.split(":")[0] for name in places_counted_in_folders(copy)} == {"dada.model.outputs", "dada.model.depth"}
+def test_places_are_not_counted_in_folders(tmp_path):
+    assert not places_counted_in_folders(MODULES)
+    parents, parent = "\nROOT = Path(__file__).resolve().parents[2]\n", "\nROOT = Path(__file__).parent.parent / 'configs'\n"
+    modules = spoilt(tmp_path, {"dada.model.outputs": parents, "dada.model.depth": parent})
+    assert {name.split(":")[0] for name in places_counted_in_folders(modules)} == {"dada.model.outputs", "dada.model.depth"}
 
 
 def reads_of_the_global_cfg(root: Path) -> list[str]:
@@ -148,5 +147,5 @@ def test_a_read_of_the_global_cfg_is_noticed(copy):
 
 
 def test_no_two_modules_have_one_name():
-    names = Counter(name.rpartition(".")[2] for name in rooms.modules_of() if not name.startswith("dada.commands."))
+    names = Counter(name.rpartition(".")[2] for name in MODULES if not name.startswith("dada.commands."))
     assert [name for name, count in names.items() if count > 1] == []
