@@ -24,6 +24,7 @@ demo: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 check: lint
 	$(BIN)/python -m pytest --fast
