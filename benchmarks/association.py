@@ -131,7 +131,7 @@ class PeakMemory:
 
 def run_once(case: str, impl: str, device: str, batch: int) -> dict:
     """One forward and backward pass in this process."""
-    from dada.domain_adaptation.contrastive_learning import cycle_association_loss
+    from dada.domain_adaptation.cycle_association import cycle_association_loss
 
     metric, channels, side = parse_case(case)
 

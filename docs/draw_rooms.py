@@ -34,9 +34,9 @@ METHOD_LAYERS = (
     ("objectives",),
     ("association_term", "adversarial", "self_training"),
     ("step",),
-    ("cycle_rates",),
-    ("contrastive_learning", "losses", "teacher"),
+    ("cycle_rates", "cycle_association"),
     ("association",),
+    ("contrastive_learning", "losses", "teacher"),
 )
 SENTENCES = {
     "commands": "what each command does",

@@ -16,10 +16,10 @@ from tiny import tiny_options
 
 from dada import config
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation import contrastive_learning, losses
+from dada.domain_adaptation import contrastive_learning, cycle_association, losses
 
 if os.environ.get(on_device.VARIABLE) and not on_device.missing():
-    on_device.move_functions([losses, contrastive_learning], on_device.DEVICE)
+    on_device.move_functions([losses, contrastive_learning, cycle_association], on_device.DEVICE)
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from dada.build import build_network
 from dada.commands.export import Exportable
 from dada.config import cfg, cfg_from_list, reset
-from dada.domain_adaptation import adversarial, contrastive_learning, losses
+from dada.domain_adaptation import adversarial, cycle_association, losses
 from dada.domain_adaptation.association import form, operators
 from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.domain_adaptation.teacher import Teacher
@@ -77,10 +77,10 @@ def works() -> dict[str, Callable[[torch.device], Work]]:
 @contextmanager
 def fresh(name: str) -> Iterator[None]:
     """The cfg at its defaults, small discriminators, and forms that a GPU takes: host and device apart, no dense association."""
-    dense = contrastive_learning.DENSE_ELEMENTS if "small maps" in name else 0
+    dense = cycle_association.DENSE_ELEMENTS if "small maps" in name else 0
     with (
         mock.patch.object(form, "STATIC_DEVICES", ("cuda", "cpu")),
-        mock.patch.object(contrastive_learning, "DENSE_ELEMENTS", dense),
+        mock.patch.object(cycle_association, "DENSE_ELEMENTS", dense),
         mock.patch.object(losses, "_host_knows", lambda x: False),
         mock.patch.object(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4)),
     ):

@@ -4,13 +4,8 @@ import pytest
 import torch
 from golden_cases import Case, assert_close_relative, golden_cases
 
-from dada.domain_adaptation.contrastive_learning import (
-    contrast_normalize,
-    cycle_associate,
-    cycle_association_loss,
-    similarity,
-    spatial_aggregation,
-)
+from dada.domain_adaptation.contrastive_learning import contrast_normalize, cycle_associate, similarity
+from dada.domain_adaptation.cycle_association import cycle_association_loss, spatial_aggregation
 
 ASSOCIATION = golden_cases("plca_association.npz")
 INTERMEDIATE = golden_cases("plca_intermediate.npz")

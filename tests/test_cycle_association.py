@@ -11,12 +11,11 @@ from dada.domain_adaptation.contrastive_learning import (
     contrast_normalize,
     cosine_similarity,
     cycle_associate,
-    cycle_association_loss,
     kl_similarity,
     labels_at,
     similarity,
-    spatial_aggregation,
 )
+from dada.domain_adaptation.cycle_association import cycle_association_loss, spatial_aggregation
 
 IGNORE = 255
 

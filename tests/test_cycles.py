@@ -8,7 +8,8 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.association_term import association_term
-from dada.domain_adaptation.contrastive_learning import Cycles, cycle_association_loss, find_cycles, labels_at
+from dada.domain_adaptation.contrastive_learning import Cycles, labels_at
+from dada.domain_adaptation.cycle_association import cycle_association_loss, find_cycles
 from dada.domain_adaptation.cycle_rates import turning_confidence
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.step import Step
@@ -48,13 +49,14 @@ def test_the_term_is_the_published_loss_between_the_images_of_the_step(level, me
     labels = labels_at(step.source.label, source.shape[-2:])
     options = {"aggregate": aggregate, "alpha": 0.4}
     want = cycle_association_loss(source, target, labels, metric=metric, **options)
-    torch.testing.assert_close(association_term(level, K, **options)(step), want.loss)
-    assert step.notes[f"{level}/closed"] == want.closed / want.labelled
-    assert step.notes[f"{level}/covered"] == want.covered / want.closed
+    loss, notes = association_term(level, K, **options)(step)
+    torch.testing.assert_close(loss, want.loss)
+    assert notes.scalars[f"{level}/closed"] == want.closed / want.labelled
+    assert notes.scalars[f"{level}/covered"] == want.covered / want.closed
     closed, there = want.cycles.closed, want.cycles.target_index
     probabilities = step.target_outputs.logits.softmax(1).flatten(2)
     sure = [probabilities[b, labels.flatten(1)[b, i], there[b, i]] for b, i in closed.nonzero().tolist()]
-    torch.testing.assert_close(step.notes[f"{level}/confidence"], torch.stack(sure).mean())
+    torch.testing.assert_close(notes.scalars[f"{level}/confidence"], torch.stack(sure).mean())
 
 
 def test_confidence_is_the_probability_of_the_cycles_class_where_it_turns_around():
@@ -67,17 +69,17 @@ def test_confidence_is_the_probability_of_the_cycles_class_where_it_turns_around
 
 def test_rates_of_each_class_are_those_of_its_pixels():
     step = step_of()
-    association_term("fass", K, aggregate=True, alpha=0.5)(step)
+    notes = association_term("fass", K, aggregate=True, alpha=0.5)(step).notes
     source, target = maps(step, "fass")
     labels = labels_at(step.source.label, source.shape[-2:])
     cycles = find_cycles(source, target, labels)
     for k in range(K):
         mine = labels.flatten(1) == k
-        torch.testing.assert_close(step.by_class["fass/closed"][k], cycles.closed[mine].double().mean())
+        torch.testing.assert_close(notes.by_class["fass/closed"][k], cycles.closed[mine].double().mean())
     step = step_of()
     step.source.label[step.source.label == 2] = 1
-    association_term("fass", K, aggregate=True, alpha=0.5)(step)
-    assert step.by_class["fass/closed"].isnan().tolist() == [False, False, True, False]
+    notes = association_term("fass", K, aggregate=True, alpha=0.5)(step).notes
+    assert notes.by_class["fass/closed"].isnan().tolist() == [False, False, True, False]
 
 
 def test_unequal_batches_cannot_be_paired():

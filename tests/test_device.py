@@ -17,7 +17,7 @@ import dada
 from dada.command_line import load_cfg
 from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list, reset
-from dada.domain_adaptation import adversarial, contrastive_learning
+from dada.domain_adaptation import adversarial, cycle_association
 from dada.domain_adaptation.association import form
 from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.model.discriminator import FCDiscriminator
@@ -288,7 +288,7 @@ def test_no_step_needs_float64_where_there_is_none(method, monkeypatch):
     meta = torch.device("meta")
     monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("meta",))
     monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
     monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
     cfg_from_list(
@@ -306,5 +306,5 @@ def test_no_step_needs_float64_where_there_is_none(method, monkeypatch):
     trainer = Trainer(network, build_objective(cfg, meta, TORCHVISION_RGB), optimizer, max_iterations=5)
     with NoFloat64():
         step = trainer.step(random_batch(num_classes=7).to(meta), random_batch(num_classes=7, seed=1).to(meta))
-        values = trainer.backward(step, 0, check=False)
-        torch.stack([v.to(module.widest(v.device)) for v in values.values()])
+        values, notes = trainer.backward(step, 0, check=False)
+        torch.stack([v.to(module.widest(v.device)) for v in (*values.values(), *notes.scalars.values())])

@@ -12,7 +12,7 @@ from tiny import TinyNetwork, random_batch
 from dada.build import eval_loader as build_eval_loader
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Batch
-from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+from dada.domain_adaptation.cycle_association import spatial_aggregation
 from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
 from dada.evaluation.predictor import Predictor
 from dada.label_sets import label_set

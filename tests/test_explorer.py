@@ -12,7 +12,8 @@ from browser import Browser, find_chromium
 from tiny import TINY_NETWORK, TinyNetwork
 
 from dada.config import cfg, plain_cfg
-from dada.domain_adaptation.contrastive_learning import find_cycles, similarity
+from dada.domain_adaptation.contrastive_learning import similarity
+from dada.domain_adaptation.cycle_association import find_cycles
 from dada.explorer.cycle_page import explore, page
 from dada.explorer.pairs import Pair, View, datasets, read_pairs, view_of
 from dada.explorer.prepare import page_maps, prepare

@@ -32,9 +32,9 @@ def intended_waits(name: str) -> Counter[str]:
         steps = 2 if name.startswith("two steps") else 1
         adversaries = {"AdvEnt": 2, "AdvEnt, association": 1}.get(name, int("DADA" in name or "PLCA_adv" in name))
         # Losses are finite: of the network, and of each discriminator. Then what the log shows, once.
-        waits = Counter({f"{TRAINER} _check_finite": steps * (1 + adversaries), f"{TRAINER} iterate": 1})
+        waits = Counter({f"{TRAINER} _check_finite": steps * (1 + adversaries), f"{TRAINER} _means": 1})
         if "small maps" in name:  # the plain form lists the cycles that close, for features and for classes
-            waits["domain_adaptation/contrastive_learning.py _dense_sum"] = 2
+            waits["domain_adaptation/contrastive_learning.py dense_loss"] = 2
         return waits
     if name in TESTS:
         return EVALUATED

@@ -2,7 +2,12 @@
 
 import pytest
 
-from dada.domain_adaptation import contrastive_learning
+from dada.domain_adaptation import contrastive_learning, cycle_association
+
+
+def test_the_public_functions_can_be_imported_from_the_module_of_the_definition():
+    for name in ("cycle_association_loss", "find_cycles", "spatial_aggregation"):
+        assert getattr(contrastive_learning, name) is getattr(cycle_association, name)
 
 
 @pytest.mark.parametrize("former, name", [("association_loss", "cycle_association_loss"), ("cycle_association", "find_cycles")])

@@ -17,7 +17,7 @@ from test_streaming_association import assert_same, cases, random_case, run, sma
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dada.domain_adaptation import contrastive_learning
+from dada.domain_adaptation import cycle_association
 from dada.domain_adaptation.association import (
     aggregation,
     check,
@@ -29,7 +29,7 @@ from dada.domain_adaptation.association import (
     streamed_loss,
     tiles,
 )
-from dada.domain_adaptation.contrastive_learning import cycle_association_loss, find_cycles
+from dada.domain_adaptation.cycle_association import cycle_association_loss, find_cycles
 from dada.matmul_precision import full_float32_products
 
 METRICS = pytest.mark.parametrize("metric", ["cos", "kl"])
@@ -294,7 +294,7 @@ def test_more_versions_than_torch_keeps_are_reported_once_and_computed_all_the_s
 @pytest.fixture
 def like_cuda(static, monkeypatch):
     """The CPU as a device on which "auto" takes the fused form for maps of any size, and has not yet."""
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)
     monkeypatch.setattr(check, "FUSED_DEVICES", ("cpu",))
     monkeypatch.setattr(check, "_passed", {})
     for name, size in (("SOURCE", (5, 5)), ("TARGET", (3, 9))):  # several stripes still
@@ -309,7 +309,7 @@ def eager(monkeypatch):
 
 def auto_form(metric="cos", dtype=torch.float32):
     source, target, _ = random_case(0, 1, 4, (3, 4), (4, 3), metric, dtype=dtype)
-    return contrastive_learning._form("auto", metric, source, target)
+    return cycle_association.choose_form("auto", metric, source, target)
 
 
 @METRICS
@@ -418,6 +418,8 @@ def test_stripes_of_a_gpu_fill_it_and_stay_bounded():
     for side in (128, 160, 512, 4096):
         rows = tiles.stripe_height(side**2, 2048, gpu)
         assert 1 <= rows <= 2048 and rows * side**2 <= 2**25
+        assert tiles.stripe_height(side**2, 2048, gpu, tiles=4) == max(1, min(2048, 2**23 // side**2))
+        assert 4 * tiles.stripe_height(side**2, 19, gpu, tiles=4) * side**2 <= max(14 * 2**20, 4 * side**2)
 
 
 @pytest.mark.parametrize("channels, products", [(150, 1), (2048, 11)])
@@ -653,7 +655,7 @@ def test_half_products_move_gradients_by_their_rounding(halves, metric, monkeypa
 @pytest.mark.parametrize("impl", ["streaming", "fused", "auto"])
 def test_on_cuda_values_are_those_of_the_dense_form_and_nothing_waits(impl, metric, monkeypatch):
     monkeypatch.undo()  # tiles of their real size
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)
     source, target, labels = random_case(0, 2, 32, (50, 33), (41, 39), metric, classes=3)
     want, want_grads = run(source, target, labels, metric=metric, impl="dense")
     case = [x.cuda() for x in (source, target, labels)]

@@ -6,8 +6,8 @@ import pytest
 import torch
 from test_streaming_association import random_case, run
 
-from dada.domain_adaptation import contrastive_learning
-from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+from dada.domain_adaptation import cycle_association
+from dada.domain_adaptation.cycle_association import spatial_aggregation
 
 pytestmark = pytest.mark.gpu
 
@@ -67,7 +67,7 @@ def test_loss_and_gradients_are_those_of_float64_up_to_rounding(impl, metric, pr
 def test_aggregation_is_that_of_float64_up_to_rounding(metric, precision, device, record_property, monkeypatch):
     target = random_case(0, 2, 24, (30, 23), (21, 29), metric)[1]
     want = spatial_aggregation(target, metric=metric)
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)  # in tiles, as maps of a network are
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)  # in tiles, as maps of a network are
     with products(precision):
         got = spatial_aggregation(to(device, target, precision), metric=metric)
     record_property("error of the aggregation", distance(got, want))

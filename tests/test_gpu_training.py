@@ -68,7 +68,7 @@ def compare(device, record_property, *pairs, value=VALUE, limit=GRADIENT):
     results = []
     for where in (CPU, device):
         trainer, batches = step(where, *pairs)
-        values, _ = trainer.iterate(0, batches)
+        values = trainer.iterate(0, batches).values
         results.append((values, gradient(trainer)))
     (want, want_gradient), (got, got_gradient) = results
     assert got.keys() == want.keys() and len(want_gradient) == len(got_gradient) > 0
@@ -97,7 +97,7 @@ def test_a_step_in_bfloat16_is_near_that_of_the_cpu(device, record_property):
 def test_self_training_runs_and_teaches(device):
     trainer, batches = step(device, *MIXING, iterations=2)
     for number in range(2):
-        values, _ = trainer.iterate(number, batches)
+        values = trainer.iterate(number, batches).values
     assert all(torch.tensor(value).isfinite() for value in values.values())
     assert gradient(trainer).norm() > 0
 

@@ -102,6 +102,11 @@ def test_an_import_that_goes_up_inside_the_method_is_found(tmp_path):
     assert line.startswith("dada.domain_adaptation.step:") and line.endswith("imports dada.domain_adaptation.objectives")
 
 
+def test_the_definition_of_cycle_association_knows_nothing_of_tiles_or_ranks():
+    imported = {i.imported for i in rooms.imports_of(MODULES) if i.importer == METHOD + "contrastive_learning"}
+    assert imported == {"dada.matmul_precision"}
+
+
 def test_a_circle_inside_a_room_is_found(tmp_path):
     one, two = "from dada.model import two\n", "def late():\n    from dada.model.one import x\n"
     modules = spoilt(tmp_path, {"dada.model.one": one, "dada.model.two": two})

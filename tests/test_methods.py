@@ -35,7 +35,7 @@ def trained_once(*pairs):
     cfg_from_list([f"TRAIN.MODEL={TINY_NETWORK}", "TRAIN.LAMBDA_LOVASZ=0.75", *pairs])
     network = copy.deepcopy(network_of(cfg.TRAIN.MODEL, cfg.TRAIN.MULTI_LEVEL, cfg.USE_DEPTH)).train()
     trainer = Trainer(network, build_objective(cfg, CPU), build_optimizer(network, cfg), max_iterations=10)
-    values, _ = trainer.iterate(0, iter([pair()]))
+    values = trainer.iterate(0, iter([pair()])).values
     return trainer, values
 
 
@@ -69,7 +69,7 @@ def test_association_compares_the_maps_that_depth_was_fused_into():
     trainer, _ = trained_once("TRAIN.DA_METHOD=DADA", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True")
     fass = next(t for t in trainer.objective.terms if t.name == "loss_fass")
     trainer.network.zero_grad()
-    fass.compute(Step(trainer.network, *pair())).backward()
+    fass.compute(Step(trainer.network, *pair())).loss.backward()
     assert all(conv.weight.grad.abs().sum() > 0 for conv in trainer.network.depth_modules())
 
 

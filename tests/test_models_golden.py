@@ -259,7 +259,7 @@ def test_the_caffe_file_gives_the_published_trunk(case, tmp_path):
 
 @with_arrays("test_aggregated_probs")
 def test_features_aggregated_before_the_classifier_at_test_time(case, model):
-    from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+    from dada.domain_adaptation.cycle_association import spatial_aggregation
 
     model = model.double()
     try:

@@ -9,7 +9,7 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.association_term import association_term
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step
 from dada.label_sets import label_set
 from dada.normalization import TORCHVISION_RGB
 from dada.training import drawing as log_figures
@@ -56,7 +56,7 @@ def test_pictures_come_once_a_period_of_what_is_computed_already(tmp_path, step)
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=2"])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         for iteration in range(4):
-            monitor.pictures(iteration, step)
+            monitor.pictures(iteration, step, Notes())
     assert step._network.calls == 1  # drawing runs no network, which would move batch norm
     written = events(tmp_path / "logs")
     assert set(written.Tags()["images"]) == {"Image - S", "Prediction - S", "Entropy - S", "Confusion - S"}
@@ -68,17 +68,17 @@ def test_pictures_of_both_domains_where_both_are_computed(tmp_path, step):
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     _ = step.target_outputs
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
-        monitor.pictures(0, step)
+        monitor.pictures(0, step, Notes())
     assert {"Image - T", "Prediction - T", "Entropy - T"} < set(events(tmp_path / "logs").Tags()["images"])
 
 
 def test_followed_cycles_are_drawn(tmp_path, step):
     _ = step.target_outputs
-    association_term("fass", 16, aggregate=True, alpha=0.5)(step)
+    notes = association_term("fass", 16, aggregate=True, alpha=0.5)(step).notes
     calls = step._network.calls
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
-        monitor.pictures(0, step)
+        monitor.pictures(0, step, notes)
     assert step._network.calls == calls
     written = events(tmp_path / "logs")
     assert [tag for tag in written.Tags()["images"] if "Cycles" in tag] == ["Cycles - fass"]
@@ -93,7 +93,7 @@ def test_pictures_are_drawn_beside_the_training_and_all_are_there_at_its_end(tmp
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         for iteration in range(10):  # more than may wait
-            monitor.pictures(iteration, step)
+            monitor.pictures(iteration, step, Notes())
     assert [e.step for e in events(tmp_path / "logs").Images("Confusion - S")][-1] == 9
     assert len(threads) == 10 and threading.main_thread() not in threads
 
@@ -102,7 +102,7 @@ def test_a_picture_that_cannot_be_drawn_does_not_end_the_run(tmp_path, step, mon
     monkeypatch.setattr(log_figures, "as_pixels", lambda figure: 1 / 0)
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
-        monitor.pictures(3, step)
+        monitor.pictures(3, step, Notes())
     assert "picture 'Confusion - S' of iteration 3 could not be drawn" in caplog.text
 
 
@@ -111,7 +111,7 @@ def test_without_folder_nothing_is_written(tmp_path, monkeypatch, step):
     cfg_from_list(["TRAIN.TENSORBOARD_VIZRATE=1"])
     with Monitor(None, cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         monitor.scalars(0, {"loss_x": 1.0}, optimizer())
-        monitor.pictures(0, step)
+        monitor.pictures(0, step, Notes())
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,11 +122,11 @@ def test_the_folder_appears_with_the_first_thing_written(tmp_path):
 
 
 def test_what_terms_note_for_each_class_is_shown_by_name_but_not_for_classes_that_are_absent(tmp_path, step):
-    step.by_class["fass/closed"] = torch.full((16,), torch.nan)
-    step.by_class["fass/closed"][[0, 10]] = torch.tensor([0.5, 0.25])
+    rates = torch.full((16,), torch.nan)
+    rates[[0, 10]] = torch.tensor([0.5, 0.25])
     with Monitor(tmp_path / "logs", cfg, TORCHVISION_RGB, label_set(16)) as monitor:
         for iteration in range(cfg.TRAIN.TENSORBOARD_VIZRATE):
-            monitor.by_class(iteration, step)
+            monitor.by_class(iteration, step, Notes(by_class={"fass/closed": rates}))
     written = events(tmp_path / "logs")
     names = label_set(16).names
     closed = {tag: written.Scalars(tag)[0].value for tag in written.Tags()["scalars"] if "fass/closed" in tag}

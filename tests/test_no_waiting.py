@@ -15,7 +15,7 @@ from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.dataset import SegmentationDataset
-from dada.domain_adaptation import adversarial, contrastive_learning, losses
+from dada.domain_adaptation import adversarial, cycle_association, losses
 from dada.domain_adaptation.association import form
 from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.label_sets import label_set
@@ -35,7 +35,7 @@ def test_the_stand_in_for_a_gpu_refuses_to_tell_values(question):
 @pytest.mark.parametrize("method", METHODS)
 def test_no_term_of_any_method_asks_for_a_value(method, monkeypatch):
     monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
     monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
     monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
     cfg_from_list(

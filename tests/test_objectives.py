@@ -80,7 +80,7 @@ def test_no_term_changes_with_the_targets_label_and_depth():
     target = random_batch(seed=2)
     other = target._replace(label=(target.label + 1) % 5, depth=target.depth + 1)
     results = [objective(Step(network, random_batch(seed=1), t), 0) for t in (target, other)]
-    assert {n: v.item() for n, (_, v) in results[0].items()} == {n: v.item() for n, (_, v) in results[1].items()}
+    assert {n: v.item() for n, (_, v) in results[0].terms.items()} == {n: v.item() for n, (_, v) in results[1].terms.items()}
 
 
 @pytest.mark.parametrize("align_corners", [True, False])
@@ -212,7 +212,7 @@ def test_only_source_terms_need_no_target():
 
 def test_source_terms_compute_on_a_step_without_target():
     objective = build("TRAIN.LAMBDA_LOVASZ=1")
-    found = objective(Step(TinyNetwork(16), random_batch(), None), 0)
+    found = objective(Step(TinyNetwork(16), random_batch(), None), 0).terms
     assert {name: value.isfinite().item() for name, (_, value) in found.items()} == {
         "loss_seg_src_main": True,
         "loss_lovasz": True,
@@ -235,11 +235,11 @@ def test_consistency_teaches_the_second_view_with_the_first_and_notes_its_confid
     step = step_of()
     threshold = step.target_outputs.logits.softmax(1).amax(1).median().item()
     found = terms("CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", f"TRAIN.CONSISTENCY_THRESHOLD={threshold}")
-    value = found["loss_consistency"].compute(step)
+    value, notes = found["loss_consistency"].compute(step)
     confidence, pseudo = step.target_outputs.logits.softmax(1).max(1)
     nll = -step.view_outputs.logits.log_softmax(1).gather(1, pseudo[:, None])[:, 0]
     torch.testing.assert_close(value, (nll * (confidence >= threshold)).sum() / nll.numel())
-    torch.testing.assert_close(step.notes["target/confident"], (confidence >= threshold).float().mean())
+    torch.testing.assert_close(notes.scalars["target/confident"], (confidence >= threshold).float().mean())
 
 
 def test_class_association_averages_a_finer_prediction_to_the_size_of_the_features():
@@ -250,9 +250,9 @@ def test_class_association_averages_a_finer_prediction_to_the_size_of_the_featur
         return outputs._replace(features=coarse(outputs.features))
 
     step = step_of(network)
-    cass = terms("CONTRASTIVE_LEARNING=True")["loss_cass"].compute(step)
+    cass = terms("CONTRASTIVE_LEARNING=True")["loss_cass"].compute(step).loss
     pooled = step_of(lambda image: outputs_with_pooled_probabilities(network(image), coarse))
-    torch.testing.assert_close(cass, terms()["loss_cass"].compute(pooled), rtol=1e-4, atol=0)
+    torch.testing.assert_close(cass, terms()["loss_cass"].compute(pooled).loss, rtol=1e-4, atol=0)
 
 
 def outputs_with_pooled_probabilities(outputs, pool):
@@ -261,9 +261,9 @@ def outputs_with_pooled_probabilities(outputs, pool):
 
 def test_association_notes_how_many_cycles_close_and_how_much_of_the_target_they_cover():
     step = step_of()
-    terms("CONTRASTIVE_LEARNING=True")["loss_fass"].compute(step)
-    assert {"fass/closed", "fass/covered", "fass/confidence"} == set(step.notes)
-    assert all(0 < note <= 1 for note in step.notes.values())
+    notes = terms("CONTRASTIVE_LEARNING=True")["loss_fass"].compute(step).notes.scalars
+    assert {"fass/closed", "fass/covered", "fass/confidence"} == set(notes)
+    assert all(0 < note <= 1 for note in notes.values())
 
 
 def test_depth_is_learnt_on_the_source_by_reverse_huber():

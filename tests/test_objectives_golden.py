@@ -54,9 +54,8 @@ def run(case: Case, dtype: torch.dtype):
     batches = [Batch(images[d], case.tensor(f"gt_{d}"), None, [], []) for d in "ST"]
     objective = build_objective(cfg, torch.device("cpu"))
     losses = objective(Step(network, *batches, align_corners=cfg.ALIGN_CORNERS), 0)
-    total = sum(weight * value for weight, value in losses.values())
-    total.backward()
-    return {name: value for name, (_, value) in losses.items()}, total, {n: x.grad for n, x in given.items()}
+    losses.total.backward()
+    return {name: value for name, (_, value) in losses.terms.items()}, losses.total, {n: x.grad for n, x in given.items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -159,7 +159,7 @@ def test_the_mix_term_is_the_formula_by_hand(network, monkeypatch):
     monkeypatch.setattr(terms, "class_mask", lambda labels, k: mask)
     network.eval()
     step = step_of(network, Teacher(network, 0.9))
-    loss = terms.class_mix(0.25, unchanged)(step)
+    loss, notes = terms.class_mix(0.25, unchanged)(step)
     image = torch.where(mask[:, None], step.source.image, step.target.image)
     labels = torch.where(mask, step.source.label, step.pseudo_labels)
     q = (step.pseudo_confidence >= 0.25).float().mean((1, 2))
@@ -168,14 +168,15 @@ def test_the_mix_term_is_the_formula_by_hand(network, monkeypatch):
     torch.testing.assert_close(loss, torch.where(mask, cross_entropy, q[:, None, None] * cross_entropy).mean())
     assert q.min() > 0 and q.max() < 1
     agreement = (logits.argmax(1) == step.pseudo_labels)[~mask].float().mean()
-    torch.testing.assert_close(step.notes["mix/agreement"], agreement)
+    torch.testing.assert_close(notes.scalars["mix/agreement"], agreement)
 
 
 def test_fewer_source_images_are_pasted_again():
     network = TinyNetwork(5)
     source, target = random_batch(1, seed=1), random_batch(3, seed=2)
     step = Step(network, source, target, teacher=Teacher(network, 0.9))
-    assert terms.class_mix(0.5, unchanged)(step).isfinite() and step.pictures["mixed"].shape == (3, 3, 32, 40)
+    loss, notes = terms.class_mix(0.5, unchanged)(step)
+    assert loss.isfinite() and notes.pictures["mixed"].shape == (3, 3, 32, 40)
 
 
 def test_patches_are_hidden_whole_at_the_ratio():
@@ -193,7 +194,7 @@ def test_the_masked_term_is_the_formula_by_hand_and_keeps_the_running_statistics
     network.stem[2].eval()
     step = step_of(network, Teacher(network, 0.9))
     before = copy.deepcopy(dict(network.stem[1].named_buffers()))
-    loss = terms.masked_consistency(0.25, 0.7, 8, unchanged)(step)
+    loss = terms.masked_consistency(0.25, 0.7, 8, unchanged)(step).loss
     assert same(dict(network.stem[1].named_buffers()), before) and network.stem[1].momentum == 0.1
     q = (step.pseudo_confidence >= 0.25).float().mean((1, 2))
     logits = F.interpolate(network(step.target.image * visible).logits, (32, 40), mode="bilinear", align_corners=True)
@@ -246,8 +247,8 @@ def test_gradients_reach_the_student_only_and_nothing_runs_before_the_start():
     objective = objective_of(*ON, "SELF_TRAINING.START=1")
     teacher = Teacher(network, 0.9)
     early = step_of(network, teacher)
-    assert set(objective(early, 0)) == {"loss_seg_src_main"} and "teacher_outputs" not in vars(early)
-    losses = objective(step_of(network, teacher), 1)
+    assert set(objective(early, 0).terms) == {"loss_seg_src_main"} and "teacher_outputs" not in vars(early)
+    losses = objective(step_of(network, teacher), 1).terms
     (losses["loss_mix"][1] + losses["loss_mic"][1]).backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in (network.stem[0].weight, network.head_main.weight))
     assert all(p.grad is None and not p.requires_grad for p in teacher.network.parameters())
@@ -262,7 +263,7 @@ def test_no_term_changes_with_the_targets_labels():
         target = target._replace(label=(target.label + shift) % 5, depth=target.depth + shift)
         torch.manual_seed(5)
         step = Step(copy.deepcopy(network), random_batch(seed=1), target, teacher=Teacher(network, 0.9), style=objective.style)
-        results.append({n: v.item() for n, (_, v) in objective(step, 0).items()})
+        results.append({n: v.item() for n, (_, v) in objective(step, 0).terms.items()})
     assert results[0] == results[1] and results[0]["loss_mix"] > 0 and results[0]["loss_mic"] > 0
 
 
@@ -270,9 +271,9 @@ def test_the_notes_compare_teacher_and_student_where_both_are_there():
     network = Network(16)
     step = step_of(network, Teacher(network, 0.9))
     _ = step.target_outputs
-    objective_of(*ON)(step, 0)
-    assert {"teacher/confident", "teacher/entropy", "teacher/agreement", "mix/agreement", "mic/agreement"} <= set(step.notes)
-    assert all(0 <= note <= 1 and not note.requires_grad for note in step.notes.values())
+    notes = objective_of(*ON)(step, 0).notes.scalars
+    assert {"teacher/confident", "teacher/entropy", "teacher/agreement", "mix/agreement", "mic/agreement"} <= set(notes)
+    assert all(0 <= note <= 1 and not note.requires_grad for note in notes.values())
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ from golden_cases import assert_close_relative, golden_cases
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dada.domain_adaptation import contrastive_learning
+from dada.domain_adaptation import cycle_association
 from dada.domain_adaptation.association import aggregation, tiles
-from dada.domain_adaptation.association.contrast import contrast_scale
 from dada.domain_adaptation.association.pixels import Distributions
-from dada.domain_adaptation.contrastive_learning import cycle_association_loss, find_cycles, spatial_aggregation
+from dada.domain_adaptation.contrastive_learning import contrast_scale
+from dada.domain_adaptation.cycle_association import cycle_association_loss, find_cycles, spatial_aggregation
 
 IGNORE = 255
 PAIR_SIDE = 7
@@ -402,26 +402,34 @@ def test_a_compiled_model_around_it_gives_the_same():
 # ---- which form runs -----------------------------------------------------------------------------
 
 
-def streamed(monkeypatch, source, target, labels, **options):
+STREAMED = {"stream_loss", "stream_aggregation", "stream_cycles"}
+DENSE = {"dense_loss", "dense_aggregation", "dense_cycles"}
+
+
+def parts_of(monkeypatch, source, target, labels, **options):
     called = []
-    for name in ("stream_loss", "stream_aggregation", "stream_cycles"):
-        original = getattr(contrastive_learning, name)
-        monkeypatch.setattr(contrastive_learning, name, lambda *a, o=original, n=name: called.append(n) or o(*a))
+    for name in STREAMED | DENSE:
+        original = getattr(cycle_association, name)
+        monkeypatch.setattr(cycle_association, name, lambda *a, o=original, n=name: called.append(n) or o(*a))
     cycle_association_loss(source, target, labels, **options)
     find_cycles(source, target, labels, **options)
     return set(called)
 
 
-def test_auto_is_dense_only_while_every_matrix_fits_into_one_tile(monkeypatch):
-    monkeypatch.setattr(contrastive_learning, "DENSE_ELEMENTS", 12 * 12)
-    assert streamed(monkeypatch, *random_case(0, 1, 4, (3, 4), (3, 4), "cos")) == set()
-    assert streamed(monkeypatch, *random_case(0, 2, 4, (3, 4), (3, 4), "cos")) == {
-        "stream_loss",
-        "stream_aggregation",
-        "stream_cycles",
-    }
-    # source x target is small, target x target is not
-    assert streamed(monkeypatch, *random_case(0, 1, 4, (2, 3), (4, 4), "cos")) == {"stream_aggregation"}
+def test_auto_is_dense_only_while_every_matrix_of_the_batch_fits_into_one_tile(monkeypatch):
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 12 * 12)
+    assert parts_of(monkeypatch, *random_case(0, 1, 4, (3, 4), (3, 4), "cos")) == DENSE
+    assert parts_of(monkeypatch, *random_case(0, 2, 4, (3, 4), (3, 4), "cos")) == STREAMED
+
+
+@pytest.mark.parametrize("metric", ["cos", "kl"])
+@pytest.mark.parametrize("source, target", [((8, 8), (32, 32)), ((32, 32), (8, 8)), ((8, 8), (16, 16))])
+def test_one_form_takes_the_aggregation_and_the_loss_of_a_call_whatever_the_sizes(metric, source, target, monkeypatch):
+    """8x8 with 32x32 is small enough for the dense loss, and 32x32 with itself is not for the dense aggregation."""
+    case = random_case(0, 1, 4, source, target, metric)
+    form = DENSE if (source, target) != ((8, 8), (32, 32)) else STREAMED
+    assert parts_of(monkeypatch, *case, metric=metric) == form
+    assert parts_of(monkeypatch, *case, metric=metric, aggregate=False) == DENSE - {"dense_aggregation"}
 
 
 def test_streaming_makes_no_matrix_of_source_by_target_size():

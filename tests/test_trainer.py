@@ -58,7 +58,7 @@ def test_accumulated_steps_equal_one_larger_batch():
         trainer = trainer_of(
             net, "TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_ENT_MAIN=1", "TRAIN.LEARNING_RATE=0.1", iter_size=iter_size
         )
-        values, _ = trainer.iterate(0, iter(batches))
+        values = trainer.iterate(0, iter(batches)).values
         finals.append(state(net))
         reported.append(values)
     assert not same(finals[0], state(network()))
@@ -101,8 +101,8 @@ def test_bfloat16_autocast_gives_float32_losses_near_those_of_float32():
             net, "CONTRASTIVE_LEARNING=True", "TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_LOVASZ=1", autocast=autocast
         )
         batches = [(random_batch(seed=1), random_batch(seed=2, labelled=False))]
-        values, step = trainer.iterate(0, iter(batches))
-        losses = trainer.objective(step, 0)
+        values, step, _ = trainer.iterate(0, iter(batches))
+        losses = trainer.objective(step, 0).terms
         assert {value.dtype for _, value in losses.values()} == {torch.float32}
         assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in net.parameters())
         reported.append(values)

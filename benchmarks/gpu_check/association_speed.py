@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from association import PeakMemory, make_case, published_loss
 
-from dada.domain_adaptation.contrastive_learning import cycle_association_loss
+from dada.domain_adaptation.cycle_association import cycle_association_loss
 from gpu_check.check import Check
 from gpu_check.measure import seconds
 

@@ -82,11 +82,11 @@ def _replay(cfg: Any, content: Mapping[str, Any], device: torch.device) -> Repla
     largest = max(sizes, key=lambda name: (math.isnan(sizes[name]), sizes[name]))
     set_torch_rng_state(content["rng"], device)
     with _watch(networks, step) as found:
-        values = trainer.backward(step, content["iter"], check=False)  # on to the gradients
+        values, notes = trainer.backward(step, content["iter"], check=False)  # on to the gradients
     gradients = {name: p.grad for name, p in _parameters(networks).items() if p.grad is not None}
     return Replay(
         content["values"],
-        {name: value.item() for name, value in values.items()},
+        {name: value.item() for name, value in {**values, **notes.scalars}.items()},
         (largest, sizes[largest]),
         weights,
         not_finite(_inputs(step)),

@@ -11,7 +11,7 @@ import torch
 from dada.build import eval_loader
 from dada.dataset.spread import spread
 from dada.domain_adaptation.association_term import METRICS
-from dada.domain_adaptation.contrastive_learning import find_cycles
+from dada.domain_adaptation.cycle_association import find_cycles
 from dada.evaluation.reports import read_report
 from dada.explorer.pairs import Pair, datasets, read_pairs
 from dada.figures.curves import USUAL, chosen_tags, draw_curves

@@ -8,21 +8,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.contrastive_learning import Association, cycle_association_loss, labels_at
+from dada.domain_adaptation.contrastive_learning import labels_at
+from dada.domain_adaptation.cycle_association import Association, cycle_association_loss
 from dada.domain_adaptation.cycle_rates import per_class, turning_confidence
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step, TermValue
 from dada.label_sets import IGNORE_LABEL
 from dada.model.outputs import Outputs
 from dada.parallel.device import widest
-from dada.parallel.ranks import joint_sum
+from dada.parallel.ranks import joint_mean, joint_sum
 
 METRICS = {"fass": "cos", "cass": "kl"}  # features, and class probabilities
 
 
-def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: float) -> Callable[[Step], Tensor]:
-    """L_fass or L_cass of PLCA between the images of a step, see `cycle_association_loss`.
-
-    The step keeps the cycles and their rates.
+def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: float) -> Callable[[Step], TermValue]:
+    """L_fass or L_cass of PLCA between the images of a step, see `cycle_association_loss`: over the cycles of all processes.
 
     Args:
         level: "fass", features compared by cosine, or "cass", class probabilities compared by divergence.
@@ -30,14 +29,13 @@ def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: fl
         aggregate, alpha: of the target, see `spatial_aggregation`.
     """
 
-    def associate(step: Step) -> Tensor:
+    def associate(step: Step) -> TermValue:
         source, target = (compared(x, level) for x in (step.source_outputs, step.target_outputs))
         labels = labels_at(step.source.label, source.shape[-2:])
         found = cycle_association_loss(source, target, labels, metric=METRICS[level], aggregate=aggregate, alpha=alpha)
         with torch.no_grad():
-            _note(step, level, found, labels.flatten(1), num_classes)
-        step.cycles[level] = found.cycles
-        return found.loss
+            notes = _notes(level, found, labels.flatten(1), probabilities_at_features(step.target_outputs), num_classes)
+        return TermValue(joint_mean(found.loss, found.closed), notes)
 
     return associate
 
@@ -53,14 +51,22 @@ def probabilities_at_features(outputs: Outputs) -> Tensor:
     return probabilities if probabilities.shape[-2:] == size else F.adaptive_avg_pool2d(probabilities, size)
 
 
-def _note(step: Step, level: str, found: Association, labels: Tensor, num_classes: int) -> None:
-    closed, known = found.cycles.closed, labels != IGNORE_LABEL
-    confidence = turning_confidence(found.cycles, labels, probabilities_at_features(step.target_outputs))
-    step.notes[f"{level}/closed"] = found.closed / found.labelled.clamp(min=1)
-    step.notes[f"{level}/covered"] = found.covered / found.closed.clamp(min=1)
-    step.notes[f"{level}/confidence"] = joint_sum((confidence * closed).sum()) / found.closed.clamp(min=1)
-    step.by_class[f"{level}/closed"] = _by_class(labels, closed, known)[:num_classes]
-    step.by_class[f"{level}/confidence"] = _by_class(labels, confidence, closed)[:num_classes]
+def _notes(level: str, found: Association, labels: Tensor, probabilities: Tensor, num_classes: int) -> Notes:
+    """How many cycles close, how much of the target they cover and how sure the network is there; labels (B, S)."""
+    closes, known = found.cycles.closed, labels != IGNORE_LABEL
+    closed, labelled, covered = (joint_sum(count) for count in (found.closed, found.labelled, found.covered))
+    confidence = turning_confidence(found.cycles, labels, probabilities)
+    scalars = {
+        "closed": closed / labelled.clamp(min=1),
+        "covered": covered / closed.clamp(min=1),
+        "confidence": joint_sum((confidence * closes).sum()) / closed.clamp(min=1),
+    }
+    by_class = {"closed": _by_class(labels, closes, known), "confidence": _by_class(labels, confidence, closes)}
+    return Notes(
+        {f"{level}/{name}": value for name, value in scalars.items()},
+        {f"{level}/{name}": values[:num_classes] for name, values in by_class.items()},
+        cycles={level: found.cycles},
+    )
 
 
 def _by_class(labels: Tensor, values: Tensor, weights: Tensor) -> Tensor:

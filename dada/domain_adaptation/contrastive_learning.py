@@ -4,9 +4,9 @@ Kang et al., "Pixel-Level Cycle Association: A New Perspective for Domain Adapti
 (arXiv:2011.00147), as their released code computes it. Every function here is the executable specification: one line
 of tensor code for one line of the paper, with the whole similarity matrix in memory.
 
-The dense form is made for reading and for small maps. Above `DENSE_ELEMENTS` the public functions compute the
-same values and gradients in tiles, in memory linear in the number of pixels: package `association`, derived in
-docs/association.md.
+The dense form is made for reading and for small maps. What training calls is `cycle_association.py`, which takes this
+form for small maps, and for larger ones the same values and gradients in tiles, in memory linear in the number of
+pixels: package `association`, derived in docs/association.md.
 
 Letters in names and shapes: B images, C channels, S = Hs*Ws source pixels, T = Ht*Wt target pixels, in row-major order.
 `sim_BST` is thus a similarity whose rows are source pixels and whose columns are target pixels.
@@ -23,21 +23,17 @@ What is undefined in the paper and decided here:
 from __future__ import annotations
 
 import warnings
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.association import stream_aggregation, stream_cycles, stream_loss
-from dada.domain_adaptation.association.check import auto_takes_fused
-from dada.domain_adaptation.association.contrast import EPS, contrast_scale
 from dada.matmul_precision import full_float32_products
-from dada.parallel.ranks import joint_mean, joint_sum
 
 METRICS = ("cos", "kl")
-IMPLS = ("auto", "dense", "streaming", "fused")
-DENSE_ELEMENTS = 2**16  # "auto" makes no larger matrix: 16x16 maps, where both forms take equally long
+EPS = 1e-10  # in log(p + EPS) and std + EPS, as published
 
 
 class Cycles(NamedTuple):
@@ -53,16 +49,6 @@ class Cycles(NamedTuple):
         place = torch.where(self.closed, self.target_index, pixels)
         on_cycle = torch.zeros(len(place), pixels + 1, dtype=torch.bool, device=place.device)
         return on_cycle.scatter_(1, place, True)[:, :pixels]
-
-
-class Association(NamedTuple):
-    """The loss and what to log beside it, 0-dim tensors; and the cycles themselves."""
-
-    loss: Tensor  # nats per closed cycle; 0, with zero gradient, when none closes
-    closed: Tensor  # int64: closed cycles in the batch
-    labelled: Tensor  # int64: source pixels that could start one. closed / labelled near 0: the loss is idle
-    covered: Tensor  # int64: distinct target pixels on closed cycles. covered / closed near 0: all meet at a few pixels
-    cycles: Cycles
 
 
 def cosine_similarity(x: Tensor, y: Tensor) -> Tensor:
@@ -109,35 +95,24 @@ def contrast_normalize(sim: Tensor) -> Tensor:
     return (sim - mean) * scale
 
 
-def spatial_aggregation(x: Tensor, *, alpha: float = 0.5, metric: str = "cos", impl: str = "auto") -> Tensor:
-    r"""Mix every pixel with the pixels of its own image that resemble it (paper, "spatial aggregation").
+def contrast_scale(mean: Tensor, std: Tensor) -> Tensor:
+    """1 / std of a row of similarities; 0 where its values differ by rounding only (any shape, elementwise).
 
-        x_j <- (1 - alpha) x_j + alpha * sum_k w_jk x_k,     w_j = softmax_k similarity(x_j, x_k)
-
-    The similarity is contrast-normalised for features ("cos") and taken as it is for probabilities ("kl"). The
-    gradient flows through the weights as well.
-
-    Args:
-        x: (B, C, H, W) features, or probabilities over C for "kl".
-        alpha: share of the aggregated map, 0 to 1.
-        impl: as in `cycle_association_loss`.
-
-    Returns:
-        (B, C, H, W), at least float32.
+    Similarities are sums of terms of order one, also where they cancel to nearly nothing. So the rounding of
+    a row is measured against 1 + |mean|: dividing by a smaller deviation would turn noise into certainty.
     """
-    _check_map(x, "x")
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
-    with full_precision(x):
-        impl = _form(impl, metric, x, x)
-        if impl != "dense":
-            return stream_aggregation(x.to(at_least_float32(x)), metric, alpha, impl == "fused")
-        pixels = as_pixels(x)
-        sim_BNN = similarity(pixels, pixels, metric)
-        if metric == "cos":
-            sim_BNN = contrast_normalize(sim_BNN)
-        mixed = (1 - alpha) * pixels + alpha * (sim_BNN.softmax(dim=-1) @ pixels)
-        return mixed.mT.reshape(x.shape)
+    rounding = 32 * torch.finfo(std.dtype).eps * (1 + mean.abs())
+    return torch.where(std > rounding, 1 / (std + EPS), 0.0)
+
+
+def dense_aggregation(x: Tensor, alpha: float, metric: str) -> Tensor:
+    """x_j <- (1 - alpha) x_j + alpha * sum_k w_jk x_k with w_j = softmax_k similarity(x_j, x_k): (B, C, H, W) -> same."""
+    pixels = as_pixels(x)
+    sim_BNN = similarity(pixels, pixels, metric)
+    if metric == "cos":
+        sim_BNN = contrast_normalize(sim_BNN)
+    mixed = (1 - alpha) * pixels + alpha * (sim_BNN.softmax(dim=-1) @ pixels)
+    return mixed.mT.reshape(x.shape)
 
 
 def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_index: int = 255) -> Cycles:
@@ -154,112 +129,27 @@ def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_
     return Cycles(target_index, source_index, closed)
 
 
-def find_cycles(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    metric: str = "cos",
-    aggregate: bool = True,
-    alpha: float = 0.5,
-    ignore_index: int = 255,
-    impl: str = "auto",
-) -> Cycles:
-    """The cycles that `cycle_association_loss` counts, for figures and statistics; same arguments, no gradient."""
-    check_pair(source, target, labels)
-    with torch.no_grad(), full_precision(source):
-        source, target = _prepare(source, target, aggregate, alpha, metric, impl)
-        impl = _form(impl, metric, source, target)
-        if impl == "dense":
-            return _dense_cycles(source, target, labels, metric, ignore_index)[0]
-        return _streamed_cycles(source, target, labels, metric, ignore_index, impl == "fused")[0]
-
-
-def cycle_association_loss(
-    source: Tensor,
-    target: Tensor,
-    labels: Tensor,
-    *,
-    metric: str = "cos",
-    aggregate: bool = True,
-    alpha: float = 0.5,
-    ignore_index: int = 255,
-    impl: str = "auto",
-) -> Association:
-    r"""Cycle-association loss of Kang et al. (arXiv:2011.00147): L_fass on features, L_cass on class probabilities.
-
-    From source pixel i go to its most similar target pixel j*, and from there to the most similar source pixel i*. The
-    cycle closes when i and i* carry the same label. With p the softmax of contrast-normalised similarity,
-
-        L = -1/n * sum over closed i of [ log p(j* | i) + log p(i* | j*) ]
-
-    over the n closed cycles of the whole batch; image b of the source is paired with image b of the target.
+def dense_loss(source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int = 255) -> tuple[Tensor, Cycles]:
+    """-sum over closed cycles of log p(j* | i) + log p(i* | j*), with p the softmax of contrast-normalised similarity; the cycles.
 
     Args:
-        source: (B, C, Hs, Ws) features of labelled images, or probabilities over C for metric "kl"; any float dtype.
-        target: (B, C, Ht, Wt) of unlabelled images; the size may differ. No target label is needed or accepted.
-        labels: (B, Hs, Ws) int64 train ids at feature resolution: `labels_at` resizes them.
-        metric: "cos", cosine similarity, or "kl", minus the Kullback-Leibler divergence of row from column.
-        aggregate: apply `spatial_aggregation` with `alpha` to the target first.
-        ignore_index: pixels with this id start no cycle and close none.
-        impl: "dense", the definition, makes several matrices of source x target pixels; "streaming" computes the
-            same values and first derivatives in tiles; "fused" does so with compiled kernels; "auto" takes the dense
-            form for small maps only, and "fused" on CUDA once it was found right there (`association/check.py`).
-
-    Raises:
-        ValueError: batch, channels or label sizes disagree; the message gives both shapes.
-
-    Numerics: computed in float32 at least, also under autocast. Over 92x92 = 8464 pixels the product of the two
-    probabilities can be as small as 1.4e-8, which float16 rounds to 0, so log-probabilities are added, never multiplied.
-    Memory: each (S, T) float32 matrix of the dense form takes 287 MB an image at 92x92. Streaming adds about the
-    size of both maps beyond their gradients, and tiles of a few MB.
+        source, target: (B, C, Hs, Ws), (B, C, Ht, Wt).
+        labels: (B, Hs, Ws).
     """
-    check_pair(source, target, labels)
-    with full_precision(source):
-        source, target = _prepare(source, target, aggregate, alpha, metric, impl)
-        labelled = (labels != ignore_index).sum()
-        impl = _form(impl, metric, source, target)
-        if impl == "dense":
-            cycles, sim_BST, sim_BTS = _dense_cycles(source, target, labels, metric, ignore_index)
-            total = _dense_sum(cycles, sim_BST, sim_BTS)
-        else:
-            fused = impl == "fused"
-            cycles, back_index = _streamed_cycles(source, target, labels, metric, ignore_index, fused)
-            counted_BS = cycles.closed.to(source.dtype)
-            total = stream_loss(source, target, cycles.target_index, back_index, counted_BS, metric, fused)
-
-        count = cycles.closed.sum()
-        return Association(
-            loss=joint_mean(total / count.clamp(min=1), count),
-            closed=joint_sum(count),
-            labelled=joint_sum(labelled),
-            covered=joint_sum(cycles.covered(target.shape[2:].numel()).sum()),
-            cycles=cycles,
-        )
-
-
-def _dense_sum(cycles: Cycles, sim_BST: Tensor, sim_BTS: Tensor) -> Tensor:
-    """-sum over closed cycles of log p(j* | i) + log p(i* | j*)."""
+    cycles, sim_BST, sim_BTS = _followed(source, target, labels, metric, ignore_index)
     log_p_BST = contrast_normalize(sim_BST).log_softmax(dim=-1)
     log_p_BTS = contrast_normalize(sim_BTS).log_softmax(dim=-1)
     image, i = cycles.closed.nonzero(as_tuple=True)
     j, i_back = cycles.target_index[image, i], cycles.source_index[image, i]
-    return -(log_p_BST[image, i, j] + log_p_BTS[image, j, i_back]).sum()
+    return -(log_p_BST[image, i, j] + log_p_BTS[image, j, i_back]).sum(), cycles
 
 
-def _streamed_cycles(
-    source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int, fused: bool
-) -> tuple[Cycles, Tensor]:
-    """The cycles, and the way back from every target pixel that is some j*, (B, T)."""
-    target_index, back_index, usable = stream_cycles(source, target, metric, fused)
-    source_index, labels_BS = back_index.gather(1, target_index), labels.flatten(1)
-    closed = usable & (labels_BS != ignore_index) & (labels_BS == labels_BS.gather(1, source_index))
-    return Cycles(target_index, source_index, closed), back_index
+def dense_cycles(source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int = 255) -> Cycles:
+    """The cycles of `dense_loss`; same arguments."""
+    return _followed(source, target, labels, metric, ignore_index)[0]
 
 
-def _dense_cycles(
-    source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int
-) -> tuple[Cycles, Tensor, Tensor]:
+def _followed(source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int) -> tuple[Cycles, Tensor, Tensor]:
     """The cycles, and the two similarities (B, S, T) and (B, T, S) they follow."""
     source_BSC, target_BTC = as_pixels(source), as_pixels(target)
     with full_float32_products():
@@ -271,26 +161,6 @@ def _dense_cycles(
         directed = source_BS & target_BT.gather(1, cycles.target_index)
         cycles = cycles._replace(closed=cycles.closed & directed)
     return cycles, sim_BST, sim_BTS
-
-
-def _prepare(source: Tensor, target: Tensor, aggregate: bool, alpha: float, metric: str, impl: str) -> tuple[Tensor, Tensor]:
-    """Both maps in one precision, at least float32, the target aggregated if asked for."""
-    source = source.to(at_least_float32(source))
-    target = target.to(source.dtype)
-    return source, spatial_aggregation(target, alpha=alpha, metric=metric, impl=impl) if aggregate else target
-
-
-def _form(impl: str, metric: str, x: Tensor, y: Tensor) -> str:
-    """How maps x and y are compared: "auto" resolved to one of the others."""
-    if metric not in METRICS:
-        raise ValueError(f"metric must be one of {METRICS}, not {metric!r}")
-    if impl not in IMPLS:
-        raise ValueError(f"impl must be one of {IMPLS}, not {impl!r}")
-    if impl != "auto":
-        return impl
-    if x.shape[0] * x.shape[2:].numel() * y.shape[2:].numel() <= DENSE_ELEMENTS:
-        return "dense"
-    return "fused" if auto_takes_fused(x, metric) else "streaming"
 
 
 def labels_at(labels: Tensor, size: tuple[int, int]) -> Tensor:
@@ -307,38 +177,16 @@ def at_least_float32(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def full_precision(x: Tensor) -> torch.autocast:
-    """Autocast would run the products in half precision, where argmax ties and small probabilities vanish."""
-    return torch.autocast(x.device.type, enabled=False)
-
-
-def _check_map(x: Tensor, name: str) -> None:
-    if x.ndim != 4 or not x.is_floating_point() or 0 in x.shape:
-        raise ValueError(f"{name} must be a (B, C, H, W) float map with no empty side, got {x.dtype} {tuple(x.shape)}")
-
-
-def check_pair(source: Tensor, target: Tensor, labels: Tensor) -> None:
-    _check_map(source, "source")
-    _check_map(target, "target")
-    if source.shape[:2] != target.shape[:2]:
-        raise ValueError(
-            f"source {tuple(source.shape)} and target {tuple(target.shape)} must agree in batch and channels: "
-            "image b of the one is paired with image b of the other"
-        )
-    wanted = (source.shape[0], *source.shape[2:])
-    if tuple(labels.shape) != wanted:
-        raise ValueError(
-            f"labels {tuple(labels.shape)} do not fit source features {tuple(source.shape)}: expected {wanted}; "
-            "resize labels with labels_at (nearest, never bilinear)"
-        )
-
-
+# Functions that published pages import from here. They choose between this form and the tiles, which need this module.
+_PUBLIC = ("cycle_association_loss", "find_cycles", "spatial_aggregation", "Association")
 # Former names, which pages and other people's code still use; they go with the next release.
 _FORMER = {"association_loss": "cycle_association_loss", "cycle_association": "find_cycles"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _FORMER:
+    if name in _FORMER:
+        warnings.warn(f"{name} is now called {_FORMER[name]}", DeprecationWarning, stacklevel=2)
+    name = _FORMER.get(name, name)
+    if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warnings.warn(f"{name} is now called {_FORMER[name]}", DeprecationWarning, stacklevel=2)
-    return globals()[_FORMER[name]]
+    return getattr(import_module("dada.domain_adaptation.cycle_association"), name)

@@ -1,7 +1,8 @@
 """What each method minimises: a list of named, weighted loss terms.
 
-A term reads a `Step`, one batch of each domain with the network's outputs on it, and returns a scalar. `Step` runs the
-network when a term first asks for an output, so a method pays for what its terms use and the loop knows no method.
+A term reads a `Step`, one batch of each domain with the network's outputs on it, and returns a scalar, or a `TermValue`
+where there is more to log. `Step` runs the network when a term first asks for an output, so a method pays for what its
+terms use and the loop knows no method.
 `CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever method is chosen, and the weights of the
 SELF_TRAINING section those of `self_training_terms`.
 
@@ -23,7 +24,7 @@ from dada.domain_adaptation.association_term import association_term
 from dada.domain_adaptation.self_training.mixing import strong_colors
 from dada.domain_adaptation.self_training.style_transfer import source_style
 from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step, TermValue
 from dada.normalization import TORCHVISION_RGB, Normalization
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,22 @@ class Term(NamedTuple):
 
     name: str
     weight: float
-    compute: Callable[[Step], Tensor]
+    compute: Callable[[Step], Tensor | TermValue]
     start: int = 0
     reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
     adversary: Adversary | None = None  # the discriminator that learns beside this term
     teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
+
+
+class Losses(NamedTuple):
+    """What an objective says of a step."""
+
+    terms: dict[str, tuple[float, Tensor]]  # (weight, value) of every active term by name; 0-dim values, not yet weighted
+    notes: Notes
+
+    @property
+    def total(self) -> Tensor:
+        return sum(weight * value for weight, value in self.terms.values())
 
 
 class Objective(NamedTuple):
@@ -68,9 +80,14 @@ class Objective(NamedTuple):
     def active(self, iteration: int) -> list[Term]:
         return [t for t in self.terms if iteration >= t.start]
 
-    def __call__(self, step: Step, iteration: int) -> dict[str, tuple[float, Tensor]]:
-        """(weight, value) of every active term by name; values are scalars, not yet weighted."""
-        return {term.name: (term.weight, term.compute(step)) for term in self.active(iteration)}
+    def __call__(self, step: Step, iteration: int) -> Losses:
+        terms, notes = {}, []
+        for term in self.active(iteration):
+            value = term.compute(step)
+            loss, told = value if isinstance(value, TermValue) else (value, Notes())
+            terms[term.name] = term.weight, loss
+            notes.append(told)
+        return Losses(terms, Notes.joined(notes))
 
 
 # ---- terms on the source -------------------------------------------------------------------------------------------
@@ -112,13 +129,12 @@ def target_entropy_aux(step: Step) -> Tensor:
     return losses.entropy_loss_from_logits(step.upsample(step.target_outputs.aux_logits, step.target.image))
 
 
-def target_consistency(threshold: float) -> Callable[[Step], Tensor]:
+def target_consistency(threshold: float) -> Callable[[Step], TermValue]:
     """The second view must be predicted as the first one is, where that prediction is confident."""
 
-    def consistency(step: Step) -> Tensor:
+    def consistency(step: Step) -> TermValue:
         loss, confident = losses.consistency_loss(step.view_outputs.logits, step.target_outputs.logits, threshold)
-        step.notes["target/confident"] = confident
-        return loss
+        return TermValue(loss, Notes({"target/confident": confident}))
 
     return consistency
 

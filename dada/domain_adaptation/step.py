@@ -1,10 +1,12 @@
-"""One training step as the loss terms see it."""
+"""One training step as the loss terms see it, and what they answer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
+from types import MappingProxyType
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,29 @@ from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.teacher import Teacher
 from dada.model.batch_norm import SOURCE, TARGET, kept_statistics, select_domain
 from dada.model.outputs import Outputs
+
+_NOTHING: Mapping = MappingProxyType({})
+
+
+class Notes(NamedTuple):
+    """What there is to log beside the losses of a step, by name and without gradient."""
+
+    scalars: Mapping[str, Tensor] = _NOTHING
+    by_class: Mapping[str, Tensor] = _NOTHING  # (K,); NaN for a class without any
+    pictures: Mapping[str, Tensor] = _NOTHING  # normalised images (B, 3, H, W)
+    cycles: Mapping[str, Cycles] = _NOTHING  # that were followed, by the level of the association
+
+    @staticmethod
+    def joined(notes: Iterable[Notes]) -> Notes:
+        """All of them; a later one takes the place of an earlier one of its name."""
+        return Notes(*({name: x for part in kind for name, x in part.items()} for kind in zip(Notes(), *notes)))
+
+
+class TermValue(NamedTuple):
+    """What a term returns that has more to tell than its loss."""
+
+    loss: Tensor  # 0-dim, not weighted
+    notes: Notes
 
 
 class Step:
@@ -47,10 +72,6 @@ class Step:
         self.source = source
         self.target = None if target is None else target._replace(label=None, depth=None)
         self.align_corners = align_corners
-        self.notes: dict[str, Tensor] = {}  # diagnostics that terms leave for the log
-        self.by_class: dict[str, Tensor] = {}  # the same for each class, (K,); NaN for a class without any
-        self.cycles: dict[str, Cycles] = {}  # that were followed, by the level of the association
-        self.pictures: dict[str, Tensor] = {}  # normalised images (B, 3, H, W) that terms made, for the log
         self._network = network
         self._teacher = teacher
         self._style = style

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dada.domain_adaptation.contrastive_learning import spatial_aggregation
+from dada.domain_adaptation.cycle_association import spatial_aggregation
 from dada.domain_adaptation.losses import upsample
 from dada.evaluation.windows import slide
 from dada.matmul_precision import matmul_precision

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association_term import METRICS
-from dada.domain_adaptation.contrastive_learning import EPS, Cycles, find_cycles, similarity, spatial_aggregation
+from dada.domain_adaptation.contrastive_learning import EPS, Cycles, similarity
+from dada.domain_adaptation.cycle_association import find_cycles, spatial_aggregation
 from dada.explorer.pairs import Pair
 from dada.explorer.reduce import Planes, reduce, restore
 

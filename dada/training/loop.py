@@ -12,13 +12,13 @@ from signal import Signals
 from typing import Any
 
 from torch import nn
+from torch.optim import Optimizer
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device, source_loader, target_loader
 from dada.config import plain_cfg, save_cfg
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.step import Step
 from dada.files import remove_parts
 from dada.matmul_precision import products_in_use
 from dada.model.weight_files import read_weights
@@ -45,7 +45,7 @@ from dada.training.post_mortem import save_post_mortem
 from dada.training.prefetch import Prefetcher, paired
 from dada.training.rng import own_seed, rng_state, seed_all, set_rng_state
 from dada.training.stopping import StopSignals
-from dada.training.trainer import NonFiniteLoss, build_trainer, check_weights
+from dada.training.trainer import Iteration, NonFiniteLoss, build_trainer, check_weights
 from dada.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
 
 def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_position: int) -> None:
     """From the first iteration that is due to the last one, or to the one after which a signal came."""
-    cfg, run, start, stop = training.cfg, training.run, training.start, training.stop
+    cfg, run, start = training.cfg, training.run, training.start
     logs = run.logs if tensorboard and is_main() else None
     monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start)
     # Closed on the way out of an error too, so that the message starts on a line of its own.
@@ -106,37 +106,56 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
         logging_redirect_tqdm(),
         monitor,
         tqdm(
-            total=stop, desc=run.name, initial=start, unit="it", dynamic_ncols=True, position=bar_position, disable=not is_main()
+            total=training.stop,
+            desc=run.name,
+            initial=start,
+            unit="it",
+            dynamic_ncols=True,
+            position=bar_position,
+            disable=not is_main(),
         ) as progress,
     ):
-
-        def validate(done: int) -> None:
-            if greatest(signals.received or 0):
-                return
-            found = training.validate(done, lambda: bool(signals.received))
-            if found:
-                monitor.evaluation(done - 1, found)
-
         if training.own:  # a signal has ended the run before it was evaluated
-            validate(training.own)
-        for done, values, step in training.iterations():
-            # After the first iteration the run is sound: data, network and losses worked once.
-            if done == start + 1 and is_main() and (former := training.claim_folder()):
-                progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
-            progress.set_postfix({k: f"{v:.3g}" for k, v in values.items()}, refresh=False)
-            progress.update()
-            monitor.scalars(done - 1, values, training.trainer.optimizers[0])
-            monitor.by_class(done - 1, step)
-            monitor.pictures(done - 1, step)
-            if done % cfg.TRAIN.SAVE_PRED_EVERY == 0 or done == stop:
-                training.save_networks(done)
-            validate(done)
-            signal = greatest(signals.received or 0)  # all processes stop after the same iteration
-            if signal or done % (cfg.TRAIN.CHECKPOINT_EVERY or cfg.TRAIN.SAVE_PRED_EVERY) == 0 or done == stop:
-                training.save_checkpoint(done)
-            if signal and done < stop:
-                log.warning("%s after iteration %d; --resume auto goes on from %s", Signals(signal).name, done, training.path)
-                sys.exit(128 + signal)
+            _validate(training, training.own, signals, monitor)
+        for done, found in training.iterations():
+            if done == start + 1 and is_main():
+                _claim_folder(training, progress)
+            _show(done, found, progress, monitor, training.trainer.optimizers[0])
+            training.save_networks(done)
+            _validate(training, done, signals, monitor)
+            _save_checkpoint(training, done, signals)
+
+
+def _claim_folder(training: Training, progress: tqdm) -> None:
+    """After the first iteration the run is sound: data, network and losses worked once."""
+    if former := training.claim_folder():
+        progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
+
+
+def _show(done: int, found: Iteration, progress: tqdm, monitor: Monitor, optimizer: Optimizer) -> None:
+    progress.set_postfix({k: f"{v:.3g}" for k, v in found.values.items()}, refresh=False)
+    progress.update()
+    monitor.scalars(done - 1, found.values, optimizer)
+    monitor.by_class(done - 1, found.step, found.notes)
+    monitor.pictures(done - 1, found.step, found.notes)
+
+
+def _validate(training: Training, done: int, signals: StopSignals, monitor: Monitor) -> None:
+    """Unless a signal has come; one that comes meanwhile ends it."""
+    if greatest(signals.received or 0):
+        return
+    found = training.validate(done, lambda: bool(signals.received))
+    if found:
+        monitor.evaluation(done - 1, found)
+
+
+def _save_checkpoint(training: Training, done: int, signals: StopSignals) -> None:
+    """If that is due, or the run is to stop here, which it then does."""
+    signal = greatest(signals.received or 0)  # all processes stop after the same iteration
+    training.save_checkpoint(done, now=bool(signal))
+    if signal and done < training.stop:
+        log.warning("%s after iteration %d; --resume auto goes on from %s", Signals(signal).name, done, training.path)
+        sys.exit(128 + signal)
 
 
 class Training:
@@ -214,18 +233,22 @@ class Training:
             with must_fit(self.path):
                 set_rng_state(states[rank()], self.device)
 
-    def iterations(self) -> Iterator[tuple[int, dict[str, float], Step]]:
-        """Train: after every iteration how many are done, the values of its terms, and its last step.
+    def _is_due(self, done: int, every: int) -> bool:
+        """Whether what is done after every so many iterations, and after the last one, is due."""
+        return done % every == 0 or done == self.stop
+
+    def iterations(self) -> Iterator[tuple[int, Iteration]]:
+        """Train: after every iteration how many are done, and what there is to log of it.
 
         Raises:
             NonFiniteLoss: with the step saved for a post-mortem.
         """
         for iteration in range(self.start, self.stop):
             try:
-                values, step = self.trainer.iterate(iteration, self._batches)
+                found = self.trainer.iterate(iteration, self._batches)
             except NonFiniteLoss as error:
                 raise self._with_post_mortem(error) from error
-            yield iteration + 1, values, step
+            yield iteration + 1, found
 
     def claim_folder(self) -> Path | None:
         """Make the folder this run's: set aside what an earlier one has left there, and write the cfg. Returns where to."""
@@ -235,7 +258,9 @@ class Training:
         return former
 
     def save_networks(self, done: int) -> None:
-        """Write the snapshot `model_{done}.pth`, and the teacher's, `teacher_{done}.pth`, if there is one."""
+        """If it is due, write the snapshot `model_{done}.pth`, and the teacher's, `teacher_{done}.pth`, if there is one."""
+        if not self._is_due(done, self.cfg.TRAIN.SAVE_PRED_EVERY):
+            return
         check_weights(self.trainer, done)
         networks = {"model": self.trainer.network}
         if self.trainer.teacher is not None:
@@ -253,8 +278,10 @@ class Training:
             return None
         return self._validation.run(lambda: published(self.trainer.network, self._adabn), done, interrupted)
 
-    def save_checkpoint(self, done: int) -> None:
-        """Write `checkpoint_{done}.pth`, from which the run can go on; all processes take part."""
+    def save_checkpoint(self, done: int, now: bool) -> None:
+        """If it is due, or `now`, write `checkpoint_{done}.pth`, from which the run can go on; all processes take part."""
+        if not now and not self._is_due(done, self.cfg.TRAIN.CHECKPOINT_EVERY or self.cfg.TRAIN.SAVE_PRED_EVERY):
+            return
         check_weights(self.trainer, done)
         first, *others = every_rank(rng_state(self.device))
         state = {**self.trainer.state_dict(), "rng": first, "bad_files": self._bad_files.state()}

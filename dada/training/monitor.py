@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.losses import entropy_map
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step
 from dada.evaluation.criteria import information
 from dada.evaluation.evaluator import Evaluation
 from dada.figures.scores import draw_confusion
@@ -76,7 +76,7 @@ class Monitor:
                 self._writer.add_scalar(f"eval/mIoU {name}", value, iteration)
             self._drawing.draw("Confusion - evaluation", iteration, draw_confusion, found.confusion.numpy(), found.classes)
 
-    def by_class(self, iteration: int, step: Step) -> None:
+    def by_class(self, iteration: int, step: Step, notes: Notes) -> None:
         """What terms noted for each class, where there was one, and the share of each class in what is predicted.
 
         That is on the source, on the target and by the teacher on the target; and how many classes of equal share it amounts
@@ -85,7 +85,7 @@ class Monitor:
         """
         if self._folder is None or iteration % self._period != self._period - 1:
             return
-        values = dict(step.by_class)
+        values = dict(notes.by_class)
         for domain in ("source", "target", "teacher"):
             if f"{domain}_outputs" in vars(step):  # as for pictures
                 logits = vars(step)[f"{domain}_outputs"].logits.detach().float()
@@ -99,7 +99,7 @@ class Monitor:
                 if value == value:
                     self._writer.add_scalar(f"classes/{name}/{class_name}", value, iteration)
 
-    def pictures(self, iteration: int, step: Step) -> None:
+    def pictures(self, iteration: int, step: Step, notes: Notes) -> None:
         """Image, prediction and entropy of the first image of either domain, under the ancestors' names; what terms made.
 
         Also how sure the predictions are, as a histogram; the confusion matrix of the source batch; and the cycles that the
@@ -107,7 +107,7 @@ class Monitor:
         """
         if self._folder is None or iteration % self._period != self._period - 1:
             return
-        for name, images in step.pictures.items():
+        for name, images in notes.pictures.items():
             self._writer.add_image(f"Image - {name}", self._normalization.inverse(images[0]), iteration)
         for letter, batch, outputs in (("S", step.source, "source_outputs"), ("T", step.target, "target_outputs")):
             # Only what the losses have computed already: drawing must not run the network, which would move batch norm.
@@ -123,7 +123,7 @@ class Monitor:
         if "source_outputs" in vars(step):
             counts = source_confusion(step.source_outputs.logits.detach(), step.source.label, self._classes.num_classes)
             self._drawing.draw("Confusion - S", iteration, draw_confusion, counts, self._classes)
-        for name, cycles in step.cycles.items():
+        for name, cycles in notes.cycles.items():
             shown = scene_of(step, cycles, self._normalization)
             if shown is not None:
                 self._drawing.draw(f"Cycles - {name}", iteration, draw_cycles, shown, self._classes)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dada.build import build_network
 from dada.dataset.sample import Batch
 from dada.domain_adaptation.objectives import Objective, build_objective
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step
 from dada.domain_adaptation.teacher import Teacher
 from dada.model.compiling import compile_network
 from dada.model.layer_rates import layered_groups
@@ -43,6 +43,14 @@ class NonFiniteLoss(ArithmeticError):
         self.values = dict(values or {})
         self.failed: FailedStep | None = None
         self.here = True
+
+
+class Iteration(NamedTuple):
+    """What there is to log of an iteration."""
+
+    values: dict[str, float]  # of all losses, unweighted, and scalar notes, averaged over its steps
+    step: Step  # the last one
+    notes: Notes  # of that step
 
 
 class Trainer:
@@ -105,65 +113,81 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.network.load_state_dict(state["teacher"])
 
-    def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> tuple[dict[str, float], Step]:
-        """One iteration. Returns the values of all terms, unweighted and averaged over its steps, and the last step.
+    def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> Iteration:
+        """One iteration: gradients of `iter_size` steps, then every optimizer moves.
 
         Raises:
             NonFiniteLoss: before anything moves; the message names the term, `failed` holds the step.
         """
+        self._begin(iteration)
+        values = []
+        for k in range(self.iter_size):
+            step = self.step(*next(batches))
+            found, notes = self._add_gradients(step, iteration, more=k < self.iter_size - 1)
+            values.append(found)
+        self._move(iteration)
+        return Iteration(_means(values), step, notes)
+
+    def _begin(self, iteration: int) -> None:
         for schedule, optimizer in zip(self.schedules, self.optimizers):
             schedule.set(iteration)
             optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, Tensor] = {}
-        for k in range(self.iter_size):
-            source, target = next(batches)
-            rng = torch_rng_state(source.image.device)
-            step = self.step(source, target)
-            try:
-                with accumulating(self._losses, more=k < self.iter_size - 1):
-                    values = self.backward(step, iteration)
-            except NonFiniteLoss as error:
-                error.failed = FailedStep(iteration, step.source, step.target, error.values, rng)
-                error.here = world_size() == 1 or self._fails_alone(step, iteration)
-                raise
-            self.meanwhile()
-            for name, value in values.items():
-                totals[name] = totals.get(name, 0.0) + value / self.iter_size
+
+    def _add_gradients(self, step: Step, iteration: int, more: bool) -> tuple[dict[str, Tensor], Notes]:
+        """Those of one step, of which `more` follow in this iteration. Returns its losses and scalar notes; its notes."""
+        rng = torch_rng_state(step.source.image.device)
+        try:
+            with accumulating(self._losses, more):
+                values, notes = self.backward(step, iteration)
+        except NonFiniteLoss as error:
+            error.failed = FailedStep(iteration, step.source, step.target, error.values, rng)
+            error.here = world_size() == 1 or self._fails_alone(step, iteration)
+            raise
+        self.meanwhile()
+        return {**values, **{name: note.detach() for name, note in notes.scalars.items()}}, notes
+
+    def step(self, source: Batch, target: Batch | None) -> Step:
+        options = {"align_corners": self.align_corners, "autocast": self.autocast}
+        return Step(self.network, source, target, teacher=self.teacher, style=self.objective.style, **options)
+
+    def backward(self, step: Step, iteration: int, *, check: bool = True) -> tuple[dict[str, Tensor], Notes]:
+        """Add the gradients of one step; return every loss, detached, and the notes.
+
+        Raises:
+            NonFiniteLoss: if `check`, at the first losses that are not finite.
+        """
+        losses = self._losses(step, iteration)
+        values = {name: value.detach() for name, (_, value) in losses.terms.items()}
+        if check:
+            _check_finite(values, step, iteration)
+        (losses.total / self.iter_size).backward()
+        for adversary in self.objective.adversaries:
+            values.update(adversary.learn(step, scale=1 / self.iter_size))
+            if check:
+                _check_finite(values, step, iteration)
+        return values, losses.notes
+
+    def _move(self, iteration: int) -> None:
         for adversary in self.objective.adversaries:
             sum_gradients(adversary.discriminator.parameters())
         for optimizer in self.optimizers:
             optimizer.step()
         if self.teacher is not None:
             self.teacher.update(self.network, iteration)
-        names, stacked = list(totals), torch.stack([v.to(widest(v.device)) for v in totals.values()])
-        return dict(zip(names, stacked.tolist())), step
-
-    def step(self, source: Batch, target: Batch | None) -> Step:
-        options = {"align_corners": self.align_corners, "autocast": self.autocast}
-        return Step(self.network, source, target, teacher=self.teacher, style=self.objective.style, **options)
-
-    def backward(self, step: Step, iteration: int, *, check: bool = True) -> dict[str, Tensor]:
-        """Add the gradients of one step; return every loss and note, detached.
-
-        Raises:
-            NonFiniteLoss: if `check`, at the first losses that are not finite.
-        """
-        losses = self._losses(step, iteration)
-        values = {name: value.detach() for name, (_, value) in losses.items()}
-        if check:
-            _check_finite(values, step, iteration)
-        total = sum(weight * value for weight, value in losses.values())
-        (total / self.iter_size).backward()
-        for adversary in self.objective.adversaries:
-            values.update(adversary.learn(step, scale=1 / self.iter_size))
-            if check:
-                _check_finite(values, step, iteration)
-        return {**values, **{name: note.detach() for name, note in step.notes.items()}}
 
     def _fails_alone(self, step: Step, iteration: int) -> bool:
         """Whether this rank's own part of a loss is not finite."""
         with alone(), torch.no_grad():  # on the outputs that are there
-            return not all(value.isfinite() for _, value in self.objective(step, iteration).values())
+            return not all(value.isfinite() for _, value in self.objective(step, iteration).terms.values())
+
+
+def _means(steps: list[dict[str, Tensor]]) -> dict[str, float]:
+    """Of each value over the steps of an iteration, brought to the host at once; a step that lacks it counts as 0."""
+    totals: dict[str, Tensor] = {}
+    for values in steps:
+        for name, value in values.items():
+            totals[name] = totals.get(name, 0.0) + value / len(steps)
+    return dict(zip(totals, torch.stack([v.to(widest(v.device)) for v in totals.values()]).tolist()))
 
 
 def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None:

@@ -1,9 +1,8 @@
 """Cycle association in tiles: the same numbers as the dense form, without a matrix of source x target pixels.
 
-`dada.domain_adaptation.contrastive_learning` defines what is computed and calls this package above a small
+`dada.domain_adaptation.contrastive_learning` defines what is computed, and `cycle_association` calls this package above a small
 size; `docs/association.md` derives every step. Nothing here reads a file, an option or a random number.
 
-    contrast.py      the temperature of a row, shared with the dense form
     pixels.py        what a map looks like to each metric, and the way back of its gradient
     tiles.py         stripes of rows, maxima and softmax of a stripe
     products.py      matrix products, in the precision that torch is set to

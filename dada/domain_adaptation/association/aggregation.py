@@ -39,6 +39,7 @@ def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> Softmax:
         torch.lerp(x_CN[:, part], mean_CR, alpha, out=out_CN[:, part])
         for all_N, some_R1 in zip(statistics, softmax):
             all_N[part] = some_R1[:, 0]
+        del weight_RN  # a compiled epilogue writes the next one elsewhere
     return statistics
 
 
@@ -104,7 +105,7 @@ def _unmix_directions(pixels: Directions, grad_mixed_CN: Tensor, softmax: Softma
     numbers = (unit_N, softmax.scale, bias_N, -mean_N * softmax.scale)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
     parts = even_parts(x_CN.shape[1], pair_side(x_CN.shape[0], x_CN.device))
-    buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(5)]
+    buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(3 if form.compiled else 5)]
     for i, first in enumerate(parts):
         x_CI, grad_mixed_CI = x_CN[:, first], grad_mixed_CN[:, first]
         of_I = Rows(*(v[first].clone() for v in numbers))
@@ -113,9 +114,9 @@ def _unmix_directions(pixels: Directions, grad_mixed_CN: Tensor, softmax: Softma
         for second in parts[i:]:
             x_CK, grad_mixed_CK = x_CN[:, second], grad_mixed_CN[:, second]
             of_K = Rows(*(v[second].clone() for v in numbers))
-            cos_IK, weight_IK, back_IK, pull_IK, other_IK = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
+            cos_IK, pull_IK, other_IK, *weights = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
             mm(unit_CI.mT, x_CK, out=cos_IK)
-            cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, weight_IK, back_IK, of_I, of_K)
+            cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, *(weights or (None, None)), of_I, of_K)
             addmm_(grad_CN[:, second], grad_mixed_CI, weight_IK)  # as values
             if first != second:
                 addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
@@ -141,12 +142,14 @@ class Rows(NamedTuple):
     less: Tensor  # -scale * mean
 
 
-def _weigh_pair_(cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, of_I: Rows, of_K: Rows) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines from products with directions I; alpha * the weights of both tiles."""
-    cos_IK, weight_IK, back_IK = writable(cos_IK), writable(weight_IK), writable(back_IK)
+def _weigh_pair_(
+    cos_IK: Tensor, weight_IK: Tensor | None, back_IK: Tensor | None, of_I: Rows, of_K: Rows
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines from products with directions I; alpha * the weights of both tiles, in the tiles given, or in new ones."""
+    cos_IK = writable(cos_IK)
     cos_IK.mul_(of_K.unit)
-    torch.mul(cos_IK, of_I.scale[:, None], out=weight_IK).add_(of_I.bias[:, None]).exp_()
-    torch.addcmul(of_K.bias, cos_IK, of_K.scale, out=back_IK).exp_()
+    weight_IK = torch.mul(cos_IK, of_I.scale[:, None], out=weight_IK).add_(of_I.bias[:, None]).exp_()
+    back_IK = torch.addcmul(of_K.bias, cos_IK, of_K.scale, out=back_IK).exp_()
     return cos_IK, weight_IK, back_IK
 
 

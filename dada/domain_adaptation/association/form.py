@@ -22,6 +22,9 @@ GPUS = ("cuda",)  # where a product needs thousands of rows, and every operation
 # 128 blocks: one turn. A few rows more are two turns, the second nearly idle. Counted, not measured.
 GPU_ROWS = 2048
 GPU_TILE_ELEMENTS = 2**25  # 128 MiB in float32: fewer rows for maps beyond 128 x 128, so memory stays linear
+# Class probabilities have so few channels that their products need no such rows, and tiles would be most of the memory.
+GPU_FEW_CHANNELS = 64
+GPU_FEW_TILE_ELEMENTS = 14 * 2**20  # 59 MB
 
 
 def on_gpu(device: torch.device) -> bool:

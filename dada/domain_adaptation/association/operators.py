@@ -21,7 +21,7 @@ from torch.autograd.function import once_differentiable
 from dada.domain_adaptation.association import aggregation, streamed_loss
 from dada.domain_adaptation.association.form import form_for
 
-# ---- the functions that contrastive_learning.py calls ----------------------------------------------
+# ---- the functions that cycle_association.py calls -------------------------------------------------
 
 
 def stream_loss(

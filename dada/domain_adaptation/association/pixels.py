@@ -1,29 +1,38 @@
 """What a map looks like to each metric: row i . column j is the similarity of pixels i and j.
 
-Both classes have one interface. A map takes part as rows (the pixels that choose) and as columns (those
+`Pixels` is their interface. A map takes part as rows (the pixels that choose) and as columns (those
 chosen from); the gradients of both parts are collected tile by tile, and `finish_gradient` turns them into
 that of the map.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.contrast import EPS
 from dada.domain_adaptation.association.form import GPU_TILE_ELEMENTS, PLAIN, Form, on_gpu
 from dada.domain_adaptation.association.products import addmm_, mm, operand, rounded_to_half
+from dada.domain_adaptation.contrastive_learning import EPS
 
 CHANNEL_CHUNK = 64  # channels at a time where a product of two maps is summed on a CPU
 
 
-class Pixels:
-    """What both metrics share: a map, where its gradient is collected, and how its tiles are worked on."""
+class Pixels(ABC):
+    """A map as stripes see it, whatever the metric.
 
-    compared_CN: Tensor  # what rows are multiplied with
-    unit_N: Tensor | None = None  # scales the products with this map as columns to similarities, if not None
+    Attributes:
+        x_CN: the map.
+        grad_CN: (C, N) where its gradient is collected, or None if none is wanted.
+        compared_CN: (C, N) what rows are multiplied with.
+        unit_N: (N,) scales the products with this map as columns to similarities; None: they are similarities.
+        form: how its tiles are worked on.
+    """
+
+    compared_CN: Tensor
+    unit_N: Tensor | None = None
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         """`grad_CN`: zeros that become the gradient of x, or None if none is wanted."""
@@ -31,13 +40,39 @@ class Pixels:
         self.grad_CN = grad_CN
         self.form = form
 
+    @property
+    @abstractmethod
+    def usable_N(self) -> Tensor:
+        """(N,) bool: pixels at which a cycle may start or turn around."""
+
+    @property
+    @abstractmethod
+    def mean_column_C(self) -> Tensor:
+        """(C,); its product with a row is the mean of the row's similarities but for `row_constant`: no pass over the tile."""
+
+    @abstractmethod
+    def rows(self, index: slice | Tensor) -> Tensor:
+        """(C, R): the pixels of `index` as rows."""
+
+    @abstractmethod
+    def row_constant(self, rows_CR: Tensor) -> Tensor:
+        """(R, 1): what row . column leaves out of the similarity, the same for all columns."""
+
+    @abstractmethod
+    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
+        """Add to the gradient of this map as columns, from that of the products (R, N)."""
+
+    @abstractmethod
+    def finish_gradient(self) -> None:
+        """Make of what was collected, for rows and columns as they are compared, the gradient of the map."""
+
     @cached_property
     def _half_CN(self) -> Tensor:
         return operand(self.compared_CN)
 
     @property
     def columns_CN(self) -> Tensor:
-        """What rows are multiplied with, as it enters the products."""
+        """`compared_CN` as it enters the products."""
         return self._half_CN if rounded_to_half(self.compared_CN) else self.compared_CN
 
     def product(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
@@ -54,6 +89,7 @@ class Pixels:
         return sim_RN if self.unit_N is None else sim_RN.mul_(self.unit_N)
 
     def add_row_gradient(self, index: slice | Tensor, grad_CR: Tensor) -> None:
+        """Add to the gradient of the pixels of `index`, (C, R)."""
         if self.grad_CN is None:
             return
         if isinstance(index, slice):
@@ -74,19 +110,16 @@ class Directions(Pixels):
 
     @property
     def usable_N(self) -> Tensor:
-        """bool: pixels at which a cycle may start or turn around."""
         return self.unit_N > 0
 
     def rows(self, index: slice | Tensor) -> Tensor:
         return self.x_CN[:, index] * self.unit_N[index]
 
     def row_constant(self, rows_CR: Tensor) -> Tensor:
-        """What row . column leaves out of the similarity, the same for all columns: nothing. (R, 1)"""
         return rows_CR.new_zeros(rows_CR.shape[1], 1)
 
     @cached_property
     def mean_column_C(self) -> Tensor:
-        """Its similarity to a row is the mean of the row: a product with a vector, no pass over the tile."""
         return torch.mv(self.x_CN, self.unit_N) / self.unit_N.numel()
 
     def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
@@ -116,7 +149,7 @@ class Distributions(Pixels):
         return self.x_CN[:, index]
 
     def row_constant(self, rows_CR: Tensor) -> Tensor:
-        """-sum_c p_c log p_c of the row, which the softmax does not see. (R, 1)"""
+        """-sum_c p_c log p_c of the row, which the softmax does not see."""
         return -channel_dot(rows_CR, torch.log(rows_CR + EPS))[:, None]
 
     @cached_property

@@ -95,4 +95,5 @@ def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Te
                 if rows.unit_N is not None:
                     factor_R = factor_R * rows.unit_N[index]
                 rows.add_row_gradient(index, columns.gradient_of_rows(grad_RN).mul_(factor_R))
+        del grad_RN  # a compiled epilogue writes the next one elsewhere
     return loss

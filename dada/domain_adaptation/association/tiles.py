@@ -9,9 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.contrast import contrast_scale
-from dada.domain_adaptation.association.form import GPU_ROWS, GPU_TILE_ELEMENTS, on_gpu, writable
+from dada.domain_adaptation.association.form import (
+    GPU_FEW_CHANNELS,
+    GPU_FEW_TILE_ELEMENTS,
+    GPU_ROWS,
+    GPU_TILE_ELEMENTS,
+    on_gpu,
+    writable,
+)
 from dada.domain_adaptation.association.pixels import Pixels
+from dada.domain_adaptation.contrastive_learning import contrast_scale
 
 TILE_ELEMENTS = 2**21  # 8 MiB in float32: every operation on a stripe has to wake the threads, so give them much
 PRODUCT_ROWS = 64  # but at least so many rows, if there are enough channels to make a matrix product of it
@@ -20,14 +27,15 @@ CPU = torch.device("cpu")
 BLOCK = 64  # values of a row that `row_argmax` compares before it looks for a place
 
 
-def stripe_height(columns: int, channels: int, device: torch.device = CPU) -> int:
-    """Rows of a stripe.
+def stripe_height(columns: int, channels: int, device: torch.device = CPU, tiles: int = 1) -> int:
+    """Rows of a stripe, of which on a GPU so many `tiles` are in memory at a time.
 
     On a CPU every pass over a tile begins and ends with all threads, which costs as much as a pass over a
     quarter of a MiB. A GPU has units to feed and launches to save: rows for one wave of products, within memory.
     """
     if on_gpu(device):
-        return max(1, min(GPU_ROWS, GPU_TILE_ELEMENTS // columns))
+        elements = GPU_TILE_ELEMENTS if channels > GPU_FEW_CHANNELS else GPU_FEW_TILE_ELEMENTS
+        return max(1, min(GPU_ROWS, elements // tiles // columns))
     return max(1, TILE_ELEMENTS // columns, min(channels // 2, PRODUCT_ROWS))
 
 
@@ -37,7 +45,8 @@ def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
     The tensors of one stripe are those of the next: what is to be kept must be copied.
     """
     channels, width = columns.x_CN.shape
-    parts = even_parts(rows, stripe_height(width, channels, columns.x_CN.device))
+    alive = 2 * tiles if columns.form.compiled else tiles  # a compiled epilogue writes new ones
+    parts = even_parts(rows, stripe_height(width, channels, columns.x_CN.device, alive))
     # Each in memory of its own: a compiler need not ask whether they overlap.
     buffers = [columns.x_CN.new_empty(parts[0].stop * width) for _ in range(tiles)] if parts else []
     for part in parts:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dada.domain_adaptation.losses import entropy_loss_from_logits
 from dada.domain_adaptation.self_training.mixing import class_mask, paste, patch_mask
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step, TermValue
 from dada.model.batch_norm import TARGET
 from dada.parallel.ranks import joint_mean
 
@@ -39,7 +39,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor) -> T
     return joint_mean(loss.mean(), loss.numel())
 
 
-def class_mix(threshold: float, colors: Callable[[Tensor], Tensor]) -> Callable[[Step], Tensor]:
+def class_mix(threshold: float, colors: Callable[[Tensor], Tensor]) -> Callable[[Step], TermValue]:
     """DACS: half of the classes of a source image pasted onto a target image, labels alike.
 
     Target image k takes from source image k, or from the first ones again where there are fewer. Pasted pixels have their
@@ -50,26 +50,25 @@ def class_mix(threshold: float, colors: Callable[[Tensor], Tensor]) -> Callable[
         colors: the augmentation of the mixed image.
     """
 
-    def mix(step: Step) -> Tensor:
+    def mix(step: Step) -> TermValue:
         logits = step.teacher_outputs.logits
         pairs = torch.arange(len(logits), device=logits.device) % len(step.source.label)
         true = step.source.label[pairs]
         mask = class_mask(true, logits.shape[1])
-        share = _note_teacher(step, threshold)
+        share = confident_share(step.pseudo_confidence, threshold)
         image = colors(paste(mask, step.source_image[pairs], step.target.image))
         labels = paste(mask, true, step.pseudo_labels)
         weights = paste(mask, torch.ones_like(step.pseudo_confidence), share[:, None, None].expand(mask.shape))
-        step.pictures["mixed"] = image
         predicted = step.upsample(step.forward(image, TARGET).logits, image)
-        step.notes["mix/agreement"] = _agreement(predicted, step.pseudo_labels, ~mask)
-        return weighted_cross_entropy(predicted, labels, weights)
+        scalars = {**_of_teacher(step, share), "mix/agreement": _agreement(predicted, step.pseudo_labels, ~mask)}
+        return TermValue(weighted_cross_entropy(predicted, labels, weights), Notes(scalars, pictures={"mixed": image}))
 
     return mix
 
 
 def masked_consistency(
     threshold: float, ratio: float, patch: int, colors: Callable[[Tensor], Tensor]
-) -> Callable[[Step], Tensor]:
+) -> Callable[[Step], TermValue]:
     """MIC: a target image of which most patches are hidden must be predicted as the teacher predicts the whole.
 
     Hoyer et al., CVPR 2023 (arXiv:2212.01322), on all pixels, weighted by the confident share q of the image. Hidden
@@ -81,29 +80,29 @@ def masked_consistency(
         colors: the augmentation of the image before it is masked.
     """
 
-    def mic(step: Step) -> Tensor:
+    def mic(step: Step) -> TermValue:
         target = step.target.image
         visible = patch_mask((len(target), *target.shape[-2:]), ratio, patch, target.device)
-        share = _note_teacher(step, threshold)
+        share = confident_share(step.pseudo_confidence, threshold)
         image = colors(target) * visible
-        step.pictures["masked"] = image
         predicted = step.upsample(step.forward(image, TARGET, keep_statistics=True).logits, image)
-        step.notes["mic/agreement"] = _agreement(predicted, step.pseudo_labels)
-        return weighted_cross_entropy(predicted, step.pseudo_labels, share[:, None, None].expand(visible[:, 0].shape))
+        loss = weighted_cross_entropy(predicted, step.pseudo_labels, share[:, None, None].expand(visible[:, 0].shape))
+        scalars = {**_of_teacher(step, share), "mic/agreement": _agreement(predicted, step.pseudo_labels)}
+        return TermValue(loss, Notes(scalars, pictures={"masked": image}))
 
     return mic
 
 
-def _note_teacher(step: Step, threshold: float) -> Tensor:
-    """(B,) confident shares, noted with how sure the teacher is, and whether the student says the same."""
-    share = confident_share(step.pseudo_confidence, threshold)
-    if "teacher/confident" not in step.notes:  # by another term
-        step.notes["teacher/confident"] = joint_mean(share.mean(), len(share))
-        step.notes["teacher/entropy"] = entropy_loss_from_logits(step.teacher_outputs.logits)
-    if "target_outputs" in vars(step) and "teacher/agreement" not in step.notes:  # a term has paid for them
+def _of_teacher(step: Step, share: Tensor) -> dict[str, Tensor]:
+    """How sure the teacher is, and whether the student says the same; the same numbers for each term. Shares (B,)."""
+    notes = {
+        "teacher/confident": joint_mean(share.mean(), len(share)),
+        "teacher/entropy": entropy_loss_from_logits(step.teacher_outputs.logits),
+    }
+    if "target_outputs" in vars(step):  # a term has paid for them
         student = step.target_outputs.logits.detach()
-        step.notes["teacher/agreement"] = _agreement(student, step.teacher_outputs.logits.argmax(dim=1))
-    return share
+        notes["teacher/agreement"] = _agreement(student, step.teacher_outputs.logits.argmax(dim=1))
+    return notes
 
 
 def _agreement(logits: Tensor, labels: Tensor, where: Tensor | None = None) -> Tensor:
