@@ -130,7 +130,7 @@ def cycle_associate(sim_BST: Tensor, sim_BTS: Tensor, labels: Tensor, *, ignore_
 
 
 def dense_loss(source: Tensor, target: Tensor, labels: Tensor, metric: str, ignore_index: int = 255) -> tuple[Tensor, Cycles]:
-    """-sum over closed cycles of log p(j* | i) + log p(i* | j*), with p the softmax of contrast-normalised similarity; the cycles.
+    """-sum over closed cycles of log p(j* | i) + log p(i* | j*), p the softmax of a contrast-normalised row; and the cycles.
 
     Args:
         source, target: (B, C, Hs, Ws), (B, C, Ht, Wt).
