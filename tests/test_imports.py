@@ -120,11 +120,11 @@ def test_places_are_not_counted_in_folders(tmp_path):
     assert {name.split(":")[0] for name in places_counted_in_folders(modules)} == {"dada.model.outputs", "dada.model.depth"}
 
 
-def reads_of_the_global_cfg(root: Path) -> list[str]:
+def reads_of_the_global_cfg(modules: dict[str, Path]) -> list[str]:
     """Where a module below the commands knows `cfg` of dada.config, or fills it by leaving out the last argument."""
     arguments = {"cfg_from_file": 2, "cfg_from_list": 2, "cfg_from_dict": 3}
     found = []
-    for name, path in rooms.modules_of(root).items():
+    for name, path in modules.items():
         if rooms.room_of(name) in ("config", "command_line", "cli", "__main__"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -140,15 +140,14 @@ def reads_of_the_global_cfg(root: Path) -> list[str]:
 
 
 def test_only_the_command_line_knows_the_global_cfg():
-    assert reads_of_the_global_cfg(rooms.ROOT) == []
+    assert reads_of_the_global_cfg(MODULES) == []
 
 
-def test_a_read_of_the_global_cfg_is_noticed(copy):
-    add(copy / "dada/evaluation/tester.py", "\nfrom dada.config import cfg as everybodys\n")
-    add(
-        copy / "dada/build.py", "\n\ndef f():\n    from dada.config import cfg_from_list\n    cfg_from_list(['NUM_CLASSES=19'])\n"
-    )
-    assert {name.split(":")[0] for name in reads_of_the_global_cfg(copy)} == {"dada.evaluation.tester", "dada.build"}
+def test_a_read_of_the_global_cfg_is_noticed(tmp_path):
+    imported = "\nfrom dada.config import cfg as everybodys\n"
+    filled = "\n\ndef f():\n    from dada.config import cfg_from_list\n    cfg_from_list(['NUM_CLASSES=19'])\n"
+    modules = spoilt(tmp_path, {"dada.evaluation.tester": imported, "dada.build": filled})
+    assert {name.split(":")[0] for name in reads_of_the_global_cfg(modules)} == {"dada.evaluation.tester", "dada.build"}
 
 
 def test_no_two_modules_have_one_name():
