@@ -1,6 +1,6 @@
 """What a run finds on this machine: the first thing that a maintainer asks for when something is slow, or fails.
 
-Of the environment's variables only those of VARIABLES are told; nothing else of it is read.
+Of the environment's variables only those that fit VARIABLES are told.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 import torch.distributed
 import torch.multiprocessing
+from torch.utils import collect_env
 
 from dada import __version__
 from dada.build import eval_loader, source_loader, target_loader
@@ -46,41 +48,14 @@ PACKAGES = [
     "matplotlib",
     "triton",
 ]
-VARIABLES = [
-    "CUDA_VISIBLE_DEVICES",
-    "OMP_NUM_THREADS",
-    "OMP_WAIT_POLICY",
-    "MKL_NUM_THREADS",
-    "RANK",
-    "LOCAL_RANK",
-    "WORLD_SIZE",
-    "LOCAL_WORLD_SIZE",
-    "MASTER_ADDR",
-    "MASTER_PORT",
-    "TORCHELASTIC_RUN_ID",
-    "TORCHELASTIC_RESTART_COUNT",
-    "NCCL_DEBUG",
-    "NCCL_SOCKET_IFNAME",
-    "NCCL_IB_DISABLE",
-    "NCCL_P2P_DISABLE",
-    "GLOO_SOCKET_IFNAME",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "SLURM_JOB_ID",
-    "SLURM_JOB_PARTITION",
-    "SLURM_JOB_NODELIST",
-    "SLURM_NNODES",
-    "SLURM_NTASKS",
-    "SLURM_NTASKS_PER_NODE",
-    "SLURM_CPUS_PER_TASK",
-    "SLURM_MEM_PER_NODE",
-    "SLURM_GPUS_ON_NODE",
-    "SLURM_PROCID",
-    "SLURM_LOCALID",
-    "SLURM_ARRAY_TASK_ID",
-    "SLURM_RESTART_COUNT",
-    "SLURM_TMPDIR",
-    "TMPDIR",
-]
+VARIABLES = re.compile(
+    r"""CUDA_VISIBLE_DEVICES | PYTORCH_CUDA_ALLOC_CONF | TMPDIR | OMP_NUM_THREADS | OMP_WAIT_POLICY | MKL_NUM_THREADS
+    | (LOCAL_)?RANK | (LOCAL_)?WORLD_SIZE | MASTER_(ADDR|PORT) | TORCHELASTIC_(RUN_ID|RESTART_COUNT)
+    | NCCL_(DEBUG|SOCKET_IFNAME|IB_DISABLE|P2P_DISABLE) | GLOO_SOCKET_IFNAME
+    | SLURM_(JOB_ID|JOB_PARTITION|JOB_NODELIST|NNODES|NTASKS|NTASKS_PER_NODE|CPUS_PER_TASK|MEM_PER_NODE|GPUS_ON_NODE)
+    | SLURM_(PROCID|LOCALID|ARRAY_TASK_ID|RESTART_COUNT|TMPDIR)""",
+    re.VERBOSE,
+)
 
 Section = dict[str, Any]  # plain values; None for what the system does not say
 
@@ -103,7 +78,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         "loader processes": _loaders,
         "torch.compile": _compiler,
         "disk of EXP_ROOT": lambda: _disk(Path(cfg.EXP_ROOT)),
-        "variables": lambda: {name: os.environ[name] for name in VARIABLES if name in os.environ},
+        "variables": lambda: {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
     }
     found = {name: section() for name, section in sections.items()}
     if images:
@@ -143,11 +118,10 @@ def _project() -> Section:
 
 def _system() -> Section:
     return {
-        "system": platform.platform(),
+        "system": collect_env.get_os(_run),
+        "platform": platform.platform(),
         "host": platform.node(),
-        "python": f"{platform.python_version()} ({platform.python_implementation()})",
-        "executable": sys.executable,
-        "C library": " ".join(platform.libc_ver()).strip() or None,
+        "python": f"{sys.version}, {sys.executable}",
     }
 
 
@@ -215,7 +189,7 @@ def _gpus(cfg: Any) -> Section:
     section: Section = {
         "CUDA of torch": torch.version.cuda or "none: torch was built for the CPU",
         "cuDNN": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "driver": _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "none: nvidia-smi finds none",
+        "driver": collect_env.get_nvidia_driver_version(_run) or "none: nvidia-smi finds none",
         "devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,
     }
     try:
@@ -267,9 +241,9 @@ def _loaders() -> Section:
 
 def _compiler() -> Section:
     command = os.environ.get("CXX") or next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), "")
-    version = _output(*command.split(), "--version") if command else None
+    failed, text, _ = _run(f"{command} --version") if command else (1, "", "")
     return {
-        "C++ compiler": version.splitlines()[0] if version else "none: torch.compile cannot build for the CPU",
+        "C++ compiler": "none: torch.compile cannot build for the CPU" if failed else text.splitlines()[0],
         "triton": _version("triton") or "none: torch.compile cannot build for a GPU",
     }
 
@@ -372,13 +346,13 @@ def _lines(path: str) -> list[str]:
         return []
 
 
-def _output(*command: str) -> str | None:
-    """What a program prints; None if it is not there, fails, or takes too long."""
+def _run(command: str) -> tuple[int, str, str]:
+    """As collect_env.run, but a program that hangs is given up: exit status, output and errors."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=20)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+        done = subprocess.run(command, shell=True, capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return 1, "", str(error)
+    return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 
 def _size(count: float) -> str:
