@@ -6,16 +6,17 @@ import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader
 
 from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, step_loader
 from dada.dataset.own_classes import own_classes
+from dada.dataset.parallel_map import parallel_map
 from dada.dataset.plca_numbering import number_as_plca, plca_order
 from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
@@ -162,7 +163,7 @@ def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoa
     """
     dataset = unlabelled_target(cfg, normalization)
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    return DataLoader(_Images(dataset), batch_size=None, sampler=spread(len(dataset), count), **_loading(cfg))
+    return parallel_map(partial(_image_or_none, dataset), spread(len(dataset), count), **_loading(cfg))
 
 
 def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:
@@ -181,22 +182,13 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
     )
 
 
-class _Images(Dataset):
-    """The images of a dataset, so that loader processes can read them."""
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> torch.Tensor | None:
-        try:
-            return self._dataset[index].image
-        except (ValueError, OSError):
-            if not self._dataset.skip_bad_files:
-                raise
-            return None
+def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | None:
+    try:
+        return dataset[index].image
+    except (ValueError, OSError):
+        if not dataset.skip_bad_files:
+            raise
+        return None
 
 
 def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dada.build import eval_loader, source_loader, target_loader
 from dada.config import plain_cfg
 from dada.dataset import SegmentationDataset, image_files
+from dada.dataset.parallel_map import parallel_map
 from dada.dataset.spread import spread
 from dada.dataset.statistics import Overlap, class_frequencies, class_overlap
 from dada.dataset.synthia_release import EXPECTED, Release, guess_release
@@ -165,7 +166,7 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
         domain.problems += [
             Problem(MISSING, items[i].image, f"{items[i].image} has no label") for i in indices if items[i].label is None
         ]
-    loader = DataLoader(_Files(dataset, indices), batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = parallel_map(partial(read_pair, dataset), indices, workers)
     found = []
     for pair in tqdm(loader, desc=f"{domain.role} {domain.split}", total=len(indices), unit="image", dynamic_ncols=True):
         domain.problems += pair.problems
@@ -180,24 +181,6 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
     if absent and domain.role == "source":
         message = f"no label that was read holds {', '.join(absent)}: nothing teaches these classes"
         domain.problems.append(Problem(ABSENT, ", ".join(absent), message))
-
-
-class _Files(Dataset):
-    """The samples of a dataset as Pairs, so that loader processes can read them."""
-
-    def __init__(self, dataset: SegmentationDataset, indices: Sequence[int]) -> None:
-        self._dataset = dataset
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    def __getitem__(self, position: int) -> Pair:
-        return read_pair(self._dataset, self._indices[position])
-
-
-def _as_it_is(pair: Pair) -> Pair:
-    return pair
 
 
 def read_pair(dataset: SegmentationDataset, index: int) -> Pair:

@@ -7,18 +7,19 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import PIL
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dada.build import eval_loader, source_loader, target_loader
 from dada.dataset import SegmentationDataset, image_files, packed, storage
 from dada.dataset.masks import read_colors
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
+from dada.dataset.parallel_map import parallel_map
 from dada.files import remove_parts, whole_file, write_whole
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import versions
@@ -149,8 +150,7 @@ def _write(
 ) -> Packed:
     entries: dict[str, Entry] = {}
     from_bytes = 0
-    samples = _Samples(jobs, keep_broken=cfg.ON_BAD_FILE == "skip")
-    loader = DataLoader(samples, batch_size=None, num_workers=workers, collate_fn=_as_it_is)
+    loader = parallel_map(partial(_checked_pictures, cfg.ON_BAD_FILE == "skip"), jobs, workers)
     with whole_file(out / DATA) as part:
         with open(part, "wb") as file:
             for picture in _beside(root):
@@ -201,28 +201,16 @@ def _beside(root: Path) -> Iterator[_Picture]:
                 yield _Picture(name, FILE, np.frombuffer(content, np.uint8), None, "", len(content))
 
 
-class _Samples(Dataset):
-    """The pictures of every job, so that loader processes can read them."""
-
-    def __init__(self, jobs: list[_Job], keep_broken: bool) -> None:
-        self._jobs = jobs
-        self._keep_broken = keep_broken
-
-    def __len__(self) -> int:
-        return len(self._jobs)
-
-    def __getitem__(self, number: int) -> list[_Picture]:
-        job = self._jobs[number]
-        item = job.dataset.items[job.index]
-        try:
-            job.dataset._read(job.index)  # every check that training makes, before anything is resized
-            return _pictures(job)
-        except (ValueError, OSError) as error:
-            if not self._keep_broken:
-                raise
-            kinds = (IMAGE, job.dataset.label_kind, DEPTH)
-            named = [(name, path) for name, path, _ in zip(job.names, item[:3], kinds) if name is not None]
-            return [_Picture(name, BROKEN, None, None, str(error), _bytes_of(path)) for name, path in named]
+def _checked_pictures(keep_broken: bool, job: _Job) -> list[_Picture]:
+    item = job.dataset.items[job.index]
+    try:
+        job.dataset._read(job.index)  # every check that training makes, before anything is resized
+        return _pictures(job)
+    except (ValueError, OSError) as error:
+        if not keep_broken:
+            raise
+        named = [(name, path) for name, path in zip(job.names, item[:3]) if name is not None]
+        return [_Picture(name, BROKEN, None, None, str(error), _bytes_of(path)) for name, path in named]
 
 
 def _pictures(job: _Job) -> list[_Picture]:
@@ -248,10 +236,6 @@ def _pictures(job: _Job) -> list[_Picture]:
 
 def _bytes_of(path: str) -> int:
     return len(storage.read_bytes(path)) if not os.path.isfile(path) else os.path.getsize(path)
-
-
-def _as_it_is(value: Any) -> Any:
-    return value
 
 
 def check(folder: str | Path) -> packed.Pack:

@@ -8,15 +8,16 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dada.dataset import storage
 from dada.dataset.base import SegmentationDataset
+from dada.dataset.parallel_map import parallel_map
 from dada.dataset.sampler import mixed_seed
 from dada.dataset.statistics import class_frequencies
 from dada.files import write_whole
@@ -90,9 +91,8 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
         if counts.shape == (len(dataset), dataset.num_classes):
             return counts
     log.info("counting the classes in %d labels of %s, once; kept in %s", len(dataset), dataset.title, path)
-    options = {"batch_size": None, "num_workers": num_workers, "collate_fn": _as_it_is}
     # A generator of its own: the run draws the same whether its labels were counted before or not.
-    loader = DataLoader(_Counts(dataset), generator=torch.Generator(), **options)
+    loader = parallel_map(partial(_counts, dataset), range(len(dataset)), num_workers, generator=torch.Generator())
     counts = np.stack(list(tqdm(loader, desc="classes", unit="label", dynamic_ncols=True)))
     content = io.BytesIO()
     np.save(content, counts)
@@ -100,25 +100,12 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
     return counts
 
 
-class _Counts(Dataset):
-    """Pixels of each class in each label, (K,), so that loader processes can count them."""
-
-    def __init__(self, dataset: SegmentationDataset) -> None:
-        self._dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self._dataset)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        classes = self._dataset.num_classes
-        try:
-            label = self._dataset.read_label(index)
-        except (ValueError, OSError):
-            if not self._dataset.skip_bad_files:
-                raise
-            return np.zeros(classes, dtype=np.int64)
-        return np.array(label.histogram()[:classes], dtype=np.int64)
-
-
-def _as_it_is(counts: np.ndarray) -> np.ndarray:
-    return counts
+def _counts(dataset: SegmentationDataset, index: int) -> np.ndarray:
+    """Pixels of each class in the label, (K,)."""
+    try:
+        label = dataset.read_label(index)
+    except (ValueError, OSError):
+        if not dataset.skip_bad_files:
+            raise
+        return np.zeros(dataset.num_classes, dtype=np.int64)
+    return np.array(label.histogram()[: dataset.num_classes], dtype=np.int64)

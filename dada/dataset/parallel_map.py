@@ -1,0 +1,35 @@
+"""A function of many things, computed by loader processes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+from torch.utils.data import DataLoader, Dataset
+
+T = TypeVar("T")
+
+
+class _Results(Dataset):
+    def __init__(self, function: Callable[[Any], Any], items: Sequence) -> None:
+        self._function, self._items = function, items
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._function(self._items[index])
+
+
+def parallel_map(function: Callable[[T], Any], items: Sequence[T], num_workers: int = 0, **options) -> DataLoader:
+    """`function(item)` of each item as it is, in order. `num_workers` processes compute them, or this one if 0.
+
+    Args:
+        function: of a module, or a partial of one: processes may have to import it.
+        options: of a DataLoader.
+    """
+    return DataLoader(_Results(function, items), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
+
+
+def _as_it_is(result: Any) -> Any:
+    return result
