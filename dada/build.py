@@ -102,21 +102,9 @@ def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
 def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
     """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
     train = cfg.TRAIN
-    dataset = build_dataset(
-        cfg.SOURCE,
-        cfg.DATA_DIRECTORY_SOURCE,
-        split=train.SET_SOURCE,
-        num_classes=cfg.NUM_CLASSES,
-        list_file=cfg.DATA_LIST_SOURCE,
-        transform=_train_transform(cfg, cfg.SOURCE, normalization, tuple(train.INPUT_SIZE_SOURCE)),
-        with_depth=cfg.USE_DEPTH,
-        seed=train.RANDOM_SEED,
-        info=train.INFO_SOURCE,
-        role="source",
-        **_own_options(cfg, cfg.SOURCE, "source"),
-    )
-    _number_classes(cfg, dataset)
-    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    transform = _train_transform(cfg, cfg.SOURCE, normalization, tuple(train.INPUT_SIZE_SOURCE))
+    options = {"info": train.INFO_SOURCE, "with_depth": cfg.USE_DEPTH, "seed": train.RANDOM_SEED}
+    dataset = _numbered(cfg, _dataset(cfg, "source", train.SET_SOURCE, transform, **options))
     by_class = None
     if train.RARE_CLASS_TEMPERATURE:
 
@@ -139,20 +127,9 @@ def target_loader(
     With `plain`, their colours are those of the files.
     """
     train = cfg.TRAIN
-    dataset = build_dataset(
-        cfg.TARGET,
-        cfg.DATA_DIRECTORY_TARGET,
-        split=train.SET_TARGET,
-        num_classes=cfg.NUM_CLASSES,
-        list_file=cfg.DATA_LIST_TARGET,
-        transform=_train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view, plain),
-        with_labels=False,
-        seed=train.RANDOM_SEED,
-        info=train.INFO_TARGET,
-        role="target",
-        **_own_options(cfg, cfg.TARGET, "target"),
-    )
-    _number_classes(cfg, dataset)
+    transform = _train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET), second_view, plain)
+    options = {"info": train.INFO_TARGET, "with_labels": False, "seed": train.RANDOM_SEED}
+    dataset = _numbered(cfg, _dataset(cfg, "target", train.SET_TARGET, transform, **options))
     return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
 
 
@@ -168,18 +145,8 @@ def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoa
 
 def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:
     """Whole images of the target's training split at the size of the test; label files are never opened."""
-    return build_dataset(
-        cfg.TARGET,
-        cfg.DATA_DIRECTORY_TARGET,
-        split=cfg.TRAIN.SET_TARGET,
-        num_classes=cfg.NUM_CLASSES,
-        list_file=cfg.DATA_LIST_TARGET,
-        transform=eval_transform(cfg, normalization, cfg.TARGET),
-        with_labels=False,
-        info=cfg.TRAIN.INFO_TARGET,
-        role="target",
-        **_own_options(cfg, cfg.TARGET, "target"),
-    )
+    transform = eval_transform(cfg, normalization, cfg.TARGET)
+    return _dataset(cfg, "target", cfg.TRAIN.SET_TARGET, transform, info=cfg.TRAIN.INFO_TARGET, with_labels=False)
 
 
 def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | None:
@@ -189,6 +156,14 @@ def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | N
         if not dataset.skip_bad_files:
             raise
         return None
+
+
+def _dataset(cfg: Any, role: str, split: str, transform: Callable, **options: Any) -> SegmentationDataset:
+    """A split of the source or the target. `options`: of build_dataset, where source, target and test differ."""
+    upper = role.upper()
+    options.update(_own_options(cfg, cfg[upper], role), num_classes=cfg.NUM_CLASSES, list_file=cfg[f"DATA_LIST_{upper}"])
+    root = cfg[f"DATA_DIRECTORY_{upper}"]
+    return build_dataset(cfg[upper], root, split=split, transform=transform, role=role, **options)
 
 
 def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
@@ -212,8 +187,12 @@ def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
     return {}
 
 
-def _number_classes(cfg: Any, dataset: SegmentationDataset) -> None:
-    """Refuse classes that are not the network's, and number them as LEGACY.PLCA_CLASS_ORDER asks."""
+def _numbered(cfg: Any, dataset: SegmentationDataset) -> SegmentationDataset:
+    """The dataset, with classes that are the network's, numbered as LEGACY.PLCA_CLASS_ORDER asks.
+
+    Raises:
+        ValueError: it has others.
+    """
     names = tuple(cfg.CLASSES.NAMES)
     if dataset.num_classes != cfg.NUM_CLASSES or (names and dataset.classes.names != names):
         wanted = f"CLASSES.NAMES are {', '.join(names)}" if names else f"NUM_CLASSES is {cfg.NUM_CLASSES}"
@@ -224,6 +203,7 @@ def _number_classes(cfg: Any, dataset: SegmentationDataset) -> None:
         )
     if cfg.LEGACY.PLCA_CLASS_ORDER:
         number_as_plca(dataset)
+    return dataset
 
 
 def _mixed_shapes(name: str) -> bool:
@@ -286,20 +266,10 @@ def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", sp
 
     They are prepared as the TEST section says. Of several processes each has every N-th batch.
     """
-    test, upper = cfg.TEST, role.upper()
-    name = cfg[upper]
-    dataset = build_dataset(
-        name,
-        cfg[f"DATA_DIRECTORY_{upper}"],
-        split=split or test.SET_TARGET,
-        num_classes=cfg.NUM_CLASSES,
-        list_file=cfg[f"DATA_LIST_{upper}"],
-        transform=eval_transform(cfg, normalization, name),
-        info=test.INFO_TARGET if role == "target" else cfg.TRAIN.INFO_SOURCE,
-        role=role,
-        **_own_options(cfg, name, role),
-    )
-    _number_classes(cfg, dataset)
+    test = cfg.TEST
+    transform = eval_transform(cfg, normalization, cfg[role.upper()])
+    info = test.INFO_TARGET if role == "target" else cfg.TRAIN.INFO_SOURCE
+    dataset = _numbered(cfg, _dataset(cfg, role, split or test.SET_TARGET, transform, info=info))
     if test.CLASS_RULE == "count":
         dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
     # Batches are shared, not images: each is the one that a single process would predict, to the last bit.
