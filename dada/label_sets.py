@@ -9,8 +9,7 @@ There are five label sets, named by their number of classes:
     11  the classes of CamVid that SegNet chose
 
 An id map is a vector of 256 uint8: the train id of every id that a label file can hold, IGNORE_LABEL for what
-is not trained. `*_ids()` say which ids a dataset defines at all, so that a file of some other format can be
-refused. Mapillary's maps are written in class names; they stand in mapillary.py.
+is not trained. Mapillary's maps are written in class names; they stand in mapillary.py.
 """
 
 from __future__ import annotations
@@ -31,27 +30,27 @@ OTHER_LABEL = 254  # labelled, but with a class that the network does not have; 
 
 IGNORE_LABEL = 255
 
-# The 19 classes: name, colour, Cityscapes labelId (GTA5 uses the same), SYNTHIA id, category.
+# The 19 classes: name, colour, Cityscapes labelId (GTA5 uses the same), SYNTHIA id, category, number in PLCA.
 _TABLE = (
-    ("road", (128, 64, 128), 7, 3, "flat"),
-    ("sidewalk", (244, 35, 232), 8, 4, "flat"),
-    ("building", (70, 70, 70), 11, 2, "construction"),
-    ("wall", (102, 102, 156), 12, 21, "construction"),
-    ("fence", (190, 153, 153), 13, 5, "construction"),
-    ("pole", (153, 153, 153), 17, 7, "object"),
-    ("light", (250, 170, 30), 19, 15, "object"),
-    ("sign", (220, 220, 0), 20, 9, "object"),
-    ("vegetation", (107, 142, 35), 21, 6, "nature"),
-    ("terrain", (152, 251, 152), 22, 16, "nature"),
-    ("sky", (70, 130, 180), 23, 1, "sky"),
-    ("person", (220, 20, 60), 24, 10, "human"),
-    ("rider", (255, 0, 0), 25, 17, "human"),
-    ("car", (0, 0, 142), 26, 8, "vehicle"),
-    ("truck", (0, 0, 70), 27, 18, "vehicle"),
-    ("bus", (0, 60, 100), 28, 19, "vehicle"),
-    ("train", (0, 80, 100), 31, 20, "vehicle"),
-    ("motorcycle", (0, 0, 230), 32, 12, "vehicle"),
-    ("bicycle", (119, 11, 32), 33, 11, "vehicle"),
+    ("road", (128, 64, 128), 7, 3, "flat", 2),
+    ("sidewalk", (244, 35, 232), 8, 4, "flat", 3),
+    ("building", (70, 70, 70), 11, 2, "construction", 1),
+    ("wall", (102, 102, 156), 12, 21, "construction", 15),
+    ("fence", (190, 153, 153), 13, 5, "construction", 4),
+    ("pole", (153, 153, 153), 17, 7, "object", 6),
+    ("light", (250, 170, 30), 19, 15, "object", 12),
+    ("sign", (220, 220, 0), 20, 9, "object", 8),
+    ("vegetation", (107, 142, 35), 21, 6, "nature", 5),
+    ("terrain", (152, 251, 152), 22, 16, "nature", 16),
+    ("sky", (70, 130, 180), 23, 1, "sky", 0),
+    ("person", (220, 20, 60), 24, 10, "human", 9),
+    ("rider", (255, 0, 0), 25, 17, "human", 13),
+    ("car", (0, 0, 142), 26, 8, "vehicle", 7),
+    ("truck", (0, 0, 70), 27, 18, "vehicle", 17),
+    ("bus", (0, 60, 100), 28, 19, "vehicle", 14),
+    ("train", (0, 80, 100), 31, 20, "vehicle", 18),
+    ("motorcycle", (0, 0, 230), 32, 12, "vehicle", 11),
+    ("bicycle", (119, 11, 32), 33, 11, "vehicle", 10),
 )
 # SegNet's classes of CamVid, in the order of their ids: name, colour. A bicyclist is rider and bicycle together, and
 # signs include traffic lights, unlike the classes above.
@@ -171,7 +170,7 @@ def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.
 
 
 def cityscapes_id_map(num_classes: int) -> np.ndarray:
-    """Cityscapes labelIds -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
+    """Labels of Cityscapes, and of GTA5, which has the same ids -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
     return _id_map(2, _CITYSCAPES_ONLY_CATEGORY, num_classes)
 
 
@@ -187,11 +186,6 @@ def cityscapes_id_of_class(classes: LabelSet) -> np.ndarray:
             f"there are no Cityscapes labelIds for the classes {', '.join(strange)}: its benchmark takes {', '.join(ids)}"
         )
     return np.array([ids[name] for name in classes.names], dtype=np.uint8)
-
-
-def gta5_id_map(num_classes: int) -> np.ndarray:
-    """GTA5 label ids -> train ids, (256,) uint8: GTA5 uses the Cityscapes labelIds."""
-    return cityscapes_id_map(num_classes)
 
 
 def synthia_id_map(num_classes: int, published: bool = False) -> np.ndarray:
@@ -216,25 +210,6 @@ def camvid_id_map() -> np.ndarray:
     return vector
 
 
-def cityscapes_ids() -> np.ndarray:
-    """Ids that a Cityscapes or GTA5 label file may hold: 0 to 34, and 255. (256,) bool.
-
-    34 is the licence plate, -1 in Cityscapes, in GTA5's files; 255 is where many tools put what they leave
-    unlabelled.
-    """
-    return defined_ids(range(35))
-
-
-def synthia_ids() -> np.ndarray:
-    """Ids that a SYNTHIA label file may hold: 0 to 22, and 255 for unlabelled. (256,) bool."""
-    return defined_ids(range(23))
-
-
-def camvid_ids() -> np.ndarray:
-    """Ids that a CamVid label file of SegNet may hold: 0 to 11, and 255 for unlabelled. (256,) bool."""
-    return defined_ids(range(12))
-
-
 def defined_ids(ids: Iterable[int]) -> np.ndarray:
     """True at `ids` and at 255, which means unlabelled everywhere. (256,) bool."""
     defined = np.zeros(256, dtype=bool)
@@ -243,32 +218,12 @@ def defined_ids(ids: Iterable[int]) -> np.ndarray:
     return defined
 
 
-# Pixel-Level-Cycle-Association (Kang et al., NeurIPS 2020) numbers its classes in another order. Entry i is
-# the train id, in our 16- or 19-class set, of its class i: permute the classifier's output channels with it
-# before loading its weights.
-_PLCA_ORDER = (
-    "sky",
-    "building",
-    "road",
-    "sidewalk",
-    "fence",
-    "vegetation",
-    "pole",
-    "car",
-    "sign",
-    "person",
-    "bicycle",
-    "motorcycle",
-    "light",
-    "rider",
-    "bus",
-    "wall",
-    "terrain",
-    "truck",
-    "train",
-)
-PLCA_TO_16: tuple[int, ...] = tuple(LABEL_SETS[16].names.index(name) for name in _PLCA_ORDER[:16])
-PLCA_TO_19: tuple[int, ...] = tuple(LABEL_SETS[19].names.index(name) for name in _PLCA_ORDER)
+# Pixel-Level-Cycle-Association (Kang et al., NeurIPS 2020) numbers its 16 or 19 classes in another order. Entry i is the
+# train id, in our set, of its class i: permute the classifier's output channels with it before loading its weights.
+_NUMBER_IN_PLCA = {row[0]: row[5] for row in _TABLE}
+PLCA_CLASSES: dict[int, tuple[int, ...]] = {
+    count: tuple(np.argsort([_NUMBER_IN_PLCA[name] for name in LABEL_SETS[count].names]).tolist()) for count in (16, 19)
+}
 
 
 def subsets(classes: LabelSet) -> dict[str, list[int]]:

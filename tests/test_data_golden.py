@@ -56,7 +56,7 @@ def test_cityscapes_and_gta5_labels_are_advents_and_dadas(case):
         published = case.arrays[f"map_vector{classes}"]
         np.testing.assert_array_equal(vector[: len(published)], published)
         np.testing.assert_array_equal(labels_of(case.arrays["ids"], vector, size), case.arrays[f"label{classes}"])
-    gta5 = labels_of(case.arrays["gta5_ids"], label_sets.gta5_id_map(19), size)
+    gta5 = labels_of(case.arrays["gta5_ids"], label_sets.cityscapes_id_map(19), size)
     np.testing.assert_array_equal(gta5, case.arrays["gta5_label19"])
     image = EvalTransform(CAFFE_BGR, size, "bicubic")(Image.fromarray(case.arrays["rgb"])).image
     torch.testing.assert_close(image, case.tensor("image"), rtol=0, atol=1e-5)
@@ -128,14 +128,16 @@ def test_depth_is_dadas(case, tmp_path):
 @pytest.mark.parametrize("case", golden_cases("plca_data.npz", "labels_"), ids=by_name)
 def test_plca_labels_are_ours_in_another_order(case):
     count = len(case.settings["class_order"])
-    order = {16: label_sets.PLCA_TO_16, 19: label_sets.PLCA_TO_19}[count]
+    order = label_sets.PLCA_CLASSES[count]
     ours_name = {"traffic sign": "sign", "traffic light": "light", "pedestrian": "person"}
     names = label_sets.LABEL_SETS[count].names
     assert [names[i] for i in order] == [ours_name.get(name, name) for name in case.settings["class_order"]]
 
-    id_map = {"SYNTHIA": label_sets.synthia_id_map, "Cityscapes": label_sets.cityscapes_id_map, "GTAV": label_sets.gta5_id_map}[
-        case.settings["domain"]
-    ](count)
+    id_map = {
+        "SYNTHIA": label_sets.synthia_id_map,
+        "Cityscapes": label_sets.cityscapes_id_map,
+        "GTAV": label_sets.cityscapes_id_map,
+    }[case.settings["domain"]](count)
     translate = np.full(256, label_sets.IGNORE_LABEL)  # also for id 34, which PLCA hands through unmapped
     translate[:count] = order
     np.testing.assert_array_equal(id_map[case.arrays["ids"]], translate[case.arrays["train_ids"]])

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from dada.dataset import DATASETS, LABEL_SETS
-from dada.label_sets import cityscapes_id_map, gta5_id_map, synthia_id_map
+from dada.label_sets import cityscapes_id_map, synthia_id_map
 
 PAGE = (Path(__file__).parent.parent / "docs" / "datasets.md").read_text(encoding="utf-8")
 
@@ -22,7 +22,7 @@ def test_ids_and_categories_are_those_of_the_maps():
             names = LABEL_SETS[count].names
             want = names.index(name) if name in names else 255
             assert (str(count) in sets.split(", ")) == (name in names)
-            assert cityscapes_id_map(count)[int(cityscapes)] == gta5_id_map(count)[int(cityscapes)] == want
+            assert cityscapes_id_map(count)[int(cityscapes)] == want
             assert synthia_id_map(count)[int(synthia)] == want
         train_id = LABEL_SETS[7].names.index(category)
         assert cityscapes_id_map(7)[int(cityscapes)] == synthia_id_map(7)[int(synthia)] == train_id

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import dada.torchvision_compat  # noqa: F401
+from dada.label_sets import PLCA_CLASSES
 from dada.model import (
     DeepLabV2,
     FCDiscriminator,
@@ -22,7 +23,6 @@ from dada.model import (
 )
 from dada.model.batch_norm import batch_norms
 from dada.model.timm_encoder import TimmSegmenter
-from dada.model.weight_formats import PLCA_CLASSES
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
 LITE = "timm:tf_efficientnet_lite0"

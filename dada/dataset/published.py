@@ -1,7 +1,7 @@
 """What the published datasets share: how they are asked for, scanned, listed and mapped to classes.
 
 A dataset of this kind is a subclass that says where its files lie (`find`) and what its ids mean (`map_of`,
-`defined`); see gta5.py for the shortest.
+`num_ids`); see gta5.py for the shortest.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from dada.dataset import image_files, storage
 from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
-from dada.label_sets import IGNORE_LABEL, LabelInfo, label_set, label_set_from_info
+from dada.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, label_set, label_set_from_info
 
 
 class PublishedDataset(SegmentationDataset):
@@ -40,6 +40,7 @@ class PublishedDataset(SegmentationDataset):
     title: str
     splits: tuple[str, ...] = ("all",)  # the usual one first; those that are folders need not all be here
     usual_role = "source"
+    num_ids: int  # a label file may hold 0 to num_ids - 1, and 255 for unlabelled
     label_sets: tuple[int, ...] = (19, 16, 13, 7)  # numbers of classes, the usual one first
     has_depth = False
     download: str  # where to get it, a sentence
@@ -76,7 +77,7 @@ class PublishedDataset(SegmentationDataset):
             items,
             classes=classes,
             id_map=id_map,
-            defined_ids=self.defined(),
+            defined_ids=defined_ids(range(self.num_ids)),
             labelled_ids=self.map_of(finest) != IGNORE_LABEL,
             transform=transform,
             seed=seed,
@@ -91,10 +92,6 @@ class PublishedDataset(SegmentationDataset):
 
     def map_of(self, num_classes: int) -> np.ndarray:
         """File ids -> train ids of that label set, (256,) uint8."""
-        raise NotImplementedError
-
-    def defined(self) -> np.ndarray:
-        """The ids that a label file may hold, (256,) bool."""
         raise NotImplementedError
 
     def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:

@@ -9,7 +9,7 @@ import numpy as np
 from dada.dataset import storage
 from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
-from dada.label_sets import synthia_id_map, synthia_ids
+from dada.label_sets import synthia_id_map
 
 PARSED_LABELS = "parsed_LABELS"  # 8-bit, one channel; made from the original by the ancestors' users
 RAW_LABELS = "GT/LABELS"  # as downloaded: 16-bit, several channels, the first is the class
@@ -30,6 +30,7 @@ class SYNTHIA(PublishedDataset):
     title = "SYNTHIA"
     label_sets = (16, 13, 7, 19)
     has_depth = True
+    num_ids = 23
     holds = "RGB/"
     download = "SYNTHIA-RAND-CITYSCAPES (RGB/, GT/LABELS/, Depth/) is at https://synthia-dataset.net/downloads/."
 
@@ -53,9 +54,6 @@ class SYNTHIA(PublishedDataset):
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return synthia_id_map(num_classes, self.published)
-
-    def defined(self) -> np.ndarray:
-        return synthia_ids()
 
     def _label_folder(self) -> str:
         if self.labels not in ("auto", "parsed", "raw"):

@@ -11,14 +11,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from dada.label_sets import PLCA_TO_16, PLCA_TO_19
+from dada.label_sets import PLCA_CLASSES
 from dada.model.batch_norm import without_domain
 from dada.model.segmentation_model import SegmentationModel
 from dada.model.weight_files import State
 
 log = logging.getLogger(__name__)
-
-PLCA_CLASSES = {16: PLCA_TO_16, 19: PLCA_TO_19}  # PLCA's class i is this class of ADVENT's 16 or Cityscapes' 19
 
 
 class Adapted(NamedTuple):
