@@ -66,7 +66,8 @@ class Folder(SegmentationDataset):
         label_map: Mapping[str, str] | None = None,
         default: str = "error",
     ) -> None:
-        self.setting = f"FOLDER_{role.upper()}"
+        self.root, self.split, self.role = Path(root), split, role
+        self.setting, self.list_setting = f"FOLDER_{role.upper()}", f"DATA_LIST_{role.upper()}"
         self.strict = default == "error"
         self.colors: list[Color] | None = None
         id_map = np.full(256, IGNORE_LABEL, dtype=np.uint8)
@@ -86,7 +87,7 @@ class Folder(SegmentationDataset):
         defined[IGNORE_LABEL] = True
         super().__init__(
             f"{role} folder",
-            self._items(Path(root), split, role, str(list_file), images, labels, depth, with_labels, with_depth),
+            self._items(str(list_file), images, labels if with_labels else None, depth if with_depth else None),
             classes=classes,
             id_map=id_map,
             defined_ids=defined,
@@ -137,71 +138,57 @@ class Folder(SegmentationDataset):
             raise ValueError(f"{setting} holds {len(keys)} colours, at most {IGNORE_LABEL} are possible")
         return keys, targets
 
-    def _items(
-        self,
-        root: Path,
-        split: str,
-        role: str,
-        list_file: str,
-        images: str,
-        labels: str,
-        depth: str,
-        with_labels: bool,
-        with_depth: bool,
-    ) -> list[Item]:
-        list_setting = f"DATA_LIST_{role.upper()}"
-
-        def pattern(text: str, key: str) -> Pattern:
-            return Pattern(text.replace("{split}", split or "."), f"{self.setting}.{key}")
-
-        image_pattern = pattern(images, "IMAGES")
+    def _items(self, list_file: str, images: str, labels: str | None, depth: str | None) -> list[Item]:
+        """The files that a list or the pattern `images` names, with those of the other patterns; None: not needed."""
+        image_pattern = self._pattern(images, "IMAGES")
         if list_file:
-            rows = image_files.read_list(Path(list_file.replace("{}", split)), list_setting)
+            rows = image_files.read_list(Path(list_file.replace("{}", self.split)), self.list_setting)
             found = [row[0] for row in rows]
             in_list = [row[1] for row in rows if len(row) == 2]
         else:
-            found, in_list = self._find(image_pattern, root, split, role), []
+            found, in_list = self._find(image_pattern), []
 
         def partners(text: str, key: str, what: str, otherwise: str) -> list[str]:
             if not text:
                 raise ValueError(f"{self.setting}.{key} is empty, but {what}s are needed here: {otherwise}")
-            return paired(found, image_pattern, pattern(text, key), root, what=what, list_setting=list_setting)
+            pattern = self._pattern(text, key)
+            return paired(found, image_pattern, pattern, self.root, what=what, list_setting=self.list_setting)
 
         if in_list and len(in_list) != len(found):
             raise ValueError(
-                f"{list_setting} names a label behind {len(in_list)} of {len(found)} images; give one to all, or to none"
+                f"{self.list_setting} names a label behind {len(in_list)} of {len(found)} images; give one to all, or to none"
             )
         label_paths: list[str | None] = [None] * len(found)
         depth_paths: list[str | None] = [None] * len(found)
-        if with_labels and in_list:
-            label_paths = in_list
-        elif with_labels:
+        if labels is not None:
             why = "training reads those of the source, a test those of the target"
-            label_paths = partners(labels, "LABELS", "label", why)
-        if with_depth:
+            label_paths = in_list or partners(labels, "LABELS", "label", why)
+        if depth is not None:
             why = "give the pattern, or set USE_DEPTH to False"
             depth_paths = partners(depth, "DEPTH", "depth file", why)
         if list_file:
-            self._require([*found, *(p for p in label_paths if p is not None)], root, list_setting)
+            image_files.require_files(
+                [str(self.root / path) for path in (*found, *label_paths) if path is not None],
+                what=f"files that {self.list_setting} names",
+                advice=f"Its paths start from {self.root}.",
+            )
+        root = self.root
         return [
             Item(str(root / image), label and str(root / label), distance and str(root / distance), image)
             for image, label, distance in zip(found, label_paths, depth_paths)
         ]
 
-    @staticmethod
-    def _require(paths: list[str], root: Path, list_setting: str) -> None:
-        image_files.require_files(
-            [str(root / path) for path in paths], what=f"files that {list_setting} names", advice=f"Its paths start from {root}."
-        )
+    def _pattern(self, text: str, key: str) -> Pattern:
+        return Pattern(text.replace("{split}", self.split or "."), f"{self.setting}.{key}")
 
-    def _find(self, pattern: Pattern, root: Path, split: str, role: str) -> list[str]:
-        setting = f"DATA_DIRECTORY_{role.upper()}"
-        splits = f"TRAIN.SET_{role.upper()}" + (" (in a test, TEST.SET_TARGET)" if role == "target" else "")
+    def _find(self, pattern: Pattern) -> list[str]:
+        root, setting = self.root, f"DATA_DIRECTORY_{self.role.upper()}"
+        splits = f"TRAIN.SET_{self.role.upper()}" + (" (in a test, TEST.SET_TARGET)" if self.role == "target" else "")
         folder = root / pattern.fixed_folder
         image_files.require_folder(
             folder,
             root,
-            what=f"images for split {split!r}",
+            what=f"images for split {self.split!r}",
             setting=setting,
             holds=pattern.text,
             source=f"Or correct {self.setting}.IMAGES, where {{split}} is {splits}.",
