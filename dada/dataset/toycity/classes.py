@@ -2,24 +2,9 @@
 
 import numpy as np
 
-CLASS_NAMES = (
-    "road",
-    "sidewalk",
-    "building",
-    "wall",
-    "fence",
-    "pole",
-    "light",
-    "sign",
-    "vegetation",
-    "sky",
-    "person",
-    "rider",
-    "car",
-    "bus",
-    "motorcycle",
-    "bicycle",
-)
+from dada.label_sets import LABEL_SETS
+
+CLASS_NAMES = LABEL_SETS[16].names
 (ROAD, SIDEWALK, BUILDING, WALL, FENCE, POLE, LIGHT, SIGN, VEGETATION, SKY, PERSON, RIDER, CAR, BUS, MOTORCYCLE, BICYCLE) = range(
     16
 )

@@ -9,8 +9,8 @@ from dada.dataset.toycity.camera import Camera
 from dada.dataset.toycity.canvas import Canvas
 
 
-def _hex(*colors: str) -> np.ndarray:
-    return np.array([[int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in colors], np.float32)
+def _hex(colors: str) -> np.ndarray:
+    return np.array([[int(c[i : i + 2], 16) / 255 for i in (0, 2, 4)] for c in colors.split()], np.float32)
 
 
 class Look(NamedTuple):
@@ -29,112 +29,67 @@ class Look(NamedTuple):
     park_rate: float  # share of parking places taken
 
 
-SOURCE = Look(
-    name="source",
-    palette={
-        "road": _hex("54555c", "5e5e62", "4a4d55"),
-        "marking": _hex("ffffff"),
-        "sidewalk": _hex("c9a58f", "b9b4ae", "cdb59a"),
-        "curb": _hex("e8e4dc"),
-        "grass": _hex("6cae2e", "8aa83a"),
-        "building": _hex(
-            "d9653b", "e0b040", "c8c0b0", "8fb4d8", "b8452f", "e8dcc0", "7f8fa8", "c98fa0", "9ab88a", "a8a49c", "8c8680", "74706c"
-        ),
-        "window": _hex("2f5f9f", "27446e", "5f9fd0"),
-        "roof": _hex("a03020", "703828"),
-        "wall": _hex("b0a090", "a87058", "c8b890"),
-        "fence": _hex("2f6f4f", "d8d8d8", "8a5a2a", "303038"),
-        "leaf": _hex("2f8f1f", "46a52a", "1f7a2a", "6ab030"),
-        "trunk": _hex("6a4424"),
-        "pole": _hex("909498", "70757a", "b8bcc0"),
-        "lightbox": _hex("202020", "303020"),
-        "sign": _hex("1f4fd0", "d01f1f", "f0d020", "1f9f4f"),
-        "sky": _hex("2f78d8", "3f8fe8", "5aa0e0", "8cb0d4", "b4c4d4"),
-        "horizon": _hex("a8d4f8", "c0e0ff", "e0e8ee"),
-        "cloud": _hex("ffffff"),
-        "skin": _hex("f0c8a0", "c08050", "7a4a2a"),
-        "clothes": _hex("e02020", "2050e0", "f0e020", "20b050", "e070c0", "f0f0f0", "303040", "f08020", "7030b0"),
-        "trousers": _hex("203060", "404040", "7a6a50", "202020", "3060a0"),
-        "car": _hex("e01818", "1840d0", "f0f0f0", "f0c010", "20a040", "202028", "c0c8d0", "e06010"),
-        "bus": _hex("e0c020", "d02020", "20a0c0", "f08010"),
-        "cycle": _hex("d02020", "2040c0", "20a040", "303030", "f0a010"),
-        "void": _hex("507050", "604838"),
-    },
-    counts={
-        "person": 13.0,
-        "rider": 3.0,
-        "motorcycle": 1.4,
-        "bicycle": 1.8,
-        "car": 3.6,
-        "bus": 0.75,
-        "sign": 5.0,
-        "light": 3.6,
-        "lamp": 4.0,
-        "bin": 0.8,
-        "stall": 0.15,
-    },
-    roadside={"building": 5.0, "wall": 1.6, "fence": 1.8, "hedge": 0.8, "park": 0.8},
-    texture=0.22,
-    ambient=0.55,
-    jitter=0.05,
-    sun_shadow=True,
-    fixed_camera=False,
-    street_trees=22.0,
-    park_rate=0.35,
-)
+# What, in the source and in the target.
+_PALETTE = {
+    "road": ("54555c 5e5e62 4a4d55", "5a5858 646160 504f52"),
+    "marking": ("ffffff", "b8b6ae"),
+    "sidewalk": ("c9a58f b9b4ae cdb59a", "807a76 8c8580 756f70"),
+    "curb": ("e8e4dc", "9a9690"),
+    "grass": ("6cae2e 8aa83a", "5f6640 6a6842"),
+    "building": (
+        "d9653b e0b040 c8c0b0 8fb4d8 b8452f e8dcc0 7f8fa8 c98fa0 9ab88a a8a49c 8c8680 74706c",
+        "8f8578 a39a88 7a5648 8a7060 9c958c 6f6a66 b0a48a 75645c",
+    ),
+    "window": ("2f5f9f 27446e 5f9fd0", "363c42 2c2f34 545c62"),
+    "roof": ("a03020 703828", "5a3c32 4a4446"),
+    "wall": ("b0a090 a87058 c8b890", "7c766e 74584a 8a8478"),
+    "fence": ("2f6f4f d8d8d8 8a5a2a 303038", "4c5450 6c6c6a 54483c 34383a"),
+    "leaf": ("2f8f1f 46a52a 1f7a2a 6ab030", "3c5226 4a6030 305026 606a30"),
+    "trunk": ("6a4424", "40362c"),
+    "pole": ("909498 70757a b8bcc0", "6a6c6c 54585a 7e807e"),
+    "lightbox": ("202020 303020", "24282a 1e2220"),
+    "sign": ("1f4fd0 d01f1f f0d020 1f9f4f", "2c4a86 96342e b89c3c d0ccc4"),
+    "sky": ("2f78d8 3f8fe8 5aa0e0 8cb0d4 b4c4d4", "b4bcc4 c4c6c6 a4b0be"),
+    "horizon": ("a8d4f8 c0e0ff e0e8ee", "d8d8d2 e0d4c0 ccd2d6"),
+    "cloud": ("ffffff", "e4e4e2 a8acb2"),
+    "skin": ("f0c8a0 c08050 7a4a2a", "b8937a 8a6450 6a4c3c"),
+    "clothes": (
+        "e02020 2050e0 f0e020 20b050 e070c0 f0f0f0 303040 f08020 7030b0",
+        "2c2e36 3c3a3a 54423a 2c3a52 6c6a66 7a2e2c 46503e 8c8a86",
+    ),
+    "trousers": ("203060 404040 7a6a50 202020 3060a0", "2a2e3a 262628 3c3a38 34405a"),
+    "car": ("e01818 1840d0 f0f0f0 f0c010 20a040 202028 c0c8d0 e06010", "202226 8e9296 b8babc 44484e 2c3a54 6a2a28 d0d0cc 585450"),
+    "bus": ("e0c020 d02020 20a0c0 f08010", "a89a4a 8c3a34 9aa4a8 5a7a86"),
+    "cycle": ("d02020 2040c0 20a040 303030 f0a010", "2c2c2e 4a3430 34465a 565a58"),
+    "void": ("507050 604838", "4a4f48 524a44"),
+}
+_COUNTS = {
+    "person": (13.0, 5.0),
+    "rider": (3.0, 1.1),
+    "motorcycle": (1.4, 0.5),
+    "bicycle": (1.8, 1.3),
+    "car": (3.6, 3.2),
+    "bus": (0.75, 0.36),
+    "sign": (5.0, 4.0),
+    "light": (3.6, 2.2),
+    "lamp": (4.0, 3.0),
+    "bin": (0.8, 0.7),
+    "stall": (0.15, 0.15),
+}
+_ROADSIDE = {"building": (5.0, 6.0), "wall": (1.6, 0.7), "fence": (1.8, 0.9), "hedge": (0.8, 1.2), "park": (0.8, 1.0)}
 
-TARGET = Look(
-    name="target",
-    palette={
-        "road": _hex("5a5858", "646160", "504f52"),
-        "marking": _hex("b8b6ae"),
-        "sidewalk": _hex("807a76", "8c8580", "756f70"),
-        "curb": _hex("9a9690"),
-        "grass": _hex("5f6640", "6a6842"),
-        "building": _hex("8f8578", "a39a88", "7a5648", "8a7060", "9c958c", "6f6a66", "b0a48a", "75645c"),
-        "window": _hex("363c42", "2c2f34", "545c62"),
-        "roof": _hex("5a3c32", "4a4446"),
-        "wall": _hex("7c766e", "74584a", "8a8478"),
-        "fence": _hex("4c5450", "6c6c6a", "54483c", "34383a"),
-        "leaf": _hex("3c5226", "4a6030", "305026", "606a30"),
-        "trunk": _hex("40362c"),
-        "pole": _hex("6a6c6c", "54585a", "7e807e"),
-        "lightbox": _hex("24282a", "1e2220"),
-        "sign": _hex("2c4a86", "96342e", "b89c3c", "d0ccc4"),
-        "sky": _hex("b4bcc4", "c4c6c6", "a4b0be"),
-        "horizon": _hex("d8d8d2", "e0d4c0", "ccd2d6"),
-        "cloud": _hex("e4e4e2", "a8acb2"),
-        "skin": _hex("b8937a", "8a6450", "6a4c3c"),
-        "clothes": _hex("2c2e36", "3c3a3a", "54423a", "2c3a52", "6c6a66", "7a2e2c", "46503e", "8c8a86"),
-        "trousers": _hex("2a2e3a", "262628", "3c3a38", "34405a"),
-        "car": _hex("202226", "8e9296", "b8babc", "44484e", "2c3a54", "6a2a28", "d0d0cc", "585450"),
-        "bus": _hex("a89a4a", "8c3a34", "9aa4a8", "5a7a86"),
-        "cycle": _hex("2c2c2e", "4a3430", "34465a", "565a58"),
-        "void": _hex("4a4f48", "524a44"),
-    },
-    counts={
-        "person": 5.0,
-        "rider": 1.1,
-        "motorcycle": 0.5,
-        "bicycle": 1.3,
-        "car": 3.2,
-        "bus": 0.36,
-        "sign": 4.0,
-        "light": 2.2,
-        "lamp": 3.0,
-        "bin": 0.7,
-        "stall": 0.15,
-    },
-    roadside={"building": 6.0, "wall": 0.7, "fence": 0.9, "hedge": 1.2, "park": 1.0},
-    texture=0.6,
-    ambient=0.82,
-    jitter=0.03,
-    sun_shadow=False,
-    fixed_camera=True,
-    street_trees=12.0,
-    park_rate=0.65,
-)
 
+def _look(column: int, name: str, **numbers) -> Look:
+    counts, roadside = ({what: row[column] for what, row in table.items()} for table in (_COUNTS, _ROADSIDE))
+    return Look(name, {what: _hex(row[column]) for what, row in _PALETTE.items()}, counts, roadside, **numbers)
+
+
+SOURCE = _look(
+    0, "source", texture=0.22, ambient=0.55, jitter=0.05, sun_shadow=True, fixed_camera=False, street_trees=22.0, park_rate=0.35
+)
+TARGET = _look(
+    1, "target", texture=0.6, ambient=0.82, jitter=0.03, sun_shadow=False, fixed_camera=True, street_trees=12.0, park_rate=0.65
+)
 LOOKS = {look.name: look for look in (SOURCE, TARGET)}
 
 
