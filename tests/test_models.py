@@ -275,14 +275,6 @@ def test_the_depth_block_begins_open_on_torchvisions_and_timms_networks_and_as_p
 # --- timm --------------------------------------------------------------------------------------------------
 
 
-def test_the_deeplab_decoder_classifies_features_alone():
-    model = TimmSegmenter("tf_efficientnet_lite0", K, output_stride=16, decoder="deeplabv2").eval()
-    with torch.no_grad():
-        out = model(image(1, 3, 64, 80))
-        assert out.logits.shape == (1, K, 4, 5) and out.skip is None
-        assert torch.equal(model.classify(out.features), out.logits)
-
-
 def test_the_light_decoder_asks_for_its_finer_map():
     model = build_model(LITE, K, output_stride=16).eval()
     with pytest.raises(ValueError, match=r"classify\(features, outputs\.skip\)"):

@@ -18,26 +18,22 @@ DILATIONS = (6, 12, 18, 24)  # suit the 92x92 maps of 730x730 images
 
 
 class DeepLabHead(nn.Module):
-    """Sum of dilated 3x3 convolutions, one per rate: (B, C, h, w) -> (B, K, h, w)."""
+    """Sum of dilated 3x3 convolutions, one per rate, drawn from N(0, 0.01): (B, C, h, w) -> (B, K, h, w)."""
 
     def __init__(self, in_channels: int, num_classes: int, *, bias: bool = True, dilations: Sequence[int] = DILATIONS) -> None:
         super().__init__()
         self.conv2d_list = nn.ModuleList(
             nn.Conv2d(in_channels, num_classes, 3, padding=rate, dilation=rate, bias=bias) for rate in dilations
         )
+        for conv in self.modules():
+            if isinstance(conv, nn.Conv2d):
+                nn.init.normal_(conv.weight, 0.0, 0.01)
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.conv2d_list[0](x)
         for conv in self.conv2d_list[1:]:
             out = out + conv(x)
         return out
-
-    def start(self) -> DeepLabHead:
-        """Draw the weights from N(0, 0.01), as DeepLab does."""
-        for conv in self.modules():
-            if isinstance(conv, nn.Conv2d):
-                nn.init.normal_(conv.weight, 0.0, 0.01)
-        return self
 
 
 class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
@@ -90,8 +86,8 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
                 else:
                     nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if multi_level:
-            self.layer5 = DeepLabHead(self.channels[0], num_classes, bias=head_bias).start()
-        self.layer6 = DeepLabHead(self.channels[1], num_classes, bias=head_bias).start()
+            self.layer5 = DeepLabHead(self.channels[0], num_classes, bias=head_bias)
+        self.layer6 = DeepLabHead(self.channels[1], num_classes, bias=head_bias)
         self.multi_level = multi_level
         if with_depth:
             self.add_depth_block(self.channels[1], init="published" if init == "normal" else "open")

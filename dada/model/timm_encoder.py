@@ -21,7 +21,6 @@ from dada.normalization import Normalization
 import timm  # isort: skip
 
 BASE_DILATIONS = (1, 3, 6, 9)  # at output stride 16; a 512x512 image has 32x32 positions
-DECODERS = ("light", "deeplabv2")
 
 
 class LightDecoder(nn.Module):
@@ -80,8 +79,29 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
     )
 
 
-class TimmSegmenter(DepthBlock, SegmentationModel):
-    """A timm encoder and a decoder.
+class LightSegmenter(DepthBlock, SegmentationModel):
+    """What networks of an `encoder` of timm and a light `decoder` have in common; with `multi_level` also `aux_head`."""
+
+    encoder: nn.Module
+    decoder: LightDecoder
+    aux_head: DeepLabHead
+    multi_level: bool
+
+    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
+        if skip is None:
+            raise ValueError("the light decoder also reads a finer map: call classify(features, outputs.skip)")
+        return self.decoder(features, skip)
+
+    def backbone_modules(self) -> list[nn.Module]:
+        return [self.encoder]
+
+    def head_modules(self) -> list[nn.Module]:
+        heads = [self.decoder, self.aux_head] if self.multi_level else [self.decoder]
+        return [*heads, *self.depth_modules()]
+
+
+class TimmSegmenter(LightSegmenter):
+    """An encoder of timm and a decoder that gives logits at stride 4, or the next coarser one where its patches are larger.
 
     Args:
         name: timm's name of the encoder, for example "tf_efficientnet_lite0".
@@ -92,8 +112,6 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
             fused map.
         head_bias: whether the classifier has a bias.
         bn_policy: see dada.model.batch_norm.BN_POLICIES.
-        decoder: "light" (logits at stride 4) or "deeplabv2" (four dilated convolutions on the last map).
-        dilations: of the decoder, in positions of the deepest map; None fits BASE_DILATIONS to the stride.
 
     Raises:
         ValueError: unknown encoder (the nearest names are listed), or one that cannot give the output stride.
@@ -109,37 +127,22 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         with_depth: bool = False,
         head_bias: bool = True,
         bn_policy: str = "train",
-        decoder: str = "light",
-        dilations: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if decoder not in DECODERS:
-            raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, not {decoder!r}")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.encoder_name = name
         self.encoder = create_encoder(name, output_stride)
         self.normalization = encoder_normalization(name)
         self.multi_level = multi_level
-        if dilations is None:
-            dilations = fitting_dilations(output_stride)
+        dilations = fitting_dilations(output_stride)
         self.multiple = output_stride if cuts_patches(self.encoder) else 1
         info: Any = self.encoder.feature_info
         channels, reductions = info.channels(), info.reduction()
-        self.skip_index: int | None = None
-        self.decoder: nn.Module
-        if decoder == "light":
-            # Stride 4, or the next coarser one where the encoder starts with larger patches.
-            self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
-            self.decoder = LightDecoder(channels[-1], channels[self.skip_index], num_classes, dilations=dilations, bias=head_bias)
-        else:
-            self.decoder = DeepLabHead(channels[-1], num_classes, bias=head_bias, dilations=dilations)
+        self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
+        self.decoder = LightDecoder(channels[-1], channels[self.skip_index], num_classes, dilations=dilations, bias=head_bias)
         if multi_level:
             self.aux_head = DeepLabHead(channels[-2], num_classes, bias=head_bias, dilations=dilations)
-        for module in self.head_modules():
-            for head in module.modules():
-                if isinstance(head, DeepLabHead):
-                    head.start()
         if with_depth:
             self.add_depth_block(channels[-1])
         self.set_bn_policy(bn_policy)
@@ -151,17 +154,10 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
         """
         self.check_image(image)
         maps = self.encoder(resized_to_multiple(image, self.multiple))
-        skip = None if self.skip_index is None else maps[self.skip_index]
+        skip = maps[self.skip_index]
         aux = self.aux_head(maps[-2]) if self.multi_level else None
         features, depth = self.fuse(maps[-1])
         return Outputs(self.classify(features, skip), features, aux, depth, skip)
-
-    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
-        if self.skip_index is None:
-            return self.decoder(features)
-        if skip is None:
-            raise ValueError("the light decoder also reads a finer map: call classify(features, outputs.skip)")
-        return self.decoder(features, skip)
 
     def set_recompute(self, on: bool) -> None:
         """As SegmentationModel.set_recompute, by timm's own switches, which an encoder with batch norm must not use."""
@@ -174,13 +170,6 @@ class TimmSegmenter(DepthBlock, SegmentationModel):
             )
         for block in blocks:
             block.grad_checkpointing = on
-
-    def backbone_modules(self) -> list[nn.Module]:
-        return [self.encoder]
-
-    def head_modules(self) -> list[nn.Module]:
-        heads = [self.decoder, self.aux_head] if self.multi_level else [self.decoder]
-        return [*heads, *self.depth_modules()]
 
 
 def fitting_dilations(stride: int) -> list[int]:

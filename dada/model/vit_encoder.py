@@ -8,11 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 from dada.model.deeplabv2 import DeepLabHead
-from dada.model.depth import DepthBlock
 from dada.model.outputs import Outputs
-from dada.model.segmentation_model import SegmentationModel
 from dada.model.timm_encoder import (
     LightDecoder,
+    LightSegmenter,
     check_encoder_name,
     encoder_normalization,
     fitting_dilations,
@@ -53,7 +52,7 @@ class FinerMap(nn.Module):
         return self.shuffle(sum(expand(x) for expand, x in zip(self.expand, maps)))
 
 
-class VitSegmenter(DepthBlock, SegmentationModel):
+class VitSegmenter(LightSegmenter):
     """A plain vision transformer of timm and the light decoder.
 
     Four blocks at even distances are read (of 12: the 3rd, 6th, 9th and 12th), each through the encoder's final norm.
@@ -115,7 +114,7 @@ class VitSegmenter(DepthBlock, SegmentationModel):
         dilations = fitting_dilations(self.patch)
         self.decoder = LightDecoder(width, 48, num_classes, dilations=dilations, bias=head_bias)
         if multi_level:
-            self.aux_head = DeepLabHead(width, num_classes, bias=head_bias, dilations=dilations).start()
+            self.aux_head = DeepLabHead(width, num_classes, bias=head_bias, dilations=dilations)
         if with_depth:
             self.add_depth_block(width)
         self.set_bn_policy(bn_policy)
@@ -130,18 +129,9 @@ class VitSegmenter(DepthBlock, SegmentationModel):
         features, depth = self.fuse(last)
         return Outputs(self.classify(features, skip), features, aux, depth, skip)
 
-    def classify(self, features: Tensor, skip: Tensor | None = None) -> Tensor:
-        if skip is None:
-            raise ValueError("the light decoder also reads a finer map: call classify(features, outputs.skip)")
-        return self.decoder(features, skip)
-
     def set_recompute(self, on: bool) -> None:
         """Keep only the input of each block for the backward pass, or everything; values and gradients are the same."""
         self.encoder.set_grad_checkpointing(on)
 
-    def backbone_modules(self) -> list[nn.Module]:
-        return [self.encoder]
-
     def head_modules(self) -> list[nn.Module]:
-        heads = [self.finer, self.decoder, *([self.aux_head] if self.multi_level else [])]
-        return [*heads, *self.depth_modules()]
+        return [self.finer, *super().head_modules()]
