@@ -149,6 +149,13 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
     return _dataset(cfg, "target", cfg.TRAIN.SET_TARGET, transform, info=cfg.TRAIN.INFO_TARGET, with_labels=False)
 
 
+def files_of(cfg: Any, what: str) -> SegmentationDataset:
+    """What a run reads of its "source", "target" or "test", to look at the files: no image is normalised as a network wants."""
+    if what == "test":
+        return eval_loader(cfg, TORCHVISION_RGB).dataset
+    return (source_loader if what == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset
+
+
 def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | None:
     try:
         return dataset[index].image

@@ -22,7 +22,6 @@ from dada.model import (
     select_domain,
 )
 from dada.model.batch_norm import batch_norms
-from dada.model.timm_encoder import TimmSegmenter
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 
 LITE = "timm:tf_efficientnet_lite0"

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from dada.build import eval_loader, source_loader, target_loader
+from dada.build import files_of
 from dada.config import plain_cfg
 from dada.dataset import SegmentationDataset, image_files
 from dada.dataset.parallel_map import parallel_map
@@ -22,7 +22,6 @@ from dada.dataset.spread import spread
 from dada.dataset.statistics import Overlap, class_frequencies, class_overlap
 from dada.dataset.synthia_release import EXPECTED, Release, guess_release
 from dada.domain_adaptation.objectives import build_objective
-from dada.normalization import TORCHVISION_RGB
 
 T = TypeVar("T")
 
@@ -139,19 +138,12 @@ def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
             message = f"{root} {what}: {domain.release.reason}. The benchmarks are made of the whole of {EXPECTED}."
             domain.problems.append(Problem(RELEASE, root, message))
     try:
-        dataset = _dataset(cfg, role)
+        dataset = files_of(cfg, role)
     except Exception as error:
         domain.problems.append(Problem(UNOPENED, root, _text(error)))
         return domain
     _read(dataset, domain, workers, limit)
     return domain
-
-
-def _dataset(cfg: Any, role: str) -> SegmentationDataset:
-    # No image goes through the normalization: files are read, not prepared.
-    if role == "test":
-        return eval_loader(cfg, TORCHVISION_RGB).dataset
-    return (source_loader if role == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset
 
 
 def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int) -> None:

@@ -24,12 +24,11 @@ import torch.multiprocessing
 from torch.utils import collect_env
 
 from dada import __version__
-from dada.build import eval_loader, source_loader, target_loader
+from dada.build import files_of
 from dada.commands.commit import PACKAGE, changed_files, git_commit
-from dada.dataset import Draw, SegmentationDataset, storage
+from dada.dataset import Draw, storage
 from dada.dataset.spread import spread
 from dada.matmul_precision import error_of, products_of
-from dada.normalization import TORCHVISION_RGB
 from dada.parallel.device import find_device
 
 PACKAGES = [
@@ -82,9 +81,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
     }
     found = {name: section() for name, section in sections.items()}
     if images:
-        found["source images"] = _data(lambda: source_loader(cfg, TORCHVISION_RGB, steps=1).dataset, images, cfg)
-        found["target images"] = _data(lambda: target_loader(cfg, TORCHVISION_RGB, steps=1).dataset, images, cfg)
-        found["test images"] = _data(lambda: eval_loader(cfg, TORCHVISION_RGB).dataset, images, cfg)
+        found.update({f"{what} images": _data(cfg, what, images) for what in ("source", "target", "test")})
     return found
 
 
@@ -275,10 +272,10 @@ def _file_system(path: Path) -> str | None:
 # --- the data ------------------------------------------------------------------------------------------------
 
 
-def _data(dataset: Callable[[], SegmentationDataset], images: int, cfg: Any) -> Section:
+def _data(cfg: Any, what: str, images: int) -> Section:
     """How fast `images` samples, evenly chosen, are read and prepared in one process."""
     try:
-        found = dataset()
+        found = files_of(cfg, what)
         indices = spread(len(found), images)
         count = len(indices)
         paths = [p for k in indices for p in (found.items[k].image, found.items[k].label, found.items[k].depth) if p]

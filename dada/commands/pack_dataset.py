@@ -15,13 +15,12 @@ import numpy as np
 import PIL
 from tqdm import tqdm
 
-from dada.build import eval_loader, source_loader, target_loader
+from dada.build import files_of
 from dada.dataset import SegmentationDataset, image_files, packed, storage
 from dada.dataset.masks import read_colors
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
 from dada.dataset.parallel_map import parallel_map
 from dada.files import remove_parts, whole_file, write_whole
-from dada.normalization import TORCHVISION_RGB
 from dada.runs import versions
 from dada.training.lock import lock
 
@@ -84,7 +83,7 @@ def pack(
     root = Path(cfg.DATA_DIRECTORY_SOURCE if role == "source" else cfg.DATA_DIRECTORY_TARGET)
     if storage.is_dir(root) and packed.pack_in(str(root)):
         raise ValueError(f"{root} is a packed copy: set DATA_DIRECTORY_{role.upper()} to the original folder")
-    datasets = {split: _dataset(cfg, role, split) for split in (splits if role == "target" else ("train",))}
+    datasets = {s: files_of(cfg, "test" if s == "test" else role) for s in (splits if role == "target" else ("train",))}
     _check_free(out, overwrite)
     # What draws samples by their classes counts pixels of the whole labels.
     original_size = original_size or bool(cfg.TRAIN.RARE_CLASS_TEMPERATURE)
@@ -92,12 +91,6 @@ def pack(
     with lock(out):
         remove_parts(out)
         return _write(cfg, role, out, root, datasets, jobs, workers)
-
-
-def _dataset(cfg: Any, role: str, split: str) -> SegmentationDataset:
-    if split == "test":
-        return eval_loader(cfg, TORCHVISION_RGB).dataset
-    return (source_loader if role == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset
 
 
 def _check_free(out: Path, overwrite: bool) -> None:
@@ -216,8 +209,8 @@ def _checked_pictures(keep_broken: bool, job: _Job) -> list[_Picture]:
 def _pictures(job: _Job) -> list[_Picture]:
     dataset, item = job.dataset, job.dataset.items[job.index]
     image = image_files.read_image(item.image)
-    kind = dataset.label_kind
-    label = None if item.label is None else (read_colors if kind == COLORS else image_files.read_label_ids)(item.label)
+    read_label = read_colors if dataset.label_kind == COLORS else image_files.read_label_ids
+    label = None if item.label is None else read_label(item.label)
     depth = None if item.depth is None else image_files.read_distances(item.depth)
     whole: tuple[int, int] | None = None
     if job.resize:
@@ -227,7 +220,7 @@ def _pictures(job: _Job) -> list[_Picture]:
             whole = image.height, image.width
             image, (label, depth) = smaller, others
     found = []
-    for name, path, held, picture in zip(job.names, item[:3], (IMAGE, kind, DEPTH), (image, label, depth)):
+    for name, path, held, picture in zip(job.names, item[:3], (IMAGE, dataset.label_kind, DEPTH), (image, label, depth)):
         if name is not None and picture is not None:
             pixels = np.asarray(picture, dtype=np.uint16 if held == DEPTH else np.uint8)
             found.append(_Picture(name, held, pixels, whole, "", _bytes_of(path)))

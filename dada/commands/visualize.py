@@ -14,6 +14,7 @@ from dada.domain_adaptation.association_term import METRICS
 from dada.domain_adaptation.cycle_association import find_cycles
 from dada.evaluation.reports import read_report
 from dada.explorer.pairs import Pair, datasets, read_pairs
+from dada.explorer.prepare import LEVELS
 from dada.figures.curves import USUAL, chosen_tags, draw_curves
 from dada.figures.cycle_arrows import Scene, draw_arrows, draw_class_maps, scene
 from dada.figures.embedding import draw_embedding, principal_components, sample_points
@@ -26,7 +27,6 @@ from dada.matmul_precision import matmul_precision
 from dada.segmenter import Segmenter
 
 Paths = Sequence[str | Path]
-LEVELS = {"features": "fass", "classes": "cass"}
 
 
 class Options:
@@ -96,9 +96,7 @@ def panels(
 ) -> None:
     """Evenly spaced test images: image, label, the prediction of each checkpoint, and the `errors` of the last."""
     check_formats(out)
-    names = list(names) or _names(checkpoints)
-    if len(names) != len(checkpoints) or len(set(names)) < len(names):
-        raise ValueError(f"--names are {len(names)} for {len(checkpoints)} checkpoints; give each a name of its own")
+    names = _names(names, checkpoints, "checkpoints")
     predictions: dict[str, list[np.ndarray]] = {}
     labels: LabelSet | None = None
     for name, checkpoint in zip(names, checkpoints):
@@ -127,9 +125,7 @@ def classes(reports: Sequence[str], out: Paths, *, names: Sequence[str] = ()) ->
     """IoU of every class in test reports, and the differences from the first."""
     check_formats(out)
     found = [read_report(path) for path in reports]
-    names = list(names) or _names(reports)
-    if len(names) != len(found) or len(set(names)) < len(names):
-        raise ValueError(f"--names are {len(names)} for {len(found)} reports; give each a name of its own")
+    names = _names(names, reports, "reports")
     largest = max(found, key=lambda report: len(report.iou)).classes
     scores, means = ({n: getattr(r, what) for n, r in zip(names, found)} for what in ("iou", "means"))
     save_figure(draw_classes(scores, means, largest), *out)
@@ -138,9 +134,7 @@ def classes(reports: Sequence[str], out: Paths, *, names: Sequence[str] = ()) ->
 def curves(logs: Sequence[str], out: Paths, *, names: Sequence[str] = (), tags: Sequence[str] = USUAL) -> None:
     """Scalars that training logged, one line for each folder of logs."""
     check_formats(out)
-    names = list(names) or _names(logs)
-    if len(names) != len(logs) or len(set(names)) < len(names):
-        raise ValueError(f"--names are {len(names)} for {len(logs)} folders of logs; give each a name of its own")
+    names = _names(names, logs, "folders of logs")
     runs = {name: read_scalars(folder) for name, folder in zip(names, logs)}
     save_figure(draw_curves(runs, chosen_tags(runs, tags)), *out)
 
@@ -169,7 +163,14 @@ def _scenes(segmenter: Segmenter, pair: Pair, level: str) -> dict[str, Scene]:
     return found
 
 
-def _names(paths: Sequence[str | Path]) -> list[str]:
+def _names(given: Sequence[str], paths: Sequence[str | Path], what: str) -> list[str]:
+    names = list(given) or _ends(paths)
+    if len(names) != len(paths) or len(set(names)) < len(names):
+        raise ValueError(f"--names are {len(names)} for {len(paths)} {what}; give each a name of its own")
+    return names
+
+
+def _ends(paths: Sequence[str | Path]) -> list[str]:
     """The shortest ends of the paths, without ending, that differ; runs are called by their folders."""
     parts = [Path(path).absolute().with_suffix("").parts for path in paths]
     for length in range(1, max(map(len, parts)) + 1):
