@@ -315,7 +315,7 @@ def _is_pair(pair: object, count: int) -> bool:
 
 
 def colorize(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:
-    """Train ids (H, W) -> a paletted ("P") PIL image in the label set's colours; 255 is black."""
+    """Train ids (H, W) -> a paletted ("P") PIL image in the label set's colours; ids of no class are black."""
     if isinstance(label, Tensor):
         label = label.detach().cpu().numpy()
     if label.ndim != 2:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,10 @@ class Normalization:
     def inverse(self, image: Tensor) -> Tensor:
         """Normalised (..., 3, H, W) -> RGB uint8 of the same shape, for pictures."""
         return self.to_rgb(image).round().clamp(0, 255).to(torch.uint8)
+
+    def pixels(self, image: Tensor) -> np.ndarray:
+        """Normalised (3, H, W) on any device -> RGB uint8 (H, W, 3)."""
+        return self.inverse(image).permute(1, 2, 0).cpu().numpy()
 
 
 # The Caffe ResNet-101 that ADVENT, DADA and PLCA start from: BGR, 0..255, mean subtracted, never divided.

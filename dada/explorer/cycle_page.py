@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
 import logging
 from collections.abc import Iterable, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ from PIL import Image
 from dada.build import build_network
 from dada.explorer.pairs import Pair, View, datasets, read_pairs
 from dada.explorer.prepare import Prepared, prepare
+from dada.figures.web import data_uri, page_part, script_json
 from dada.files import write_whole
 from dada.label_sets import LabelSet
 from dada.matmul_precision import matmul_precision
@@ -68,7 +66,7 @@ def page(
         about: network, checkpoint, source, target: what the page calls them.
     """
     alphas = sorted({0.0, float(alpha), 1.0})
-    own = {name: _part(name) for name in ("page.html", "page.css", "association.js", "view.js")}
+    own = {name: page_part(__package__, name) for name in ("page.html", "page.css", "association.js", "view.js")}
     budget = (megabytes * 1e6 - sum(map(len, own.values())) - 20e3) / count
     entries, blobs = [], []
     for number, pair in enumerate(pairs):
@@ -97,7 +95,7 @@ def page(
         "colors": _viridis(),
         "pairs": entries,
     }
-    scripts = [f'<script type="application/json" id="meta">{_json(meta)}</script>']
+    scripts = [f'<script type="application/json" id="meta">{script_json(meta)}</script>']
     scripts += [f'<script type="text/plain" id="pair-{n}">{blob}</script>' for n, blob in enumerate(blobs)]
     document = own["page.html"]
     # Data last: nothing in it can be taken for a place to fill in.
@@ -110,10 +108,6 @@ def page(
         before, after = document.split(place)
         document = before + text + after
     return document
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _planes_that_fit(pair: Pair, characters: float, alphas: int) -> int:
@@ -192,9 +186,7 @@ def _picture(image: np.ndarray) -> str:
     """A JPEG as a data URI."""
     picture = Image.fromarray(image)
     picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=85, optimize=True)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return data_uri(picture, "JPEG", quality=85)
 
 
 def _viridis() -> str:
@@ -203,8 +195,3 @@ def _viridis() -> str:
 
     colors = np.asarray(colormaps["viridis"](np.linspace(0, 1, 256)))[:, :3]
     return base64.b64encode((255 * colors).round().astype(np.uint8).tobytes()).decode()
-
-
-def _json(value: Any) -> str:
-    """JSON that may stand inside a script element, whatever the files are called."""
-    return json.dumps(value).replace("<", "\\u003c")

@@ -94,5 +94,5 @@ def view_of(network: nn.Module, dataset: SegmentationDataset, index: int, domain
     if sample.label is not None:
         labels = labels_at(sample.label[None].to(device), size)
         labels = torch.where(labels < probabilities.shape[1], labels, 255)
-    image = network.normalization.inverse(sample.image).permute(1, 2, 0).numpy()
+    image = network.normalization.pixels(sample.image)
     return View(sample.name, image, features, probabilities, labels)

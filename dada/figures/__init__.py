@@ -5,6 +5,7 @@
     cycle_arrows.py   cycle associations as arrows, and as maps of a class
     embedding.py      features of both domains along their principal components
     scores.py         confusion matrix, IoU of every class
+    web.py            pictures, files and values inside of a page
     scalars.py        what training logged for TensorBoard, read back
     curves.py         these over the iterations
 

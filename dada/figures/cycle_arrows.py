@@ -10,13 +10,11 @@ from torch import Tensor
 
 from dada.domain_adaptation.contrastive_learning import Cycles
 from dada.figures.style import NUMBERS, PAGE, class_colours, styled
-from dada.label_sets import LabelSet
+from dada.label_sets import IGNORE_LABEL, LabelSet
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-IGNORE = 255
 
 
 class Scene(NamedTuple):
@@ -60,7 +58,7 @@ def sample_cycles(labels: np.ndarray, count: int, classes: list[int] | None = No
         Sorted indices into the flat map.
     """
     flat = labels.ravel()
-    present = [k for k in np.unique(flat) if k != IGNORE and (classes is None or k in classes)]
+    present = [k for k in np.unique(flat) if k != IGNORE_LABEL and (classes is None or k in classes)]
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(np.flatnonzero(flat == k)) for k in present]
     chosen: list[int] = []
@@ -198,7 +196,7 @@ def draw_class_maps(scenes: Mapping[str, Scene], classes: LabelSet, class_id: in
 
 def _shares(of: Scene, only: int | None) -> str:
     flat = of.labels.ravel()
-    counted = flat == only if only is not None else flat != IGNORE
+    counted = flat == only if only is not None else flat != IGNORE_LABEL
     return f"{100 * of.closed[counted].mean():.0f} % of {counted.sum()} cycles close"
 
 

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 
 from dada.figures.style import DOMAINS, PAGE, class_colours, class_patches, styled
-from dada.label_sets import LabelSet
+from dada.label_sets import IGNORE_LABEL, LabelSet
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-IGNORE = 255
 
 
 class Points(NamedTuple):
@@ -39,7 +37,7 @@ def sample_points(maps: Sequence[tuple[str, Tensor, Tensor]], per_class: int, se
         if not own:
             continue
         x, y = torch.cat([f for f, _ in own]).cpu(), torch.cat([y for _, y in own]).cpu().numpy()
-        for k in np.unique(y[y != IGNORE]):
+        for k in np.unique(y[y != IGNORE_LABEL]):
             chosen = np.sort(generator.permutation(np.flatnonzero(y == k))[:per_class])
             features.append(torch.nn.functional.normalize(x[torch.from_numpy(chosen)].float(), dim=1))
             labels.append(np.full(len(chosen), k))

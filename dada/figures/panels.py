@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dada.dataset.sample import Sample, collate
 from dada.evaluation.predictor import Predictor
 from dada.figures.style import PAGE, class_patches, styled
-from dada.label_sets import IGNORE_LABEL, LabelSet, colorize
+from dada.label_sets import LabelSet, colorize
 from dada.normalization import Normalization
 
 if TYPE_CHECKING:
@@ -87,8 +86,8 @@ def draw_panel(
     figure = Figure(figsize=(PAGE, (picture + 0.03) * len(samples) + legend + title))
     axes = figure.subplots(len(samples), len(titles), squeeze=False)
     for row, sample in enumerate(samples):
-        pictures = [_rgb(sample.image, normalization)]
-        pictures += [_colours(ids, classes) for ids in (sample.label, *(column[row] for column in maps))]
+        pictures = [normalization.pixels(sample.image)]
+        pictures += [colorize(ids, classes).convert("RGB") for ids in (sample.label, *(column[row] for column in maps))]
         if errors:
             before = maps[0][row] if compared else None
             pictures.append(error_map(np.asarray(sample.label), maps[-1][row], before, classes.num_classes))
@@ -113,14 +112,3 @@ def draw_panel(
         style["bbox_to_anchor"] = (0.5, 0.14 / tall)
     figure.legend(handles=patches, ncol=9, **style)
     return figure
-
-
-def _rgb(image: Tensor, normalization: Normalization) -> np.ndarray:
-    return normalization.inverse(image).permute(1, 2, 0).cpu().numpy()
-
-
-def _colours(ids: Tensor | np.ndarray, classes: LabelSet) -> np.ndarray:
-    ids = np.asarray(ids)
-    # Ids without a colour of their own (a class counted as "other") are drawn like unlabelled pixels.
-    ids = np.where(ids < classes.num_classes, ids, IGNORE_LABEL).astype(np.uint8)
-    return np.asarray(colorize(ids, classes).convert("RGB"))

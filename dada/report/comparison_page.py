@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from dada.figures.web import page_part
 from dada.files import write_whole
+from dada.label_sets import LabelSet
 from dada.report.groups import (
     Group,
     Value,
@@ -65,15 +66,11 @@ def page(groups: Sequence[Group], names: Sequence[str] = (), panels: Sequence[Co
     return (
         '<!DOCTYPE html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{_part('report.css')}</style></head><body>"
+        f"<title>{escape(title)}</title><style>{page_part(__package__, 'report.css')}</style></head><body>"
         f"<h1>{escape(title)}</h1><nav>{links}</nav>{body}"
         "<footer>Differences are from the first column. ± is the standard deviation over seeds (N - 1).</footer>"
-        f"<script>{_part('report.js')}</script></body></html>\n"
+        f"<script>{page_part(__package__, 'report.js')}</script></body></html>\n"
     )
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
@@ -174,15 +171,20 @@ def _classes(groups: Sequence[Group]) -> str:
     classes = classes_of_groups(groups)
     if classes is None:
         return '<p class="note">No run was tested.</p>'
-    patches = [f'<span class="patch" style="background:#{r:02x}{g:02x}{b:02x}"></span>' for r, g, b in classes.palette.tolist()]
     extra = {n: "" for g in groups for run in g.runs if run.headline for n in run.headline.iou if n not in classes.names}
     rows = [
         _row(patch + escape(name), _scores([g.score(name) for g in groups]))
-        for name, patch in {**dict(zip(classes.names, patches)), **extra}.items()
+        for name, patch in {**_patches(classes), **extra}.items()
     ]
     for k, count in enumerate(_means(groups)):
         rows.append(_row(f"mIoU {count}", _scores([g.score(f"mIoU {count}") for g in groups]), "mean" if k == 0 else ""))
     return _table(["IoU (%)", *_heads(groups)], rows)
+
+
+def _patches(classes: LabelSet) -> dict[str, str]:
+    """A square in the colour of each class, by its name."""
+    colours = (f"#{r:02x}{g:02x}{b:02x}" for r, g, b in classes.palette.tolist())
+    return {name: f'<span class="patch" style="background:{colour}"></span>' for name, colour in zip(classes.names, colours)}
 
 
 def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Column]) -> str:
@@ -200,10 +202,7 @@ def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Co
         rows.append(f'<p class="note">{escape(name)}</p><div class="panels">{pictures}</div>')
     classes, legend = classes_of_groups(groups), ""
     if classes is not None:
-        legend = "".join(
-            f'<span><span class="patch" style="background:#{r:02x}{g:02x}{b:02x}"></span>{escape(name)}</span>'
-            for name, (r, g, b) in zip(classes.names, classes.palette.tolist())
-        )
+        legend = "".join(f"<span>{patch}{escape(name)}</span>" for name, patch in _patches(classes).items())
     notes += '<p class="note">Evenly spaced over the test, not chosen; the first seed of each method.</p>'
     return f'{notes}<div class="classes">{legend}</div>{"".join(rows)}'
 

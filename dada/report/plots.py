@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
+from dada.figures.web import script_json
 from dada.report.groups import Group
 
 WIDTH, HEIGHT = 320, 190
@@ -76,7 +76,7 @@ def plot(tag: str, groups: Sequence[Group]) -> str:
         for k, (step, mean, std) in lines.items()
     ]
     axes = {"x": [first, last], "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM}
-    data = json.dumps({"lines": values, **axes}).replace("<", "\\u003c")
+    data = script_json({"lines": values, **axes})
     return (
         f'<figure class="plot" tabindex="0" data-tag="{escape(tag)}"><figcaption>{escape(name)}</figcaption>'
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">{"".join(parts)}'

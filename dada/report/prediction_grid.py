@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from dada.build import eval_loader
 from dada.dataset.spread import spread
 from dada.figures.panels import predict_labels
-from dada.label_sets import IGNORE_LABEL, LabelSet, colorize
+from dada.figures.web import data_uri
+from dada.label_sets import colorize
 from dada.report.groups import Group
 from dada.segmenter import Segmenter
 
@@ -54,12 +52,12 @@ def columns(groups: Sequence[Group], images: int, overrides: Sequence[str] = ())
             continue
         if not names:
             names = [s.name for s in samples]
-            photos = [Image.fromarray(normalization.inverse(s.image).permute(1, 2, 0).numpy()) for s in samples]
+            photos = [Image.fromarray(normalization.pixels(s.image)) for s in samples]
             sizes = [s.label.shape for s in samples]
             photos = [p.resize((w, h), Image.BILINEAR) for p, (h, w) in zip(photos, sizes)]
             found.insert(0, Column("target image", [_uri(p, "JPEG") for p in photos]))
-            found.insert(1, Column("label", [_coloured(np.asarray(s.label), segmenter.classes) for s in samples]))
-        found.append(Column(group.name, [_coloured(ids, segmenter.classes) for ids in predictions]))
+            found.insert(1, Column("label", [_uri(colorize(s.label, segmenter.classes), "PNG") for s in samples]))
+        found.append(Column(group.name, [_uri(colorize(ids, segmenter.classes), "PNG") for ids in predictions]))
     return names, found
 
 
@@ -74,15 +72,8 @@ def _segmenter(group: Group, overrides: Sequence[str]) -> Segmenter:
     return Segmenter.from_checkpoint(run.weights, run.stored or None, options=overrides)
 
 
-def _coloured(ids: np.ndarray, classes: LabelSet) -> str:
-    ids = np.where(ids < classes.num_classes, ids, IGNORE_LABEL).astype(np.uint8)
-    return _uri(colorize(ids, classes), "PNG")
-
-
 def _uri(picture: Image.Image, kind: str) -> str:
     factor = min(1.0, SIDE / max(picture.size))
     size = [max(1, round(side * factor)) for side in picture.size]
     picture = picture.resize(size, Image.NEAREST if picture.mode == "P" else Image.LANCZOS)
-    file = io.BytesIO()
-    picture.save(file, kind, optimize=True)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+    return data_uri(picture, kind)

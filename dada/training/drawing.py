@@ -65,7 +65,7 @@ def scene_of(step: Step, cycles: Cycles, normalization: Normalization) -> Scene 
     labels = labels_at(step.source.label[:1], tuple(source.shape[-2:]))
     if not (labels != 255).any():
         return None
-    images = (normalization.inverse(x[0]).permute(1, 2, 0).cpu().numpy() for x in (step.source_image, step.target.image))
+    images = (normalization.pixels(x[0]) for x in (step.source_image, step.target.image))
     return scene(*images, labels, tuple(target.shape[-2:]), Cycles(*(x[:1] for x in cycles)))
 
 
