@@ -18,34 +18,24 @@ in a process, and opened once; a forked loader process shares the index and open
 
 from __future__ import annotations
 
-import bz2
 import fnmatch
 import os
 import posixpath
 import re
 import struct
-import threading
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from dada.dataset.packed import Pack, pack_in
 
-# Method of a zip entry -> its decompressor; others exist (deflate64, LZMA), but hardly in archives of pictures.
-# Each gives at most as many bytes as the entry says that it has: a few may unpack to gigabytes.
-_METHODS: dict[int, Callable[[bytes, int], bytes]] = {
-    zipfile.ZIP_STORED: lambda data, size: data,
-    zipfile.ZIP_DEFLATED: lambda data, size: zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1),
-    zipfile.ZIP_BZIP2: lambda data, size: bz2.BZ2Decompressor().decompress(data, size + 1),
-}
+# Other methods exist (deflate64, LZMA), but hardly in archives of pictures.
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 MOST_BYTES = 1 << 30  # of one file in an archive
 _DEEPEST = 100  # folders within folders in an archive
 _ENCRYPTED = 0x1  # bit of a zip entry's flags
-_LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of name and extra field
 
 
 def exists(path: str | Path) -> bool:
@@ -226,45 +216,17 @@ def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visit
 # ---- archives
 
 
-class _Entry(NamedTuple):
-    """What is needed to read one file; a ZipInfo takes five times the memory."""
-
-    offset: int  # of its local header, in bytes
-    packed: int  # bytes
-    size: int  # bytes
-    crc: int
-    method: int
-    flags: int
-
-
-class _Handle:
-    """An open archive of this process."""
-
-    def __init__(self, path: str) -> None:
-        self.file = open(path, "rb")  # noqa: SIM115  stays open as long as the process
-        self.lock = threading.Lock()
-
-    def __del__(self) -> None:
-        self.file.close()
-
-    def read(self, offset: int, size: int) -> bytes:
-        with self.lock:
-            self.file.seek(offset)
-            return self.file.read(size)
-
-
 class _Archive:
     """Index of a zip archive: `files` by name, and in `folders` the names that each folder holds."""
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.files: dict[str, _Entry] = {}
+        self.files: dict[str, zipfile.ZipInfo] = {}
         self.folders: dict[str, dict[str, bool]] = {"": {}}
         # By process: after a fork, parent and child would move each other's position in a shared handle.
-        self._handles: dict[int, _Handle] = {}
+        self._opened: dict[int, zipfile.ZipFile] = {}
         try:
-            with zipfile.ZipFile(path) as archive:
-                infos = archive.infolist()
+            self._opened[os.getpid()] = archive = zipfile.ZipFile(path)
         except FileNotFoundError:
             raise
         except Exception as error:
@@ -272,7 +234,7 @@ class _Archive:
                 f"{path} is not a readable zip archive ({os.path.getsize(path)} bytes): {error}. It is cut short "
                 "or damaged, often by an interrupted download: download it again, or unpack it by hand."
             ) from None
-        for info in infos:
+        for info in archive.infolist():
             # Archives from Windows may divide names by backslashes.
             name = posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/")
             if name == ".." or name.startswith("../") or name.count("/") > _DEEPEST:
@@ -281,9 +243,7 @@ class _Archive:
             if is_folder:
                 self._add_folder("" if name == "." else name)
             else:
-                self.files[name] = _Entry(
-                    info.header_offset, info.compress_size, info.file_size, info.CRC, info.compress_type, info.flag_bits
-                )
+                self.files[name] = info
                 folder, _, base = name.rpartition("/")
                 self._add_folder(folder)
                 self.folders[folder][base] = False
@@ -297,31 +257,31 @@ class _Archive:
 
     def read(self, name: str) -> bytes:
         entry = self.files[name]
-        if entry.flags & _ENCRYPTED:
+        if entry.flag_bits & _ENCRYPTED:
             raise ValueError(f"{self.path} is encrypted, cannot read {name} in it: unpack it with its password")
-        if entry.method not in _METHODS:
-            method = zipfile.compressor_names.get(entry.method, f"method {entry.method}")
+        if entry.compress_type not in _METHODS:
+            method = zipfile.compressor_names.get(entry.compress_type, f"method {entry.compress_type}")
             raise ValueError(
                 f"{self.path}: {name} is packed with {method}, which is not read in place. "
                 "Unpack the archive, or pack it again with 'zip' (deflate or store)."
             )
-        if entry.size > MOST_BYTES or entry.packed > os.path.getsize(self.path):
+        if entry.file_size > MOST_BYTES or entry.compress_size > os.path.getsize(self.path):
             raise ValueError(
-                f"{self.path} is damaged, or not to be trusted: {name} in it says of itself to be {entry.size} bytes, packed "
-                f"in {entry.packed}; expected at most {MOST_BYTES}, and no more than the archive has. Unpack it by hand."
+                f"{self.path} is damaged, or not to be trusted: {name} in it says of itself to be {entry.file_size} bytes, packed "
+                f"in {entry.compress_size}; expected at most {MOST_BYTES}, and no more than the archive has. Unpack it by hand."
             )
         process = os.getpid()
-        handle = self._handles.get(process) or self._handles.setdefault(process, _Handle(self.path))
+        archive = self._opened.get(process) or self._opened.setdefault(process, zipfile.ZipFile(self.path))
         try:
-            signature, name_length, extra_length = _LOCAL_HEADER.unpack(handle.read(entry.offset, _LOCAL_HEADER.size))
-            start = entry.offset + _LOCAL_HEADER.size + name_length + extra_length
-            content = _METHODS[entry.method](handle.read(start, entry.packed), entry.size)
-            whole = signature == b"PK\3\4" and len(content) == entry.size and zlib.crc32(content) == entry.crc
-        except (struct.error, zlib.error, OSError, ValueError, EOFError):
+            with archive.open(entry) as file:
+                # Without a number it would unpack whatever comes: a few bytes may hold gigabytes.
+                content = file.read(entry.file_size + 1)
+            whole = len(content) == entry.file_size
+        except (zipfile.BadZipFile, struct.error, zlib.error, OSError, ValueError, EOFError, NotImplementedError):
             whole = False
         if not whole:
             raise ValueError(
-                f"{self.path} is damaged: {name} in it does not unpack to the {entry.size} bytes and the checksum "
+                f"{self.path} is damaged: {name} in it does not unpack to the {entry.file_size} bytes and the checksum "
                 "that the archive states. Download the archive again."
             )
         return content
