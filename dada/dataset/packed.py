@@ -20,11 +20,13 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
+
+T = TypeVar("T")
 
 INDEX, DATA = "packed.json", "packed.bin"
 FORMAT, VERSION = "dada packed dataset", 1
@@ -86,7 +88,7 @@ class Pack:
         self.files = {name: _entry(*fields) for name, fields in content["files"].items()}
         self.folders: dict[str, dict[str, bool]] = {"": {}}
         for name in self.files:
-            self._add(name, is_folder=False)
+            add_to_folders(self.folders, name, is_folder=False)
         self._pixels: np.ndarray | None = None
         self._checked: set[str] = set()
         try:
@@ -98,13 +100,6 @@ class Pack:
                 f"{self.path} has {there} bytes, but {index} tells of {content['bytes']}: it was not copied to its end, "
                 f"or the two are of different copies. Copy both again. {AGAIN}"
             )
-
-    def _add(self, name: str, is_folder: bool) -> None:
-        folder, _, base = name.rpartition("/")
-        if folder not in self.folders:
-            self.folders[folder] = {}
-            self._add(folder, is_folder=True)
-        self.folders[folder][base] = is_folder
 
     def array(self, name: str, kind: str) -> np.ndarray:
         """Pixels of a picture, read-only: (H, W, 3) uint8 of IMAGE and COLORS, (H, W) uint8 of IDS, uint16 of DEPTH.
@@ -225,12 +220,24 @@ _packs: dict[str, tuple[tuple[int, int], Pack]] = {}
 
 def pack_in(folder: str) -> Pack | None:
     """The packed copy in a folder on disk, None where there is none; read once in a process, and again if it changed."""
-    try:
-        state = os.stat(os.path.join(folder, INDEX))
-    except OSError:
-        return None
-    stamp, folder = (state.st_mtime_ns, state.st_size), os.path.normpath(folder)
-    known = _packs.get(folder)
-    if known is None or known[0] != stamp:
-        known = _packs[folder] = (stamp, Pack(folder))
-    return known[1]
+    folder = os.path.normpath(folder)
+    index = os.path.join(folder, INDEX)
+    return unless_changed(_packs, folder, index, Pack) if os.path.exists(index) else None
+
+
+def add_to_folders(folders: dict[str, dict[str, bool]], name: str, is_folder: bool) -> None:
+    """Put a file or a folder, and the folders that it lies in, into `folders`: names in each, and whether they are folders."""
+    folder, _, base = name.rpartition("/")
+    if folder not in folders:
+        folders[folder] = {}
+        add_to_folders(folders, folder, is_folder=True)
+    folders[folder][base] = is_folder
+
+
+def unless_changed(known: dict[str, tuple[tuple[int, int], T]], place: str, file: str, read: Callable[[str], T]) -> T:
+    """What `read(place)` gave when it was first asked for; read again if `file` has changed since."""
+    state = os.stat(file)
+    stamp = state.st_mtime_ns, state.st_size
+    if place not in known or known[place][0] != stamp:
+        known[place] = (stamp, read(place))  # two threads at once make it twice, and no harm
+    return known[place][1]

@@ -11,7 +11,8 @@ import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ class Draw(NamedTuple):
     wanted: int = -1  # the class that a crop should show, for samples that were drawn by class; -1: none
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler):
     """Batches of Draws for the steps start_step .. stop_step - 1.
 
@@ -50,38 +52,32 @@ class StepSampler(Sampler):
         slots: of each batch that are yielded; None: all. Processes that share a batch take slots of their own.
     """
 
-    def __init__(
-        self,
-        num_samples: int,
-        batch_size: int,
-        seed: int,
-        start_step: int = 0,
-        stop_step: int = 0,
-        stream: str = "source",
-        by_class: Callable[..., tuple[int, int]] | None = None,
-        slots: range | None = None,
-    ) -> None:
-        if num_samples < 1 or batch_size < 1:
-            raise ValueError(f"num_samples and batch_size must be at least 1, got {num_samples} and {batch_size}")
-        if not 0 <= start_step <= stop_step:
-            raise ValueError(f"expected 0 <= start_step <= stop_step, got start_step {start_step}, stop_step {stop_step}")
-        self.num_samples = num_samples
-        self.batch_size = batch_size
-        self.seed = seed
-        self.start_step = start_step
-        self.stop_step = stop_step
-        self.stream = stream
-        self.by_class = by_class
-        self.slots = range(batch_size) if slots is None else slots
+    num_samples: int
+    batch_size: int
+    seed: int
+    start_step: int = 0
+    stop_step: int = 0
+    stream: str = "source"
+    by_class: Callable[..., tuple[int, int]] | None = None
+    slots: range | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_samples < 1 or self.batch_size < 1:
+            raise ValueError(f"num_samples and batch_size must be at least 1, got {self.num_samples} and {self.batch_size}")
+        if not 0 <= self.start_step <= self.stop_step:
+            raise ValueError(
+                f"expected 0 <= start_step <= stop_step, got start_step {self.start_step}, stop_step {self.stop_step}"
+            )
 
     def __len__(self) -> int:
         return self.stop_step - self.start_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
         epoch, order = -1, None
+        slots = range(self.batch_size) if self.slots is None else self.slots
         for step in range(self.start_step, self.stop_step):
             batch = []
-            for slot in self.slots:
+            for slot in slots:
                 if self.by_class is not None:
                     index, wanted = self.by_class(self.seed, self.stream, step, slot)
                     batch.append(Draw(index, step, slot, wanted))
@@ -148,21 +144,18 @@ def step_loader(
     batch_size: int,
     *,
     seed: int,
-    stop_step: int,
-    start_step: int = 0,
     stream: str = "source",
     num_workers: int = 0,
     pin_memory: bool = False,
-    by_class: Callable[..., tuple[int, int]] | None = None,
-    slots: range | None = None,
+    **steps: Any,
 ) -> DataLoader:
-    """A DataLoader of Batches for the steps start_step .. stop_step - 1; one pass over it is the whole run.
+    """A DataLoader of Batches for the `steps` of a StepSampler; one pass over it is the whole run.
 
     Its batches depend on neither num_workers nor the global random state, which it leaves alone.
     """
     return DataLoader(
         dataset,
-        batch_sampler=StepSampler(len(dataset), batch_size, seed, start_step, stop_step, stream, by_class, slots),
+        batch_sampler=StepSampler(len(dataset), batch_size, seed, stream=stream, **steps),
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dada.dataset.packed import Pack, pack_in
+from dada.dataset.packed import Pack, add_to_folders, pack_in, unless_changed
 
 # Other methods exist (deflate64, LZMA), but hardly in archives of pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
@@ -240,20 +240,13 @@ class _Archive:
             if name == ".." or name.startswith("../") or name.count("/") > _DEEPEST:
                 continue
             is_folder = info.filename.endswith(("/", "\\"))
-            if is_folder:
-                self._add_folder("" if name == "." else name)
-            else:
+            if not is_folder:
                 self.files[name] = info
-                folder, _, base = name.rpartition("/")
-                self._add_folder(folder)
-                self.folders[folder][base] = False
-
-    def _add_folder(self, name: str) -> None:
-        if name not in self.folders:
-            parent, _, base = name.rpartition("/")
-            self._add_folder(parent)
-            self.folders[parent][base] = True
-            self.folders[name] = {}
+            elif name == ".":
+                continue
+            else:
+                self.folders.setdefault(name, {})
+            add_to_folders(self.folders, name, is_folder)
 
     def read(self, name: str) -> bytes:
         entry = self.files[name]
@@ -292,9 +285,4 @@ _archives: dict[str, tuple[tuple[int, int], _Archive]] = {}
 
 def _archive(path: str) -> _Archive:
     """The archive's index, made when it is first asked for, and again if the file has changed since."""
-    state = os.stat(path)
-    stamp = state.st_mtime_ns, state.st_size
-    known = _archives.get(path)
-    if known is None or known[0] != stamp:
-        known = _archives[path] = (stamp, _Archive(path))  # two threads at once make it twice, and no harm
-    return known[1]
+    return unless_changed(_archives, path, path, _Archive)
