@@ -170,7 +170,7 @@ def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.
 
 
 def cityscapes_id_map(num_classes: int) -> np.ndarray:
-    """Labels of Cityscapes, and of GTA5, which has the same ids -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
+    """Ids of Cityscapes, which are those of GTA5 -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
     return _id_map(2, _CITYSCAPES_ONLY_CATEGORY, num_classes)
 
 

@@ -194,7 +194,7 @@ def test_pdf_has_truetype_letters_and_the_same_bytes_every_time(tmp_path):
 def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, run_script):
     a = write_report(tmp_path / "plain/test_model_5.json", [[5, 5, 0], [0, 4, 0], [0, 0, 3]])
     b = write_report(tmp_path / "better/test_model_5.json", [[9, 1, 0], [0, 4, 0], [0, 0, 3]])
-    assert visualize._names([a, b]) == ["plain", "better"] and visualize._names([a]) == ["test_model_5"]
+    assert visualize._ends([a, b]) == ["plain", "better"] and visualize._ends([a]) == ["test_model_5"]
     run_script("visualize.py", "classes", str(a), str(b), "--out", str(tmp_path / "c.pdf"))
     assert (tmp_path / "c.pdf").read_bytes().startswith(b"%PDF") and "written: " in capsys.readouterr().out
     (tmp_path / "no.json").write_text("{}")
