@@ -1,5 +1,9 @@
-from setuptools import setup
+from setuptools import find_packages, setup
 
-# The parts of the pages that scripts/explore.py and scripts/report.py write.
+# The parts of the pages that `dada explore` and `dada report` write, and configs/, which is dada/configs where it is installed.
 PAGES = ["*.html", "*.css", "*.js"]
-setup(package_data={f"dada.{name}": PAGES for name in ("explorer", "report")})
+setup(
+    packages=[*find_packages(include=["dada*"]), "dada.configs"],
+    package_dir={"dada.configs": "configs"},
+    package_data={"dada": ["py.typed"], "dada.configs": ["*.yml"], "dada.explorer": PAGES, "dada.report": PAGES},
+)

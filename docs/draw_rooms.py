@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # From the top down. A room imports rooms of lower layers only; rooms of one layer know nothing of each other.
 LAYERS = (
-    ("cli", "__main__"),
+    ("__main__",),
+    ("cli",),
     ("commands",),
-    ("explorer", "report", "command_line"),
+    ("explorer", "report"),
     ("segmenter", "training"),
     ("figures",),
     ("evaluation",),
@@ -39,8 +40,9 @@ METHOD_LAYERS = (
     ("contrastive_learning", "losses", "teacher"),
 )
 SENTENCES = {
+    "__main__": "python -m dada",
+    "cli": "the command dada: flags",
     "commands": "what each command does",
-    "command_line": "flags that commands share",
     "explorer": "a page to look at cycles",
     "report": "a page that compares runs",
     "segmenter": "a trained network as one object",
@@ -146,7 +148,7 @@ WIDTH, HEIGHT, GAP_X, GAP_Y = 2.6, 0.62, 0.4, 0.62  # of a box, and between boxe
 LANE = 0.14  # between arrows that run beside each other
 # Fill and line of the boxes of a layer's group; an arrow has the colour of the room that it leads to.
 COLOURS = {
-    "commands explorer report command_line": ("#DCE9F5", "#3B6EA5"),
+    "__main__ cli commands explorer report": ("#DCE9F5", "#3B6EA5"),
     "segmenter training": ("#DDF0EE", "#2E7F78"),
     "figures evaluation": ("#E4F1E4", "#4B8B4B"),
     "build runs": ("#FBEBD3", "#B9791F"),

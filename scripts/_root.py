@@ -1,4 +1,4 @@
-"""Let the scripts find `dada` in a clone where it was not installed; imported for that effect only."""
+"""The command `dada`, found in a clone where it was not installed."""
 
 import sys
 from pathlib import Path
@@ -8,3 +8,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != HERE] + [str(HERE)]
 if str(HERE.parent) not in sys.path:
     sys.path.append(str(HERE.parent))
+
+from dada.cli import main  # noqa: E402
+
+__all__ = ["main"]

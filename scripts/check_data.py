@@ -1,40 +1,8 @@
-"""Check the data of a run before it starts: python scripts/check_data.py --cfg synthia2cityscapes.yml
+"""`dada check-data`, from a clone that need not be installed: python scripts/check_data.py --help"""
 
-Reads every file that training and testing would read. Exit code 0 says that training would work, 1 that it would not.
-"""
-
-import argparse
-import os
 import sys
 
-import _root  # noqa: F401
-
-from dada.command_line import add_cfg_flags, load_cfg, run_script
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cfg_flags(parser)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one a CPU)")
-    parser.add_argument("--limit", type=int, default=0, metavar="N", help="read only N samples of each split")
-    parser.add_argument("--json", metavar="FILE", help="also write everything that was found")
-    args = parser.parse_args()
-    if args.workers < 0 or args.limit < 0:
-        raise ValueError(f"--workers {args.workers} and --limit {args.limit} must not be negative")
-    load_cfg(args)
-
-    from dada.commands.check_data import as_dict, check_data, report
-    from dada.config import cfg
-    from dada.evaluation.evaluator import to_json
-    from dada.files import write_whole
-
-    check = check_data(cfg, args.workers, args.limit)
-    print(report(check))
-    if args.json:
-        write_whole(args.json, to_json(as_dict(check)))
-        print(f"written: {args.json}")
-    sys.exit(0 if check.trainable else 1)
-
+from _root import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(["check-data", *sys.argv[1:]])

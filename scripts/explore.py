@@ -1,38 +1,8 @@
-"""Look at cycles in a browser: python scripts/explore.py --checkpoint model_3000.pth --pairs 2 --out explorer.html"""
+"""`dada explore`, from a clone that need not be installed: python scripts/explore.py --help"""
 
-import argparse
+import sys
 
-import _root  # noqa: F401
-
-from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description="Write one HTML file that shows which target pixel each source pixel is associated with, the way back, and "
-        "the similarities behind it. It needs no network and nothing but a browser. The data are those of the cfg."
-    )
-    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot, or published weights with --cfg")
-    parser.add_argument("--out", default="explorer.html", metavar="FILE", help="file to write (%(default)s)")
-    parser.add_argument("--pairs", type=int, default=2, help="image pairs, evenly spread over the data (%(default)s)")
-    parser.add_argument("--megabytes", type=float, default=8.0, help="largest size of the file, in MB (%(default)s)")
-    parser.add_argument(
-        "--with-target-labels",
-        action="store_true",
-        help="take the test's target images and their labels, to see how often a cycle turns around in its class",
-    )
-    add_cfg_flags(parser, required=False)
-    add_device_flag(parser)
-    args = parser.parse_args()
-    args.cfg = args.cfg or [args.checkpoint]
-    load_cfg(args)
-
-    from dada.config import cfg
-    from dada.explorer.cycle_page import explore
-
-    explore(cfg, args.checkpoint, args.out, args.pairs, args.megabytes, args.with_target_labels)
-    print(f"written: {args.out}")
-
+from _root import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(["explore", *sys.argv[1:]])

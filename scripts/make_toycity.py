@@ -1,29 +1,8 @@
-"""Make a toy city: street scenes in the folder layouts of SYNTHIA and Cityscapes, nothing to download."""
+"""`dada make-toycity`, from a clone that need not be installed: python scripts/make_toycity.py --help"""
 
-import argparse
-import os
+import sys
 
-import _root  # noqa: F401
-
-from dada.command_line import run_script
-from dada.dataset.toycity import parse_size, write_city
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", required=True, help="folder to make; gets SYNTHIA/ and Cityscapes/")
-    parser.add_argument("--source", type=int, default=400, help="SYNTHIA pictures (default: %(default)s)")
-    parser.add_argument("--target", type=int, default=300, help="Cityscapes pictures, train and val together (%(default)s)")
-    parser.add_argument("--val", type=int, help="how many of the target's are val (default: a third)")
-    parser.add_argument("--size", default="512x256", help="width x height in pixels (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a toy city that is there")
-    args = parser.parse_args()
-    args.size = parse_size(args.size)
-    out = write_city(**vars(args))
-    print(f"{out}: {args.source} source and {args.target} target pictures")
-
+from _root import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(["make-toycity", *sys.argv[1:]])

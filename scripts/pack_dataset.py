@@ -1,69 +1,8 @@
-"""Make a packed copy of a dataset, which loads without decoding.
+"""`dada pack-dataset`, from a clone that need not be installed: python scripts/pack_dataset.py --help"""
 
-    python scripts/pack_dataset.py --cfg FILE --role source --out DIR
+import sys
 
-A run reads the copy once DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET is its folder, and gets the same samples to the
-last bit. Where the run resizes all its training images to one size, and makes them smaller by it, the copy holds them at
-that size. docs/performance.md says how large copies are, and what they are worth.
-"""
-
-import argparse
-import os
-
-import _root  # noqa: F401
-
-from dada.command_line import add_cfg_flags, load_cfg, run_script
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_cfg_flags(parser, required=False)
-    parser.add_argument("--role", choices=("source", "target"), help="which domain of the run")
-    parser.add_argument("--out", metavar="DIR", help="folder to make")
-    parser.add_argument(
-        "--splits",
-        nargs="+",
-        choices=("train", "test"),
-        default=["train", "test"],
-        help="of the target: what training reads, what the test reads with its labels, or both (default)",
-    )
-    parser.add_argument("--original-size", action="store_true", help="never resize, for runs with other sizes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one a CPU)")
-    parser.add_argument("--overwrite", action="store_true", help="replace a packed copy that is there")
-    parser.add_argument("--check", metavar="DIR", help="only compare all checksums of a packed copy")
-    args = parser.parse_args()
-    if args.workers < 0:
-        raise ValueError(f"--workers {args.workers} must not be negative")
-
-    from dada.commands.pack_dataset import check, pack
-
-    if args.check:
-        found = check(args.check)
-        print(f"{args.check}: {len(found.files)} files, all checksums right")
-        return
-    missing = [flag for flag in ("cfg", "role", "out") if not getattr(args, flag)]
-    if missing:
-        raise ValueError(f"give {', '.join(f'--{flag}' for flag in missing)}, or --check DIR")
-    load_cfg(args)
-
-    from dada.config import cfg
-
-    done = pack(
-        cfg,
-        args.role,
-        args.out,
-        splits=tuple(args.splits),
-        original_size=args.original_size,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
-    for part in done.parts:
-        how = f"resized: {part.resized[0]} {part.resized[1]}x{part.resized[2]}" if part.resized else "at their own size"
-        print(f"{part.dataset} {part.split}: {part.images} images, {how}")
-    unreadable = f", {done.broken} files kept as unreadable" if done.broken else ""
-    print(f"{done.folder}: {done.bytes / 1e6:.1f} MB, from files of {done.from_bytes / 1e6:.1f} MB{unreadable}")
-    print(f"to read it: --set DATA_DIRECTORY_{args.role.upper()}={done.folder}")
-
+from _root import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(["pack-dataset", *sys.argv[1:]])

@@ -1,41 +1,8 @@
-"""Compute a step whose loss was not finite again: python scripts/replay.py RUN/post_mortem_120.pth
+"""`dada replay`, from a clone that need not be installed: python scripts/replay.py --help"""
 
-Prints every term, the first module whose output is not finite, and the gradients that are not. `--set TRAIN.BF16=False`
-shows whether another option would have helped. Exit codes: 0, the failure is reproduced; 2, it is not; 1, an error.
-"""
-
-import argparse
 import sys
-from pathlib import Path
 
-import _root  # noqa: F401
-
-from dada.command_line import add_device_flag, run_script
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path, help="post_mortem_<iteration>.pth, from the folder of the run")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the run")
-    add_device_flag(parser)
-    args = parser.parse_args()
-
-    from dada.commands.replay import replay, report
-    from dada.config import cfg, cfg_from_dict, cfg_from_list
-    from dada.training.post_mortem import read_post_mortem
-
-    content = read_post_mortem(args.file)
-    cfg_from_dict(content["cfg"], str(args.file))
-    cfg_from_list(args.set)
-    versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
-    print(f"iteration {content['iter']} on {content['device']}, {versions}")
-    for domain in ("source", "target"):
-        if content[domain] is not None:
-            print(f"{domain} images: {', '.join(content[domain].name)}")
-    result = replay(cfg, content)
-    print(report(result))
-    sys.exit(0 if result.reproduced else 2)
-
+from _root import main
 
 if __name__ == "__main__":
-    run_script(main)
+    main(["replay", *sys.argv[1:]])

@@ -1,69 +1,8 @@
-"""Train a network: python scripts/train.py --cfg synthia2cityscapes.yml [--set KEY=VALUE ...] [--resume auto]
+"""`dada train`, from a clone that need not be installed: python scripts/train.py --help"""
 
-On N GPUs: torchrun --nproc_per_node=N scripts/train.py ..., where the batch sizes are those of all processes together.
+import sys
 
-Exit codes: 0, the run has reached its last iteration; 1, an error, with one message; 128 + N, signal N asked the run to
-stop (SIGINT 130, SIGUSR1 138, SIGTERM 143), its checkpoint is written, and the same command with --resume auto goes on;
-75, SIGUSR1 or SIGTERM came so early that there is nothing new to go on from.
-"""
-
-import argparse
-import os
-import secrets
-import signal
-
-import _root  # noqa: F401
-
-from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train as a configuration says; snapshots go to EXP_ROOT/snapshots.")
-    add_cfg_flags(parser)
-    add_device_flag(parser)
-    parser.add_argument(
-        "--resume", default="", metavar="auto|FILE", help="go on from the run's newest readable checkpoint, or FILE"
-    )
-    parser.add_argument("--random-train", action="store_true", help="draw a seed instead of TRAIN.RANDOM_SEED")
-    parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard")
-    parser.add_argument("--viz-every-iter", type=int, help="period of pictures, TRAIN.TENSORBOARD_VIZRATE")
-    args = parser.parse_args()
-    load_cfg(args)
-
-    from dada.config import cfg
-    from dada.parallel.distributed import processes
-
-    with processes(cfg):
-        run_training(args)
-
-
-def run_training(args: argparse.Namespace) -> None:
-    from dada.config import cfg, cfg_from_list, read_cfg
-    from dada.parallel.ranks import from_main, is_main
-    from dada.runs import run_of
-    from dada.training.checkpoint import fixed_options
-    from dada.training.loop import is_finished, train
-
-    run = run_of(cfg, args.exp_suffix)
-    if args.random_train:
-        started = run.snapshots / "train_cfg.yml"
-        seed = secrets.randbelow(2**31)
-        if args.resume and started.is_file():  # the run that goes on has drawn its seed
-            seed = fixed_options(read_cfg(started))["TRAIN.RANDOM_SEED"]
-        cfg_from_list([f"TRAIN.RANDOM_SEED={from_main(seed)}"])
-    if args.viz_every_iter is not None:
-        cfg_from_list([f"TRAIN.TENSORBOARD_VIZRATE={args.viz_every_iter}"])
-    finished = args.resume == "auto" and is_finished(cfg, run)
-    if not from_main(finished):
-        train(cfg, run, resume=args.resume, tensorboard=args.tensorboard)
-    elif is_main():
-        print(f"{run.name} is finished")
-    if is_main():
-        print(f"snapshots: {run.snapshots}")
-
+from _root import main
 
 if __name__ == "__main__":
-    for name in ("SIGUSR1", "SIGTERM"):  # until the training listens itself
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: os._exit(75))  # which works in the middle of an import
-    run_script(main)
+    main(["train", *sys.argv[1:]])

@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 
 import on_device
 import pytest
@@ -15,6 +15,7 @@ import torch
 from tiny import tiny_options
 
 from dada import config
+from dada.cli import main
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import contrastive_learning, cycle_association, losses
 
@@ -159,7 +160,7 @@ def run_script(monkeypatch) -> Callable[..., None]:
 
     def run(name: str, *arguments: object) -> None:
         config.reset()
-        monkeypatch.setitem(sys.modules, "_root", ModuleType("_root"))  # which makes `dada` importable
+        monkeypatch.setitem(sys.modules, "_root", SimpleNamespace(main=main))  # which makes `dada` importable
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
         try:

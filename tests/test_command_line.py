@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tiny import tiny_options
 
-from dada.command_line import add_cfg_flags, add_device_flag, load_cfg, run_script
+from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg, reporting_errors
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.runs import run_of
 from dada.training.loop import train
@@ -30,7 +30,7 @@ def fails(error: BaseException):
 def message(main) -> str:
     """What the script prints before it exits with 1: sys.exit(text) does both."""
     with pytest.raises(SystemExit) as exit_:
-        run_script(main)
+        reporting_errors(main)
     assert isinstance(exit_.value.code, str)
     return exit_.value.code
 
@@ -98,18 +98,18 @@ def test_an_error_without_text_is_named_by_its_kind():
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("x"), AttributeError("x"), AssertionError("x")])
 def test_a_defect_of_ours_keeps_its_traceback(error):
     with pytest.raises(type(error)):
-        run_script(fails(error))
+        reporting_errors(fails(error))
 
 
 def test_the_traceback_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("DADA_TRACEBACK", "1")
     with pytest.raises(ValueError, match="wrong value"):
-        run_script(fails(ValueError("wrong value")))
+        reporting_errors(fails(ValueError("wrong value")))
 
 
 def test_an_interrupt_exits_with_130():
     with pytest.raises(SystemExit) as exit_:
-        run_script(fails(KeyboardInterrupt()))
+        reporting_errors(fails(KeyboardInterrupt()))
     assert exit_.value.code == 130
 
 

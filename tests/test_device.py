@@ -3,7 +3,6 @@
 import logging
 from contextlib import nullcontext
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import dada
-from dada.command_line import load_cfg
+from dada.cli.shared import load_cfg
 from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list, reset
 from dada.domain_adaptation import adversarial, cycle_association
@@ -27,7 +26,6 @@ from dada.parallel import distributed
 from dada.parallel.device import choose_device, find_device
 from dada.training.trainer import Trainer
 
-ROOT = Path(__file__).resolve().parent.parent
 NO_CUDA = "no GPU found (this torch has no CUDA): running on the CPU"
 
 
@@ -254,22 +252,6 @@ def test_the_option_takes_every_name(value):
 def test_the_option_refuses_other_names(value):
     with pytest.raises(ConfigError, match="DEVICE: expected one of 'auto', 'cpu', 'cuda', 'cuda:N', 'mps'"):
         cfg_from_list([f"DEVICE={value}"])
-
-
-NO_NETWORK = {
-    "_root.py",
-    "check_data.py",
-    "config_reference.py",
-    "make_toycity.py",
-    "pack_dataset.py",
-    "release.py",  # copies weights
-    "export.py",  # other programs run what it writes; it compares their results with those of a CPU
-}
-
-
-def test_every_script_that_runs_a_network_takes_a_device():
-    for path in (ROOT / "scripts").glob("*.py"):
-        assert ("add_device_flag(" in path.read_text()) == (path.name not in NO_NETWORK), path.name
 
 
 # ---- a device without float64

@@ -23,7 +23,7 @@ from torch import nn
 
 from dada import config
 from dada.build import source_loader
-from dada.command_line import run_script
+from dada.cli.shared import reporting_errors
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation.objectives import Term, build_objective
@@ -454,7 +454,7 @@ def _as_a_script(main: Callable[[], None], rank: int, port: int, said: Path) -> 
         with processes(cfg):
             main()
 
-    run_script(inside)
+    reporting_errors(inside)
 
 
 def one_fails() -> None:

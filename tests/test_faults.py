@@ -12,7 +12,7 @@ from tiny import TinyNetwork, random_batch, same
 from torch import nn
 
 from dada import config
-from dada.command_line import run_script
+from dada.cli.shared import reporting_errors
 from dada.commands.replay import replay, report
 from dada.config import cfg, cfg_from_dict, cfg_from_list
 from dada.dataset import SYNTHIA, Draw, EvalTransform, step_loader
@@ -421,6 +421,6 @@ def test_a_run_out_of_memory_is_an_error_of_the_user_and_leaves_what_it_has_save
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
     with pytest.raises(SystemExit) as exit_:
-        run_script(run)
+        reporting_errors(run)
     assert exit_.value.code.startswith("error: out of memory on the host (") and "4e+06 GB more were asked" in exit_.value.code
     assert {p.name for p in small.iterdir()} == {"train_cfg.yml", "checkpoint_2.pth"}

@@ -151,5 +151,5 @@ def test_a_read_of_the_global_cfg_is_noticed(tmp_path):
 
 
 def test_no_two_modules_have_one_name():
-    names = Counter(name.rpartition(".")[2] for name in MODULES if not name.startswith("dada.commands."))
+    names = Counter(name.rpartition(".")[2] for name in MODULES if not name.startswith(("dada.cli.", "dada.commands.")))
     assert [name for name, count in names.items() if count > 1] == []

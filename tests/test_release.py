@@ -9,7 +9,7 @@ import torch
 
 from dada import config
 from dada.build import build_network
-from dada.command_line import add_cfg_flags, load_cfg
+from dada.cli.shared import add_cfg_flags, load_cfg
 from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.evaluation.tester import evaluate_run as run_test

@@ -6,7 +6,6 @@ import logging
 import multiprocessing
 import os
 import random
-import runpy
 import shutil
 import signal
 import socket
@@ -24,6 +23,7 @@ from torch import nn
 
 from dada import config
 from dada.build import build_network
+from dada.cli import main
 from dada.config import cfg, cfg_from_list, flat_options
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation.objectives import METHODS
@@ -225,18 +225,25 @@ def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path, run_scr
 
 
 def test_the_same_command_goes_on_with_the_seed_that_it_drew_and_ends(city, tmp_path, monkeypatch, during, capsys):
-    monkeypatch.syspath_prepend(ROOT / "scripts")
     options = [*tiny_options(city, tmp_path), "CONTRASTIVE_LEARNING=False", "TRAIN.RESTORE_FROM="]
-    command = ["train.py", "--random-train", "--resume", "auto", "--cfg", "toycity.yml", "--set", *options]
-    monkeypatch.setattr(sys, "argv", [*command, "TRAIN.CHECKPOINT_EVERY=1"])
-    main = runpy.run_path(str(ROOT / "scripts/train.py"))["main"]
+    command = [
+        "train",
+        "--random-train",
+        "--resume",
+        "auto",
+        "--cfg",
+        "toycity.yml",
+        "--set",
+        *options,
+        "TRAIN.CHECKPOINT_EVERY=1",
+    ]
     during(1, kill)
     with pytest.raises(Killed):
-        main()
+        main(command)
     seed = cfg.TRAIN.RANDOM_SEED
     for finished in (False, True):
         config.reset()
-        main()
+        main(command)
         assert seed == cfg.TRAIN.RANDOM_SEED
         assert ("tiny is finished" in capsys.readouterr().out) == finished
     assert read_checkpoint(tmp_path / "snapshots/tiny/checkpoint_2.pth")["cfg"]["TRAIN"]["RANDOM_SEED"] == seed

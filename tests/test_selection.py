@@ -12,7 +12,8 @@ import torch
 
 from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.evaluation.criteria import information, label_free_criteria
-from dada.evaluation.selection import CHOICES, Candidate, candidates_of, judge, rank_correlation, ranking, report
+from dada.evaluation.criterion_names import MEANINGS
+from dada.evaluation.selection import Candidate, candidates_of, judge, rank_correlation, ranking, report
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.runs import find_snapshots, run_of
 from dada.training.loop import train
@@ -86,7 +87,7 @@ def test_rank_correlation_is_spearmans():
 
 
 def candidate(name, value, miou=None):
-    return Candidate(Path(name), dict.fromkeys(CHOICES, value), miou)
+    return Candidate(Path(name), dict.fromkeys(MEANINGS, value), miou)
 
 
 def test_ranking_is_best_first_and_the_report_shows_labels_only_if_asked():
@@ -123,7 +124,7 @@ def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the
     before = plain_cfg(cfg)
     found = judge(snapshots[-1], elsewhere, images=3, pairs=1)
     assert plain_cfg(cfg) == before  # who asks keeps the cfg that it had
-    assert found.criteria.keys() == set(CHOICES) and found.miou is not None
+    assert found.criteria.keys() == set(MEANINGS) and found.miou is not None
     assert all(0 <= value <= 1 for value in found.criteria.values())
     assert judge(snapshots[-1], elsewhere, images=3, pairs=1) == found
 

@@ -121,9 +121,9 @@ def test_a_job_whose_time_does_not_suffice_for_an_iteration_does_not_come_back_f
 
 def test_a_training_that_is_told_to_stop_before_it_trains_says_so_by_its_exit_code():
     waiting = (
-        "import runpy, sys, time, dada.command_line as shared\n"
-        "shared.run_script = lambda main: (print('here', flush=True), time.sleep(60))\n"
-        "sys.path.insert(0, 'scripts'); runpy.run_path('scripts/train.py', run_name='__main__')"
+        "import time, dada.cli.train as command\n"
+        "command.load_cfg = lambda args: (print('here', flush=True), time.sleep(60))\n"
+        "command.main(None)"
     )
     process = subprocess.Popen([sys.executable, "-c", waiting], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with process:

@@ -1,6 +1,7 @@
 """What the commands besides training, testing and the two pages do.
 
-    demo.py, bench.py, bench_tables.py   source-only against adapted; all methods over seeds
+    demo.py                              source-only against adapted
+    bench.py, bench_methods.py, bench_tables.py   all methods over seeds
     jobs.py                              many runs side by side
     check_data.py, pack_dataset.py       read all that a run would read; copy a dataset into one mapped file
     predict.py, predict_video.py         predictions as files

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from dada.evaluation.selection import CHOICES, rank_correlation
+from dada.commands.bench_methods import LONGER, ORACLE, START
+from dada.evaluation.criterion_names import MEANINGS
+from dada.evaluation.selection import rank_correlation
 from dada.files import write_whole
 
-START, LONGER, ORACLE = "source-only", "source-only, longer", "oracle"
 DIAGNOSTICS = {
     "closed": "share of the labelled source pixels whose cycle through a test image returns to their class",
     "balanced": "the same, mean over the classes",
@@ -152,7 +153,7 @@ def _criteria(methods: Methods) -> str:
     best = max(np.mean([_headline(r) for r in runs.values()]) for runs in usable.values())
     correlation = "rank correlation with mIoU, of means | of the methods of each seed"
     lines = [f"| criterion | {correlation} | it chooses | mIoU of that, below the best |", "|---|---|---|---|---|"]
-    for criterion in CHOICES:
+    for criterion in MEANINGS:
         judged = {name: np.mean([r["criteria"][criterion] for r in runs.values()]) for name, runs in usable.items()}
         scores = {name: np.mean([_headline(r) for r in runs.values()]) for name, runs in usable.items()}
         of_seeds = []

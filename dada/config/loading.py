@@ -22,8 +22,9 @@ from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
 from dada.config.yaml_files import parse_yaml, read_yaml
 from dada.files import write_whole
 
-ROOT = Path(__file__).resolve().parents[2]  # the clone that this code lies in
-CONFIGS = ROOT / "configs"
+_PACKAGE = Path(__file__).resolve().parents[1]
+ROOT = _PACKAGE.parent  # the clone that this code lies in, unless it is installed
+CONFIGS = _PACKAGE / "configs" if (_PACKAGE / "configs").is_dir() else ROOT / "configs"
 
 
 class ConfigError(ValueError):

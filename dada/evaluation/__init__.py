@@ -7,6 +7,7 @@ evaluator.py       a network over a test split: one confusion matrix and what fo
 tester.py          what testing a run does: snapshots, ensembles, the report
 reports.py         such reports, read back
 criteria.py        what tells good networks from bad ones without a target label
+criterion_names.py their names and meanings
 cycle_closure.py   one more of these: how many cycles close
 selection.py       snapshots ranked by these
 """

@@ -28,14 +28,6 @@ class Criteria(NamedTuple):
     agreement: float
 
 
-MEANINGS = {
-    "information": "how much a prediction tells: certain for each pixel, but of many classes over all pixels; fooled by classes "
-    "that really are rare",
-    "certainty": "1 - normalised entropy of the predictions; fooled by networks that are sure of one class",
-    "agreement": "share of the pixels predicted alike on the mirrored image; fooled by one class everywhere",
-}
-
-
 def information(p: Tensor) -> float:
     """Entropy of the mean prediction less the mean entropy of the predictions (B, K, H, W), over log K: 0..1.
 

@@ -12,20 +12,14 @@ import numpy as np
 
 from dada.build import on_device, source_loader, target_images, target_loader
 from dada.config import cfg_from_dict, cfg_from_list, default_cfg
-from dada.evaluation.criteria import MEANINGS, Criteria, label_free_criteria
+from dada.evaluation.criteria import label_free_criteria
+from dada.evaluation.criterion_names import CLOSURE, MEANINGS
 from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.tester import load_predictor
 from dada.model.weight_files import read_weights
 from dada.runs import find_snapshots
 
 log = logging.getLogger(__name__)
-
-CLOSURE = "cycle closure"
-CHOICES = (*Criteria._fields, CLOSURE)
-ALL_MEANINGS = {
-    **MEANINGS,
-    CLOSURE: "mean over the source's classes of the share of their pixels whose cycle through the target returns to the class",
-}
 
 
 class Candidate(NamedTuple):
@@ -112,7 +106,7 @@ def report(candidates: Sequence[Candidate], by: str, with_labels: bool = False) 
             for choosing a network.
     """
     width = max(len(str(c.path)) for c in candidates)
-    names = list(CHOICES)
+    names = list(MEANINGS)
     head = f"{'snapshot':<{width}}" + "".join(f"{name:>15}" for name in names)
     lines = [head + f"{'mIoU':>8}" if with_labels else head]
     for c in ranking(candidates, by):
@@ -123,7 +117,7 @@ def report(candidates: Sequence[Candidate], by: str, with_labels: bool = False) 
         truth = [c.miou for c in tested]
         cells = "".join(f"{rank_correlation([c.criteria[n] for c in tested], truth):>15.2f}" for n in names)
         lines.append(f"{'rank correlation with mIoU':<{width}}{cells}")
-    lines += ["", *(f"{name}: {ALL_MEANINGS[name]}" for name in names)]
+    lines += ["", *(f"{name}: {MEANINGS[name]}" for name in names)]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""What all scripts share: flags, the cfg that they give, and one clear message when something cannot be used."""
+"""What commands share: flags, the cfg that they give, and one clear message when something cannot be used."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from easydict import EasyDict
 
@@ -28,16 +28,21 @@ def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> Non
         help="YAML files, each a path or a name in configs/, or snapshots, for the cfg in them; a later one overrides "
         "what an earlier one set",
     )
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="override options of the cfg")
+    add_set_flag(parser)
     parser.add_argument("--exp-suffix", default="", help="appended to EXP_NAME with an underscore")
 
 
-def add_device_flag(parser: argparse.ArgumentParser, dest: str = "set") -> None:
-    """--device: one more option among those that --set, whose values are in `dest`, gives."""
+def add_set_flag(parser: argparse.ArgumentParser, meaning: str = "override options of the cfg") -> None:
+    """--set, which may be given more than once: all pairs count."""
+    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
+
+
+def add_device_flag(parser: argparse.ArgumentParser) -> None:
+    """--device: one more option among those that --set gives."""
     parser.add_argument(
         "--device",
         action=_AddDevice,
-        dest=dest,
+        dest="set",
         default=argparse.SUPPRESS,
         type=_device_name,
         metavar="|".join(_DEVICE.choices),
@@ -58,9 +63,9 @@ def _device_name(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def load_cfg(args: argparse.Namespace) -> EasyDict:
-    """Fill the global cfg from the flags, and return it."""
-    for name in args.cfg:
+def load_cfg(args: argparse.Namespace, otherwise: Sequence[str] = ()) -> EasyDict:
+    """Fill the global cfg from the flags of `add_cfg_flags`, and return it; without --cfg from the files `otherwise`."""
+    for name in args.cfg or otherwise:
         if name.endswith((".pth", ".safetensors")):
             _cfg_from_weights(name)
         else:
@@ -77,7 +82,7 @@ def _cfg_from_weights(path: str) -> None:
     cfg_from_dict(stored, path)
 
 
-def run_script(main: Callable[[], None]) -> None:
+def reporting_errors(main: Callable[[], None]) -> None:
     """Run `main`; report a user's error as one message and exit with 1. DADA_TRACEBACK=1 shows where it arose."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

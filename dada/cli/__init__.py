@@ -1,0 +1,76 @@
+"""The command `dada`: a file here for each command, named like it, with its flags; what it does is in the rooms below.
+
+`add_flags(parser)` and `main(args)` are all that a command needs; the head of its file is its help, and the first sentence of
+that its line in `dada --help`. torch and the like are imported inside `main`, after the flags are read.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from dada import __version__
+from dada.cli.shared import reporting_errors
+
+COMMANDS = (
+    "train",
+    "test",
+    "predict",
+    "export",
+    "check-data",
+    "demo",
+    "select",
+    "visualize",
+    "explore",
+    "report",
+    "release",
+    "replay",
+    "env",
+    "pack-dataset",
+    "adapt-bn",
+    "make-toycity",
+    "bench-methods",
+    "config-reference",
+)
+_HEAD = "Domain-adaptive semantic segmentation. `dada COMMAND --help` shows the flags of a command."
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a command: `main(["train", "--cfg", "toycity.yml"])`; without `argv`, that of the command line.
+
+    Raises:
+        SystemExit: with a message for an error that a user can mend; with the exit code of the command, if it has one.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] and argv[0] in COMMANDS:
+        parser = parser_of(argv[0])
+        # argparse has no inputs among flags for a command with kinds of its own.
+        args = parser.parse_args(argv[1:]) if argv[0] == "visualize" else parser.parse_intermixed_args(argv[1:])
+        reporting_errors(lambda: _module_of(argv[0]).main(args))
+        return
+    lines = [f"  {name:<17} {_help_of(name).partition('. ')[0].partition(chr(10))[0].rstrip('.:')}" for name in COMMANDS]
+    parser = argparse.ArgumentParser("dada", None, _HEAD, "\n".join(["commands:", *lines]), formatter_class=_AsItStands)
+    parser.add_argument("--version", action="version", version=f"dada {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    parser.parse_args(argv[:1])
+
+
+_AsItStands = argparse.RawDescriptionHelpFormatter
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """The parser of a command, with its flags."""
+    parser = argparse.ArgumentParser(f"dada {command}", description=_help_of(command), formatter_class=_AsItStands)
+    _module_of(command).add_flags(parser)
+    return parser
+
+
+def _module_of(command: str) -> ModuleType:
+    return importlib.import_module(f"dada.cli.{command.replace('-', '_')}")
+
+
+def _help_of(command: str) -> str:
+    return _module_of(command).__doc__ or ""

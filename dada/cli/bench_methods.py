@@ -1,0 +1,58 @@
+"""Compare methods on the embedded city and on CamVid, day to dusk: same start, network and time, several seeds.
+
+    dada bench-methods --camvid data/CamVid
+    dada bench-methods --benchmarks ToyCity --methods "source-only, longer" PLCA ours --seeds 1
+
+Writes results.json and tables.md to --out. Called again, it goes on where it was stopped.
+"""
+
+import argparse
+from pathlib import Path
+
+from dada.cli.shared import add_device_flag, add_set_flag
+from dada.commands.bench_methods import BENCHMARKS, CANDIDATES, FURTHER, METHODS, START_LENGTH, STEPS
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, default=Path("experiments/bench"), help="folder to work in (%(default)s)")
+    parser.add_argument(
+        "--benchmarks",
+        nargs="+",
+        default=list(BENCHMARKS),
+        choices=list(BENCHMARKS),
+        metavar="NAME",
+        help=f"of {', '.join(BENCHMARKS)} (all)",
+    )
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        default=list(METHODS),
+        choices=[*METHODS, *CANDIDATES],
+        metavar="NAME",
+        help=f"of {', '.join(METHODS)} (all of these); and of {', '.join(CANDIDATES)}",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
+    add_set_flag(parser, "options for all runs")
+    add_device_flag(parser)
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
+    parser.add_argument("--start", type=int, default=START_LENGTH, help="iterations of the source-only start (%(default)s)")
+    parser.add_argument(
+        "--further",
+        type=int,
+        default=FURTHER,
+        help="each method gets the time in which the source alone makes so many iterations more (%(default)s)",
+    )
+
+
+def main(args: argparse.Namespace) -> None:
+    from dada.commands.bench import Plan, compare
+    from dada.commands.bench_tables import insert_tables, tables
+
+    plan = Plan(args.out, args.camvid, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.set)
+    records = compare(plan, args.processes)
+    print(tables(records, STEPS))
+    print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")
+    if args.write:
+        insert_tables(args.write, tables(records, STEPS), "bench")

@@ -1,0 +1,37 @@
+"""Check the data of a run before it starts.
+
+    dada check-data --cfg synthia2cityscapes.yml
+
+Reads every file that training and testing would read. Exit code 0 says that training would work, 1 that it would not.
+"""
+
+import argparse
+import os
+import sys
+
+from dada.cli.shared import add_cfg_flags, load_cfg
+from dada.config import cfg
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add_cfg_flags(parser)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one a CPU)")
+    parser.add_argument("--limit", type=int, default=0, metavar="N", help="read only N samples of each split")
+    parser.add_argument("--json", metavar="FILE", help="also write everything that was found")
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.workers < 0 or args.limit < 0:
+        raise ValueError(f"--workers {args.workers} and --limit {args.limit} must not be negative")
+    load_cfg(args)
+
+    from dada.commands.check_data import as_dict, check_data, report
+    from dada.evaluation.evaluator import to_json
+    from dada.files import write_whole
+
+    check = check_data(cfg, args.workers, args.limit)
+    print(report(check))
+    if args.json:
+        write_whole(args.json, to_json(as_dict(check)))
+        print(f"written: {args.json}")
+    sys.exit(0 if check.trainable else 1)

@@ -1,0 +1,32 @@
+"""Write a page that compares runs: options, curves, classes, pictures, cost.
+
+    dada report experiments/snapshots/A experiments/snapshots/B --out report.html
+
+It needs nothing but a browser. Runs that differ in their seed alone are shown as one, with their spread.
+"""
+
+import argparse
+
+from dada.cli.shared import add_device_flag, add_set_flag
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of snapshots, folders of such folders, test_<snapshot>.json files, or weights with such a file beside them",
+    )
+    parser.add_argument("--out", default="report.html", metavar="FILE", help="file to write (%(default)s)")
+    parser.add_argument("--images", type=int, default=3, help="test images with predictions, 0 for none (%(default)s)")
+    add_set_flag(parser, "override options, DATA_DIRECTORY_TARGET for example")
+    add_device_flag(parser)
+
+
+def main(args: argparse.Namespace) -> None:
+    from dada.report.comparison_page import write_page
+
+    groups = write_page(args.runs, args.out, args.images, args.set)
+    for group in groups:
+        print(f"{group.name}: {len(group.runs)} run{'s' * (len(group.runs) > 1)}")
+    print(f"written: {args.out}")

@@ -1,0 +1,85 @@
+"""Draw figures of checkpoints, test reports and logs, as PNG and PDF, in the sizes of a paper's columns.
+
+dada visualize panels model_a.pth model_b.pth --names source-only adapted
+"""
+
+import argparse
+
+from dada.cli.shared import add_device_flag, add_set_flag
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
+
+    def add(name: str, meaning: str) -> argparse.ArgumentParser:
+        kind = kinds.add_parser(name, help=meaning, description=meaning)
+        default = [f"figures/{name}.png", f"figures/{name}.pdf"]
+        kind.add_argument("--out", nargs="+", default=default, metavar="FILE", help="files to write (%(default)s)")
+        return kind
+
+    def add_names(kind: argparse.ArgumentParser) -> None:
+        kind.add_argument("--names", nargs="+", default=[], help="what to call them; as their folders, if left out")
+
+    def add_network(kind: argparse.ArgumentParser, several: bool = False) -> None:
+        what = "snapshots, or published weights with --cfg" if several else "a snapshot, or published weights with --cfg"
+        kind.add_argument(
+            "checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what
+        )
+        kind.add_argument(
+            "--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration"
+        )
+        add_set_flag(kind)
+        add_device_flag(kind)
+
+    for name, meaning in (
+        ("cycles", "Cycles between a source and a target image as arrows."),
+        ("maps", "All cycles that start at a class: where they start, turn around and end."),
+    ):
+        kind = add(name, meaning)
+        add_network(kind)
+        kind.add_argument(
+            "--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class they start at"
+        )
+        kind.add_argument("--level", choices=("features", "classes"), default="features", help="what is associated (%(default)s)")
+        kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")
+        if name == "cycles":
+            kind.add_argument("--count", type=int, default=16, help="cycles to draw (%(default)s)")
+    kind = add("features", "Features of both domains along their first four principal components.")
+    add_network(kind)
+    kind.add_argument("--pairs", type=int, default=8, help="images of each domain (%(default)s)")
+    kind.add_argument("--per-class", type=int, default=40, help="pixels of a class and domain (%(default)s)")
+    kind = add("panels", "Test images: image, label, predictions, errors.")
+    add_network(kind, several=True)
+    add_names(kind)
+    kind.add_argument("--images", type=int, default=4, help="evenly spaced over the test (%(default)s)")
+    kind = add("confusion", "The confusion matrix of a test.")
+    kind.add_argument("report", help="test_<snapshot>.json, which a test writes")
+    kind = add("classes", "IoU of every class, and the differences from the first report.")
+    kind.add_argument("reports", nargs="+", help="test_<snapshot>.json files")
+    add_names(kind)
+    kind = add("curves", "Training curves, from the logs of train --tensorboard.")
+    kind.add_argument("logs", nargs="+", help="folders of TensorBoard logs")
+    kind.add_argument("--tags", nargs="+", default=["data/*", "eval/*"], help="names or patterns of scalars (%(default)s)")
+    add_names(kind)
+
+
+def main(args: argparse.Namespace) -> None:
+    from dada.commands import visualize
+
+    options = visualize.Options(args.cfg, args.set) if "cfg" in args else None
+    if args.kind == "cycles":
+        more = {"pair": args.pair or 0, "level": args.level, "count": args.count, "only": args.of}
+        visualize.cycles(args.checkpoint, args.out, options, **more)
+    elif args.kind == "maps":
+        visualize.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
+    elif args.kind == "features":
+        visualize.features(args.checkpoint, args.out, options, pairs=args.pairs, per_class=args.per_class)
+    elif args.kind == "panels":
+        visualize.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
+    elif args.kind == "confusion":
+        visualize.confusion(args.report, args.out)
+    elif args.kind == "classes":
+        visualize.classes(args.reports, args.out, names=args.names)
+    else:
+        visualize.curves(args.logs, args.out, names=args.names, tags=args.tags)
+    print(f"written: {', '.join(map(str, args.out))}")
