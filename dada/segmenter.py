@@ -151,7 +151,7 @@ class Segmenter:
         aggregate: bool | None = None,
         probabilities: bool = True,
     ) -> Prediction | list[Prediction]:
-        """Classes of every pixel, at the image's own size; the same numbers as scripts/test.py works with.
+        """Classes of every pixel, at the image's own size; the same numbers as `dada test` works with.
 
         What is None is as the TEST section of the cfg has it. Images that the network sees at one size go through it together.
 

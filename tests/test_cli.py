@@ -2,13 +2,14 @@
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
-from pages import ROOT
+from pages import PAGES, ROOT
 
 import dada
 from dada import cli
@@ -103,6 +104,13 @@ def test_the_package_tells_what_there_is_and_imports_it_when_it_is_used():
     with pytest.raises(AttributeError, match="module 'dada' has no attribute 'segment'"):
         _ = dada.segment
     assert python("-c", "import dada, sys; dir(dada); print('torch' in sys.modules)") == "False\n"
+
+
+def test_the_list_of_commands_is_whole_and_commands_named_anywhere_exist():
+    texts = {path: path.read_text("utf-8") for path in [*PAGES, *(ROOT / "dada").rglob("*.py")]}
+    named = {path.name: set(re.findall(r"`dada ([a-z][a-z-]*)", text)) for path, text in texts.items()}
+    assert named["architecture.md"] == set(cli.COMMANDS)
+    assert set().union(*named.values()) == set(cli.COMMANDS)
 
 
 # ---- a wheel

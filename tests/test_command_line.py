@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tiny import tiny_options
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg, reporting_errors
+from dada.cli.shared import add_cfg_flags, add_device_flag, add_set_flag, load_cfg, reporting_errors
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.runs import run_of
 from dada.training.loop import train
@@ -56,10 +56,10 @@ def test_a_device_is_an_option_like_those_of_set_in_any_order(flags):
 def test_a_device_without_a_set_and_beside_inputs_that_are_mixed_with_flags():
     parser = argparse.ArgumentParser()
     parser.add_argument("inputs", nargs="+")
-    parser.add_argument("--options", nargs="+", action="extend", default=[])
-    add_device_flag(parser, dest="options")
+    add_set_flag(parser)
+    add_device_flag(parser)
     args = parser.parse_intermixed_args(["a.png", "--device", "cpu", "b.png"])
-    assert (args.options, args.inputs) == (["DEVICE=cpu"], ["a.png", "b.png"])
+    assert (args.set, args.inputs) == (["DEVICE=cpu"], ["a.png", "b.png"])
 
 
 def test_a_device_of_an_unknown_name_is_refused_by_the_parser(capsys):

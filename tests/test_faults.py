@@ -82,7 +82,7 @@ def test_a_step_that_is_not_finite_is_saved_and_can_be_computed_again(explodes):
     path = explodes / "post_mortem_3.pth"
     text = str(error.value)
     assert text.startswith("iteration 3: loss_seg_src_main = nan") and "nothing was updated" in text
-    assert text.endswith(f"python scripts/replay.py {path}")
+    assert text.endswith(f"dada replay {path}")
     assert {p.name for p in explodes.iterdir()} == {"train_cfg.yml", "checkpoint_2.pth", path.name}
 
     content = read_post_mortem(path)

@@ -125,7 +125,7 @@ def reads_of_the_global_cfg(modules: dict[str, Path]) -> list[str]:
     arguments = {"cfg_from_file": 2, "cfg_from_list": 2, "cfg_from_dict": 3}
     found = []
     for name, path in modules.items():
-        if rooms.room_of(name) in ("config", "command_line", "cli", "__main__"):
+        if rooms.room_of(name) in ("config", "cli", "__main__"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dada.config"):

@@ -34,7 +34,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
         The metadata, all strings: `dada_cfg`, `classes`, `palette`, `normalization`, `versions` and `test` are JSON, `model`
         is the network's name, `checkpoint_sha256` the hash of the file that it was made from; `encoder_licence` names the
         licence of the pretrained weights that a timm encoder started from. `test`, mIoU and protocol, is
-        there if `scripts/test.py` has tested exactly this checkpoint and its report lies beside it. `model_card` says all
+        there if `dada test` has tested exactly this checkpoint and its report lies beside it. `model_card` says all
         that in Markdown; see dada.commands.model_card.
 
     Raises:

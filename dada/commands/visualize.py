@@ -1,4 +1,4 @@
-"""What scripts/visualize.py draws: figures of checkpoints, test reports and logs, each written to all paths in `out`."""
+"""What `dada visualize` draws: figures of checkpoints, test reports and logs, each written to all paths in `out`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ class GTA5(PublishedDataset):
     download = "Images and labels, ten archives each, are at https://download.visinf.tu-darmstadt.de/data/from_games/."
     size_advice = (
         "A few pairs of GTA5 were published like this. Name the others in a list file (DATA_LIST_SOURCE); "
-        "scripts/check_data.py tells which they are."
+        "`dada check-data` tells which they are."
     )
 
     def find(self) -> list[Item]:

@@ -1,6 +1,6 @@
 """A packed copy of a dataset: its pictures decoded, one behind the other in a file that is mapped into memory.
 
-Decoding PNG takes most of the time of loading. A copy made once (scripts/pack_dataset.py) needs none: a folder with
+Decoding PNG takes most of the time of loading. A copy made once (`dada pack-dataset`) needs none: a folder with
 
     packed.bin   the pixels as they are: no compression, nothing lost
     packed.json  where each of the dataset's files is in it, its shape and its checksum, and how the copy was made
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 INDEX, DATA = "packed.json", "packed.bin"
 FORMAT, VERSION = "dada packed dataset", 1
-AGAIN = "Make the copy again with scripts/pack_dataset.py."
+AGAIN = "Make the copy again with `dada pack-dataset`."
 
 IMAGE, IDS, COLORS, DEPTH = "image", "ids", "colors", "depth"  # kinds of pictures, as arrays below
 FILE = "file"  # any other file, byte by byte
@@ -204,7 +204,7 @@ def _read_index(path: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is not valid JSON. Copy it again. {AGAIN}") from None
     if not isinstance(outer, dict) or outer.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is not the index of a packed copy that scripts/pack_dataset.py makes: a dataset that has a file of "
+            f"{path} is not the index of a packed copy that `dada pack-dataset` makes: a dataset that has a file of "
             "this name must not keep it beside its folders"
         )
     if outer.get("version") != VERSION:

@@ -40,7 +40,7 @@ def class_probabilities(frequencies: np.ndarray, temperature: float) -> np.ndarr
     """
     occurs = frequencies > 0
     if not occurs.any():
-        raise ValueError("no source label holds a pixel of a trained class: check the labels with scripts/check_data.py")
+        raise ValueError("no source label holds a pixel of a trained class: check the labels with `dada check-data`")
     exponents = np.where(occurs, (1 - frequencies) / temperature, -np.inf)
     shares = np.exp(exponents - exponents.max())
     return shares / shares.sum()
@@ -81,7 +81,7 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
     if resized := [item.label for item in dataset.items if item.label and storage.original_size(item.label)]:
         raise ValueError(
             f"{resized[0]} was resized when it was packed: counting its classes would give other counts than the original. "
-            "Make the copy again with scripts/pack_dataset.py --original-size."
+            "Make the copy again with `dada pack-dataset --original-size`."
         )
     names = "\n".join(str(item.label) for item in dataset.items)
     key = hashlib.sha256(f"{dataset.title}\n{dataset.classes.names}\n{names}\n".encode() + dataset.id_map.tobytes())

@@ -59,7 +59,7 @@ class EvalReport:
 
 
 def read_report(path: str | Path) -> EvalReport:
-    """Read what scripts/test.py wrote.
+    """Read what `dada test` wrote.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -67,18 +67,14 @@ def read_report(path: str | Path) -> EvalReport:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"test report {path} does not exist; scripts/test.py writes test_<snapshot>.json beside the snapshot"
-        )
+        raise FileNotFoundError(f"test report {path} does not exist; `dada test` writes test_<snapshot>.json beside the snapshot")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"test report {path} is not valid JSON: {error}") from None
     missing = [key for key in _NEEDED if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ValueError(
-            f"{path} is no test report, it lacks {', '.join(missing)}; give a test_<snapshot>.json of scripts/test.py"
-        )
+        raise ValueError(f"{path} is no test report, it lacks {', '.join(missing)}; give a test_<snapshot>.json of `dada test`")
     matrix = np.array(content["confusion"], dtype=object)
     if not isinstance(content["IoU"], dict) or matrix.ndim != 2 or matrix.shape[1] != len(content["IoU"]):
         raise ValueError(

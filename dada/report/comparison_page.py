@@ -89,7 +89,7 @@ def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
 def _summary(groups: Sequence[Group]) -> str:
     means = _means(groups)
     if not means:
-        return '<p class="note">No run was tested; scripts/test.py writes the reports that this page reads.</p>'
+        return '<p class="note">No run was tested; dada test writes the reports that this page reads.</p>'
     notes = []
     if different := differing_protocols(groups):
         what = "; ".join(f"{name}: {', '.join(_shown(v) for v in values)}" for name, values in different.items())

@@ -62,7 +62,7 @@ class BadFiles:
         if skipped and self.total > FIRST_FREE + MOST * self._draws:
             raise TooManyBadFiles(
                 f"{self}; ON_BAD_FILE skip goes on with up to {MOST:.0%} (and {FIRST_FREE} draws). The last: "
-                f"{skipped[-1][1]}\nscripts/check_data.py lists all such files; mend them, or leave them out "
+                f"{skipped[-1][1]}\n`dada check-data` lists all such files; mend them, or leave them out "
                 "with DATA_LIST_SOURCE and DATA_LIST_TARGET."
             )
 

@@ -314,7 +314,7 @@ class Training:
             path = save_post_mortem(folder, error.failed, trainer.network, discriminators, plain_cfg(self.cfg), teacher)
         except OSError as failure:  # what went wrong at first is what matters
             return NonFiniteLoss(f"{error}\nThe step could not be saved: {failure}")
-        return NonFiniteLoss(f"{error}\nThe step is saved; to see where it began: python scripts/replay.py {path}")
+        return NonFiniteLoss(f"{error}\nThe step is saved; to see where it began: dada replay {path}")
 
 
 def _find_checkpoint(folder: Path, which: str) -> tuple[Path | None, dict[str, Any] | None]:

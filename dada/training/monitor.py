@@ -81,7 +81,7 @@ class Monitor:
 
         That is on the source, on the target and by the teacher on the target; and how many classes of equal share it amounts
         to (exp of the entropy of the shares), which falls when a network collapses onto a few classes. And the criterion by
-        which scripts/select.py chooses, on the batch at hand.
+        which `dada select` chooses, on the batch at hand.
         """
         if self._folder is None or iteration % self._period != self._period - 1:
             return
