@@ -39,7 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from turns import Variants, answer, median, peak, ratio, restart_peak, wait_for
 
-from dada.command_line import add_cfg_flags, load_cfg, run_script
+from dada.cli.shared import add_cfg_flags, load_cfg, reporting_errors
 
 SWITCHES = {
     "channels_last": ("CHANNELS_LAST",),
@@ -221,4 +221,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    run_script(main)
+    reporting_errors(main)

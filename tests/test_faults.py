@@ -314,7 +314,7 @@ def test_a_data_set_that_cannot_be_read_at_all_ends_the_run(small, damaged):
 
 def test_more_bad_draws_than_a_hundredth_end_the_run(monkeypatch, small, damaged):
     monkeypatch.setattr(bad_files, "FIRST_FREE", 2)
-    with pytest.raises(TooManyBadFiles, match=r"3 of \d draws \(\d+\.\d\d%\) (.|\n)*up to 1% \(and 2 draws\)(.|\n)*check_data"):
+    with pytest.raises(TooManyBadFiles, match=r"3 of \d draws \(\d+\.\d\d%\) (.|\n)*up to 1% \(and 2 draws\)(.|\n)*check-data"):
         run("ON_BAD_FILE=skip")
     batch = random_batch()._replace(skipped=(("a.png", "reason"),))
     counts = BadFiles({"draws": 98, "times": {"a.png": 2}})

@@ -1,13 +1,14 @@
 """The command `dada`: a file here for each command, named like it, with its flags; what it does is in the rooms below.
 
-`add_flags(parser)` and `main(args)` are all that a command needs; the head of its file is its help, and the first sentence of
-that its line in `dada --help`. torch and the like are imported inside `main`, after the flags are read.
+`add_flags(parser)` and `main(args)` are all that a command needs; the head of its file is its help, and the first line of
+that stands in `dada --help`. torch and the like are imported inside `main`, after the flags are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import pkgutil
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -15,26 +16,8 @@ from types import ModuleType
 from dada import __version__
 from dada.cli.shared import reporting_errors
 
-COMMANDS = (
-    "train",
-    "test",
-    "predict",
-    "export",
-    "check-data",
-    "demo",
-    "select",
-    "visualize",
-    "explore",
-    "report",
-    "release",
-    "replay",
-    "env",
-    "pack-dataset",
-    "adapt-bn",
-    "make-toycity",
-    "bench-methods",
-    "config-reference",
-)
+COMMANDS = tuple(sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(__path__) if file.name != "shared"))
+_AsItStands = argparse.RawDescriptionHelpFormatter
 _HEAD = "Domain-adaptive semantic segmentation. `dada COMMAND --help` shows the flags of a command."
 
 
@@ -51,14 +34,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         args = parser.parse_args(argv[1:]) if argv[0] == "visualize" else parser.parse_intermixed_args(argv[1:])
         reporting_errors(lambda: _module_of(argv[0]).main(args))
         return
-    lines = [f"  {name:<17} {_help_of(name).partition('. ')[0].partition(chr(10))[0].rstrip('.:')}" for name in COMMANDS]
+    lines = [f"  {name:<17} {_help_of(name).splitlines()[0].rstrip('.')}" for name in COMMANDS]
     parser = argparse.ArgumentParser("dada", None, _HEAD, "\n".join(["commands:", *lines]), formatter_class=_AsItStands)
     parser.add_argument("--version", action="version", version=f"dada {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
     parser.parse_args(argv[:1])
-
-
-_AsItStands = argparse.RawDescriptionHelpFormatter
 
 
 def parser_of(command: str) -> argparse.ArgumentParser:
