@@ -408,6 +408,19 @@ def test_nothing_is_checked_and_nothing_new_trusted_without_values(like_cuda, ea
     torch.testing.assert_close(step(*case), cycle_association_loss(*case, impl="dense").loss)
 
 
+@pytest.mark.parametrize("compiled, count", [(False, 5), (True, 3)])
+def test_the_backward_of_the_aggregation_is_given_no_tiles_that_it_does_not_read(compiled, count, eager, monkeypatch):
+    given = []
+    monkeypatch.setattr(aggregation, "tiles_in", lambda b, *size: given.append(len(b)) or tiles.tiles_in(b, *size))
+    x = random_case(0, 1, 4, (3, 4), (3, 4), "cos", dtype=torch.float64)[1]
+    choice = form.Form(static=True, compiled=compiled)
+    mixed, *softmax = aggregation.aggregate(x, "cos", 0.5, choice)
+    grad = aggregation.aggregate_backward(x, mixed, *softmax, mixed, "cos", 0.5, choice)
+    want = aggregation.aggregate_backward(x, mixed, *softmax, mixed, "cos", 0.5)
+    assert set(given[: len(given) // 2]) == {count}
+    torch.testing.assert_close(grad, want)
+
+
 # ---- sizes for a GPU -----------------------------------------------------------------------------
 
 

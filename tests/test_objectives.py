@@ -7,7 +7,7 @@ from tiny import TinyNetwork, random_batch
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import losses
 from dada.domain_adaptation.objectives import METHODS, Objective, Term, build_objective
-from dada.domain_adaptation.step import Step
+from dada.domain_adaptation.step import Notes, Step, TermValue
 
 CPU = torch.device("cpu")
 ASSOCIATION = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg"}
@@ -217,6 +217,25 @@ def test_source_terms_compute_on_a_step_without_target():
         "loss_seg_src_main": True,
         "loss_lovasz": True,
     }
+
+
+def test_a_term_returns_its_loss_or_its_loss_with_notes_and_those_of_all_terms_are_joined():
+    rate = torch.tensor([0.5, 0.25])
+    answers = {
+        "plain": torch.tensor(1.0),
+        "first": TermValue(torch.tensor(2.0), Notes({"share": torch.tensor(0.5)}, by_class={"rate": rate})),
+        "second": TermValue(torch.tensor(3.0), Notes({"other": torch.tensor(0.1)}, pictures={"mixed": torch.ones(1, 3, 2, 2)})),
+    }
+    objective = Objective([Term(name, 2.0, lambda step, x=x: x) for name, x in answers.items()], [])
+    found = objective(step_of(), 0)
+    assert {name: (weight, value.item()) for name, (weight, value) in found.terms.items()} == {
+        "plain": (2.0, 1.0),
+        "first": (2.0, 2.0),
+        "second": (2.0, 3.0),
+    }
+    assert found.total.item() == 12
+    assert set(found.notes.scalars) == {"share", "other"} and found.notes.by_class == {"rate": rate}
+    assert set(found.notes.pictures) == {"mixed"} and not found.notes.cycles
 
 
 # --- what terms compute --------------------------------------------------------------------------------------
