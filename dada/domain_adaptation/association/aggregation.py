@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
-from dada.domain_adaptation.association.pixels import PIXELS, Directions, Distributions, Pixels, channel_dot
+from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
 from dada.domain_adaptation.association.tiles import TILE_ELEMENTS, Softmax, even_parts, softmax_, stripes, tiles_in
 
@@ -20,7 +20,8 @@ def aggregate(x: Tensor, metric: str, alpha: float, form: Form = PLAIN) -> tuple
     """
     mixed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     softmaxes = [_mix(PIXELS[metric](x[b].flatten(1), form=form), alpha, mixed[b].flatten(1)) for b in range(len(x))]
-    return mixed, *(torch.stack(part) for part in zip(*softmaxes))
+    scale, peak, total = (torch.stack(part) for part in zip(*softmaxes))
+    return mixed, scale, peak, total
 
 
 def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> Softmax:
@@ -63,14 +64,19 @@ def aggregate_backward(
         # mixed_j). To divide is harmless for small alpha, since the weights are multiplied by alpha in turn.
         mean_N = channel_dot(grad_mixed_CN, mixed[b].flatten(1)) - (1 - alpha) * channel_dot(grad_mixed_CN, x_CN)
         pixels = PIXELS[metric](x_CN, grad_CN, form)
-        unmix = _unmix_directions if metric == "cos" else _unmix_distributions
-        unmix(pixels, grad_mixed_CN, Softmax(scale[b], peak[b], total[b]), mean_N / alpha, alpha)
+        rest = grad_CN, grad_mixed_CN, Softmax(scale[b], peak[b], total[b]), mean_N / alpha, alpha
+        if isinstance(pixels, Directions):
+            _unmix_directions(pixels, *rest)
+        else:
+            _unmix_distributions(pixels, *rest)
     return grad
 
 
-def _unmix_distributions(pixels: Distributions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float) -> None:
+def _unmix_distributions(
+    pixels: Pixels, grad_CN: Tensor, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
+) -> None:
     """Add the gradient of one image through weights and values, stripe by stripe."""
-    grad_CN, form = pixels.grad_CN, pixels.form
+    form = pixels.form
     x_CN, grad_mixed_CN = operand(pixels.x_CN), operand(grad_mixed_CN)
     shift_N = softmax.peak + softmax.total.log() - math.log(alpha)
     for part, weight_RN, pull_RN in stripes(x_CN.shape[1], pixels, tiles=2):
@@ -91,7 +97,9 @@ def _weigh_and_pull_(weight_RN: Tensor, pull_RN: Tensor, shift_R: Tensor, mean_R
     return weight_RN, pull_RN
 
 
-def _unmix_directions(pixels: Directions, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float) -> None:
+def _unmix_directions(
+    pixels: Directions, grad_CN: Tensor, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
+) -> None:
     """The same for cosines, in half the tiles.
 
     cos_IK and cos_KI are transposes of each other, so one product gives both; and as a cosine pulls at both
@@ -99,7 +107,7 @@ def _unmix_directions(pixels: Directions, grad_mixed_CN: Tensor, softmax: Softma
     products for two tiles instead of ten. Everything lies in memory as (I, K), that of tile (K, I) as well.
     Factors of the pixels I go to their vectors, once for all tiles: not into the tiles.
     """
-    grad_CN, unit_N, form = pixels.grad_CN, pixels.unit_N, pixels.form
+    unit_N, form = pixels.unit_N, pixels.form
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
     bias_N = math.log(alpha) - softmax.total.log() - softmax.peak * softmax.scale
     numbers = (unit_N, softmax.scale, bias_N, -mean_N * softmax.scale)

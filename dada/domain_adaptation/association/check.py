@@ -83,16 +83,16 @@ def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: F
     source, target = draw(*SOURCE), draw(*TARGET)
     tiled = fused._replace(compiled=False)
     # Each step from the same input, so that a difference does not grow from one to the next.
-    mixed, *softmax = aggregation.aggregate(target, metric, ALPHA, tiled)
+    mixed, scale, peak, total = aggregation.aggregate(target, metric, ALPHA, tiled)
     j, back, usable = streamed_loss.ways(source, target, metric, tiled)
     weights = usable * (torch.arange(usable.shape[1], device=device) % 3).to(dtype)  # a third does not count
 
-    def results(form: Form) -> dict[str, Tensor]:
+    def results(form: Form) -> dict[str, Tensor | None]:
         ways = streamed_loss.ways(source, target, metric, form)
         sums = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), form)
         value = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (False, False), form)[0]
         aggregated, *_ = aggregation.aggregate(target, metric, ALPHA, form)
-        grad = aggregation.aggregate_backward(target, mixed, *softmax, mixed, metric, ALPHA, form)
+        grad = aggregation.aggregate_backward(target, mixed, scale, peak, total, mixed, metric, ALPHA, form)
         return {
             "the aggregated map": aggregated,
             "the gradient of the aggregation": grad,
@@ -108,7 +108,9 @@ def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: F
     return [(_difference(got[name], want[name]), name) for name in want]
 
 
-def _difference(got: Tensor, want: Tensor) -> float:
+def _difference(got: Tensor | None, want: Tensor | None) -> float:
+    if got is None or want is None:
+        return float(got is not want)
     if not want.is_floating_point():  # places: one is right or wrong
         return float((got != want).any())
     error = ((got - want).abs().max() / want.abs().max()).item()

@@ -30,8 +30,8 @@ def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor
 
 def _most_similar(
     rows: Pixels, columns: Pixels, index_M: Tensor | None = None, columns_too: bool = True
-) -> tuple[Tensor, Tensor | None]:
-    """The most similar column of every row (or of those in `index_M`), and row of every column."""
+) -> tuple[Tensor, Tensor]:
+    """The most similar column of every row (or of those in `index_M`), and row of every column, if `columns_too`."""
     count, width = (rows.x_CN.shape[1] if index_M is None else index_M.numel()), columns.x_CN.shape[1]
     column_M = torch.empty(count, dtype=torch.long, device=rows.x_CN.device)
     best_N = rows.x_CN.new_full((width,), -torch.inf)
@@ -53,4 +53,4 @@ def _most_similar(
             better = (top_N > best_N).nonzero()[:, 0]
             best_N[better] = top_N[better]
             row_N[better] = part.start + sim_RN[:, better].argmax(dim=0)
-    return column_M, row_N if columns_too else None
+    return column_M, row_N

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from functools import cache, lru_cache
 from types import FunctionType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -63,12 +63,12 @@ class Compiled:
     the default dtype) leaves room below the limit. Beyond it the epilogue runs as it is, and the log says so once.
     """
 
-    def __init__(self, epilogue: Callable, **options):
+    def __init__(self, epilogue: FunctionType, **options: Any) -> None:
         self.epilogue, self.options = epilogue, options
         self.kinds: dict[tuple, Callable] = {}
         self.given_up = False
 
-    def __call__(self, tile: Tensor, *others):
+    def __call__(self, tile: Tensor, *others: Any) -> Any:
         if self.given_up or 1 in tile.shape:  # sizes of one are further versions, and too small to matter
             return self.epilogue(tile, *others)
         flags = (x for x in others if x is None or isinstance(x, bool))

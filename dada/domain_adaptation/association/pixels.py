@@ -101,6 +101,8 @@ class Pixels(ABC):
 class Directions(Pixels):
     """Cosine: rows and columns are x / |x|, never stored; 1 / |x| scales stripes and tiles instead."""
 
+    unit_N: Tensor
+
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         super().__init__(x_CN, grad_CN, form)
         self.compared_CN = x_CN
@@ -162,7 +164,7 @@ class Distributions(Pixels):
 
     def finish_gradient(self) -> None:
         """d log(p + EPS) = dp / (p + EPS)."""
-        if self.grad_CN is not None:
+        if self.grad_CN is not None and self.grad_log_CN is not None:
             self.grad_CN.addcdiv_(self.grad_log_CN, self.x_CN + EPS)
 
 

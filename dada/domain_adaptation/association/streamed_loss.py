@@ -19,7 +19,8 @@ def ways(source: Tensor, target: Tensor, metric: str, form: Form = PLAIN) -> tup
         image_cycles(PIXELS[metric](x_CS, form=form), PIXELS[metric](y_CT, form=form))
         for x_CS, y_CT in zip(source.flatten(2), target.flatten(2))
     ]
-    return tuple(torch.stack(part) for part in zip(*of_images))
+    target_index, back_index, usable = (torch.stack(part) for part in zip(*of_images))
+    return target_index, back_index, usable
 
 
 def sum_over_cycles(
@@ -39,7 +40,7 @@ def sum_over_cycles(
         target_index, back_index: as `ways` returns them.
         weights: (B, S), 0 for cycles that do not count.
     """
-    grads = [_zeros(x) if need else None for x, need in zip((source, target), needs_grad)]
+    grads = source_grad, target_grad = [_zeros(x) if need else None for x, need in zip((source, target), needs_grad)]
     total = source.new_zeros(())
     for b in range(source.shape[0]):
         source_CS, target_CT = (
@@ -47,7 +48,7 @@ def sum_over_cycles(
             for x, grad in zip((source, target), grads)
         )
         total += _image_sum(source_CS, target_CT, target_index[b], back_index[b], weights[b])
-    return total, *grads
+    return total, source_grad, target_grad
 
 
 def _zeros(x: Tensor) -> Tensor:
