@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from dada.domain_adaptation.losses import upsample
 from dada.domain_adaptation.teacher import Teacher
 from dada.model.batch_norm import SOURCE, TARGET, kept_statistics, select_domain
 from dada.model.outputs import Outputs
+
+T = TypeVar("T")
 
 _NOTHING: Mapping = MappingProxyType({})
 
@@ -83,7 +85,8 @@ class Step:
         Args:
             keep_statistics: leave the running statistics of batch norm alone, for images that no test will see.
         """
-        with kept_statistics(self._network) if keep_statistics else nullcontext():
+        kept = kept_statistics(self._network) if keep_statistics and isinstance(self._network, nn.Module) else nullcontext()
+        with kept:
             return self._run(self._network, image, domain)
 
     def _run(self, network: Callable[[Tensor], Outputs], image: Tensor, domain: int) -> Outputs:
@@ -93,12 +96,16 @@ class Step:
             outputs = network(image)
         if not self._autocast:
             return outputs
-        return Outputs(*(None if o is None else o.float() for o in outputs))
+        return Outputs._make(None if o is None else o.float() for o in outputs)
 
     @cached_property
     def source_image(self) -> Tensor:
         """Source images as the network sees them."""
-        return self.source.image if self._style is None else self._style(self.source.image, self.target.image)
+        return self.source.image if self._style is None else self._style(self.source.image, self.target_image)
+
+    @property
+    def target_image(self) -> Tensor:
+        return _given(self.target, "target images").image
 
     @cached_property
     def source_outputs(self) -> Outputs:
@@ -106,23 +113,23 @@ class Step:
 
     @cached_property
     def target_outputs(self) -> Outputs:
-        return self.forward(self.target.image, TARGET)
+        return self.forward(self.target_image, TARGET)
 
     @cached_property
     def view_outputs(self) -> Outputs:
         """Outputs on the second photometric view of the target images."""
-        return self.forward(self.target.view, TARGET)
+        return self.forward(_given(_given(self.target, "target images").view, "a second view"), TARGET)
 
     @cached_property
     def teacher_outputs(self) -> Outputs:
         """The teacher's outputs on the target images, without gradient; for terms with `teacher=True`."""
         with torch.no_grad():
-            return self._run(self._teacher.network, self.target.image, TARGET)
+            return self._run(_given(self._teacher, "a teacher").network, self.target_image, TARGET)
 
     @cached_property
     def _pseudo(self) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            return self.upsample(self.teacher_outputs.logits, self.target.image).softmax(dim=1).max(dim=1)
+            return self.upsample(self.teacher_outputs.logits, self.target_image).softmax(dim=1).max(dim=1)
 
     @property
     def pseudo_labels(self) -> Tensor:
@@ -136,9 +143,17 @@ class Step:
 
     def upsample(self, x: Tensor, like: Tensor) -> Tensor:
         """Bilinear, (B, K, h, w) to the height and width of `like`."""
-        return upsample(x, tuple(like.shape[-2:]), self.align_corners)
+        height, width = like.shape[-2:]
+        return upsample(x, (height, width), self.align_corners)
 
     @cached_property
     def source_logits(self) -> Tensor:
         """Main logits at the resolution of the source labels."""
-        return self.upsample(self.source_outputs.logits, self.source.label)
+        return self.upsample(self.source_outputs.logits, _given(self.source.label, "labels of the source"))
+
+
+def _given(part: T | None, what: str) -> T:
+    """`part`, which only some steps have."""
+    if part is None:
+        raise ValueError(f"a term of the objective needs {what}, which this step was not given")
+    return part
