@@ -125,9 +125,10 @@ def reads_of_the_global_cfg(modules: dict[str, Path]) -> list[str]:
     arguments = {"cfg_from_file": 2, "cfg_from_list": 2, "cfg_from_dict": 3}
     found = []
     for name, path in modules.items():
-        if rooms.room_of(name) in ("config", "cli", "__main__"):
+        source = path.read_text(encoding="utf-8")
+        if rooms.room_of(name) in ("config", "cli", "__main__") or "dada.config" not in source:
             continue
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dada.config"):
                 wrong = any(alias.name in ("cfg", "reset") for alias in node.names)
             elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
