@@ -47,16 +47,16 @@ STEPS: dict[str, list[str]] = {
     "self-training beside a method": ["TRAIN.DA_METHOD=MinEnt", "TRAIN.MULTI_LEVEL=True", *ASSOCIATION, *SELF_TRAINING],
     "two steps an iteration": ["TRAIN.ITER_SIZE=2", "TRAIN.OPTIMIZER=AdamW"],
     "Caffe's images": [RESNET, "TRAIN.IMG_MODE=BGR", "SELF_TRAINING.LAMBDA_MIC=1"],
-    "batch norms of each domain": [MOBILE, "TRAIN.DOMAIN_BN=True", "TRAIN.DA_METHOD=MinEnt", *SELF_TRAINING],
+    "batch norms of each domain": [RESNET, "TRAIN.DOMAIN_BN=True", "TRAIN.DA_METHOD=MinEnt", *SELF_TRAINING],
     "recomputed": [RESNET, "TRAIN.RECOMPUTE=True"],
-    "bfloat16": [MOBILE, "TRAIN.BF16=True", "TRAIN.DA_METHOD=MinEnt", *ASSOCIATION],
+    "bfloat16": [RESNET, "TRAIN.BF16=True", "TRAIN.DA_METHOD=MinEnt", *ASSOCIATION],
     "bfloat16, recomputed": [RESNET, "TRAIN.BF16=True", "TRAIN.RECOMPUTE=True"],
     "channels last": [MOBILE, "TRAIN.CHANNELS_LAST=True", *ASSOCIATION],
     "a transformer": ["TRAIN.MODEL=timm:vit_tiny_patch16_224", "TRAIN.OPTIMIZER=AdamW"],
 }
 TESTS: dict[str, list[str]] = {
     "evaluation": [],
-    "evaluation, all options": ["TEST.FLIP=True", "TEST.SCALES=[1.0,0.75]", "TEST.SLIDE_CROP=[32,32]", "TRAIN.BF16=True"],
+    "evaluation, all options": ["TEST.FLIP=True", "TEST.SCALES=[0.75]", "TEST.SLIDE_CROP=[32,32]", "TRAIN.BF16=True"],
     "evaluation with aggregation": ["TEST.WITH_AGGREGATION=True", "TRAIN.DOMAIN_BN=True"],
     "evaluation of other classes": ["TEST.CLASS_RULE=count", "TEST.UPSAMPLE_VIA_INPUT=True", "LEGACY.LOGIT_ENSEMBLE=True"],
 }
