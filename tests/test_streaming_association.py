@@ -84,7 +84,7 @@ def cases(draw, dtype=torch.float64):
     return case, {"metric": metric, "aggregate": draw(st.booleans()), "alpha": draw(st.sampled_from([0.0, 0.3, 0.5, 1.0]))}
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=60)
 @given(cases())
 def test_values_counts_and_gradients_are_those_of_the_dense_form_on_any_shape(small):
     case, options = small
@@ -100,7 +100,7 @@ def steepest_row(source, target, labels, **options):
     return max(scale.max().item() for scale in scales)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=30)
 @given(cases(torch.float32))
 def test_float32_agrees_to_rounding(small):
     """Held to float64 where the cycles are the same: a near-tie may go either way in float32."""
@@ -127,7 +127,7 @@ def test_cycles_are_those_of_the_dense_form_on_any_shape(small):
     assert all(map(torch.equal, got, want))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(cases())
 @example((random_case(0, 1, 3, (1, 1), (1, 1), "cos"), {"metric": "cos", "aggregate": True, "alpha": 1.0}))
 def test_aggregation_is_that_of_the_dense_form_on_any_shape(small):
@@ -164,7 +164,7 @@ def test_golden_loss_and_gradients(case, dtype, tolerance):
 @METRICS
 def test_tiles_of_their_real_size_give_the_same_on_a_map_of_several(metric, monkeypatch):
     monkeypatch.undo()
-    source, target, labels = random_case(0, 1, 5, (55, 61), (53, 51), metric, classes=3)
+    source, target, labels = random_case(0, 1, 5, (49, 51), (43, 41), metric, classes=3)
     pixels = target[0, 0].numel()
     assert labels.numel() * pixels > 2 * tiles.TILE_ELEMENTS
     assert pixels > 2 * aggregation.pair_side(5, torch.device("cpu"))
@@ -312,7 +312,7 @@ def test_gradcheck_of_what_has_no_temperature():
 @AGGREGATE
 def test_gradcheck_at_frozen_temperature(metric, aggregate, monkeypatch):
     """Every scale that a row gets at the first evaluation is kept for the evaluations at the moved inputs."""
-    source, target, labels = random_case(5, 1, 4, (3, 4), (2, 5), metric)
+    source, target, labels = random_case(5, 1, 3, (2, 4), (3, 3), metric)
     recorded = []
 
     def record(mean, std):
@@ -513,10 +513,9 @@ def test_the_baseline_of_the_benchmark_is_the_published_loss(case):
 
 def test_the_benchmark_writes_the_named_fields_and_a_plot(tmp_path):
     module = benchmark()
-    rows = []
-    for side in (4, 6, 8):
-        once = module.run_once(f"cos-8-{side}", "streaming", "cpu", 1)
-        assert {"seconds_forward", "seconds_backward", "input_bytes", "extra_bytes", "gemm_share"} <= once.keys()
-        rows.append({"case": f"cos-8-{side}", "impl": "streaming", "device": "cpu"} | once | {"extra_bytes": side})
+    once = module.run_once("cos-8-6", "streaming", "cpu", 1)
+    assert {"seconds_forward", "seconds_backward", "input_bytes", "extra_bytes", "gemm_share"} <= once.keys()
+    measured = {"impl": "streaming", "device": "cpu"} | once
+    rows = [measured | {"case": f"cos-8-{side}", "extra_bytes": side} for side in (4, 6, 8)]
     (path,) = module.plot(rows, tmp_path)
     assert path.stat().st_size > 1000
