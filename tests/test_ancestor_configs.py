@@ -16,10 +16,12 @@ from PIL import Image
 
 from dada.config import ANCESTORS_KEYS, ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg
 from dada.dataset.mapillary import NAMES_OF_V1_2
+from dada.domain_adaptation import adversarial
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.label_sets import cityscapes_id_map, label_set
-from dada.model import DeepLabV2
+from dada.model import DeepLabV2, resnet
 from dada.model import registry as build_module
+from dada.model.discriminator import FCDiscriminator
 from dada.runs import run_of
 from dada.training.loop import train
 
@@ -273,12 +275,25 @@ def small() -> None:
     )
 
 
+class Thin(resnet.Bottleneck):
+    """A bottleneck of ResNet-101's names with as many channels at its ends as a basic block, and few in the middle."""
+
+    expansion = 1
+
+    def __init__(self, in_channels: int, planes: int, *options) -> None:
+        self.expansion = 16
+        super().__init__(in_channels, planes // 16, *options)
+
+
 @pytest.fixture
 def shallow(monkeypatch):
-    """ResNet-18 in place of ResNet-101: the same code, names and files at a hundredth of the work."""
+    """A ResNet of one thin block a stage in place of ResNet-101, and a small discriminator: the same code, names and files."""
+    depth = 14
+    monkeypatch.setitem(resnet.ARCHITECTURES, depth, (Thin, (1, 1, 1, 1)))
+    monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
     for name in ("DeepLabv2", "DeepLabv2_depth"):
-        monkeypatch.setitem(build_module.MODELS, name, partial(DeepLabV2, depth=18))
-    return 18
+        monkeypatch.setitem(build_module.MODELS, name, partial(DeepLabV2, depth=depth))
+    return depth
 
 
 def write_imagenet(depth: int) -> None:
@@ -341,7 +356,7 @@ def test_the_file_of_a_published_network_tests_it_over_the_defaults_of_its_repos
     count = values.get("NUM_CLASSES", {"advent": 19, "dada": 16}[whose])
     assert count == cfg.NUM_CLASSES
     for path in cfg.TEST.RESTORE_FROM:
-        state = DeepLabV2(count, depth=18, multi_level=whose == "advent", with_depth=whose == "dada").state_dict()
+        state = DeepLabV2(count, depth=shallow, multi_level=whose == "advent", with_depth=whose == "dada").state_dict()
         # As torch 0.4 to 1.2 wrote it; the fork's snapshots have the iteration beside the weights.
         content = {"state_dict": state, "iter": 90000} if "model_" in path else state
         torch.save(content, path, _use_new_zipfile_serialization=False)
@@ -353,7 +368,7 @@ def test_a_published_network_without_its_defaults_is_refused_with_the_options_to
     values, _ = TESTED["advent_pretrained"]
     cfg_from_file(write(scripts, values))
     small()
-    state = DeepLabV2(16, depth=18, multi_level=True).state_dict()
+    state = DeepLabV2(16, depth=shallow, multi_level=True).state_dict()
     torch.save(state, cfg.TEST.RESTORE_FROM[0])
     with pytest.raises(ValueError, match="has an auxiliary head: set TRAIN.MULTI_LEVEL to True"):
         run_test(cfg, run_of(cfg))
