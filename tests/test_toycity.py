@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -234,7 +235,18 @@ def test_every_id_of_the_scene_has_a_number_in_both_datasets():
         assert np.array_equal(id_map[table[: c.OUT_OF_ROI + 1]], c.TRAIN_IDS[: c.OUT_OF_ROI + 1])
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(city, tmp_path):
+@pytest.fixture
+def imported_once(monkeypatch):
+    """Workers begin as copies of a process that has imported what they draw with."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([write_module.__name__])
+    monkeypatch.setattr(write_module.multiprocessing, "get_context", lambda method: context)
+
+
+@pytest.mark.parametrize("start", ["imported_once", pytest.param(None, marks=pytest.mark.slow)])
+def test_the_bytes_do_not_depend_on_the_number_of_workers(city, tmp_path, request, start):
+    if start:
+        request.getfixturevalue(start)
     other = write_city(tmp_path / "other", source=4, target=6, size=SMALL, seed=3, workers=2)
     assert files(other) == files(city)
 
@@ -327,7 +339,7 @@ def test_an_unknown_look_is_refused_with_the_known_ones():
         draw_scene(0, "dusk", SMALL)
 
 
-def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path):
+def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path, monkeypatch, run_script):
     arguments = [
         "--out",
         "city",
@@ -345,9 +357,11 @@ def test_the_script_runs_from_any_folder_and_records_what_it_made(tmp_path):
         "1",
     ]
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, str(SCRIPT), *arguments]
+    command = [sys.executable, str(SCRIPT), "--help"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "--overwrite" in done.stdout, done.stderr
+    monkeypatch.chdir(tmp_path)
+    run_script("make_toycity.py", *arguments)
     record = json.loads((tmp_path / "city/toycity.json").read_text())["toycity"]
     assert record.items() >= {"source": 1, "target": 1, "val": 1, "size": [65, 33], "seed": 4}.items()
     assert len(list((tmp_path / "city").rglob("*.png"))) == 6
