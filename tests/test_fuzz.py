@@ -72,7 +72,7 @@ def _bounded():
 
 
 def fuzz(examples: int) -> Callable:
-    """Run a test on so many drawn files, or on fifty times as many under `-m slow`."""
+    """Run a test on so many drawn files, or on 150 times as many under `-m slow`."""
 
     def decorate(test: Callable) -> Callable:
         common = {
@@ -84,7 +84,7 @@ def fuzz(examples: int) -> Callable:
         @pytest.mark.parametrize("length", ["short", pytest.param("long", marks=pytest.mark.slow)])
         def both(length, *args, **kwargs):
             long = length == "long"
-            options = settings(max_examples=examples * (50 if long else 1), derandomize=not long, **common)
+            options = settings(max_examples=examples * (150 if long else 1), derandomize=not long, **common)
             options(test)(*args, **kwargs)
 
         # pytest passes what the signature asks for: `length`, and the fixtures that hypothesis leaves to it.
@@ -214,7 +214,7 @@ PICTURES = [
 # --- pictures ------------------------------------------------------------------------------------------------
 
 
-@fuzz(250)
+@fuzz(84)
 @given(content=damaged(*PICTURES))
 def test_a_picture_is_read_or_refused(tmp_path, content):
     path = tmp_path / "picture.png"
@@ -270,7 +270,7 @@ TEXT = ("a/list.txt", b"one two\n" * 40), ("a/b/picture.png", PICTURES[0])
 ARCHIVES = [archive(*TEXT, compression=kind) for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)]
 
 
-@fuzz(200)
+@fuzz(67)
 @given(content=damaged(*ARCHIVES))
 def test_an_archive_is_read_or_refused(tmp_path, content):
     path = tmp_path / "data.zip"
@@ -310,7 +310,7 @@ def test_names_in_an_archive_cannot_be_too_deep_or_lead_out_of_it(tmp_path):
 LISTS = [b"a.png\nb.png b_label.png\n# c\n", "Straße 1.png\tmask.png\n".encode(), "a.png\n".encode("utf-16")]
 
 
-@fuzz(150)
+@fuzz(50)
 @given(content=damaged(*LISTS))
 def test_a_list_is_read_or_refused(tmp_path, content):
     path = tmp_path / "list.txt"
@@ -340,7 +340,7 @@ CONFIGURATIONS = [path.read_bytes() for path in sorted((ROOT / "configs").glob("
 OPTIONS = sorted({name.split(".")[0] for name in config.flat_options()})
 
 
-@fuzz(150)
+@fuzz(50)
 @given(content=damaged(*CONFIGURATIONS))
 def test_a_configuration_is_read_or_refused(tmp_path, content):
     path = tmp_path / "run.yml"
@@ -349,7 +349,7 @@ def test_a_configuration_is_read_or_refused(tmp_path, content):
     read_or_refused(lambda: cfg_from_file(path), path)
 
 
-@fuzz(40)
+@fuzz(20)
 @given(
     values=st.dictionaries(st.sampled_from(OPTIONS), PLAIN, min_size=1, max_size=4),
     inner=st.dictionaries(st.sampled_from(["MAX_ITERS", "LEARNING_RATE", "NAMES", "COLORS", "SCALES", "LABEL_MAP"]), PLAIN),
@@ -417,7 +417,7 @@ def read_or_refused_or_raised(read: Callable[[], object]) -> object:
         assert time.monotonic() - started < SECONDS
 
 
-@fuzz(150)
+@fuzz(50)
 @given(text=st.one_of(st.text(max_size=30), damaged(b"[1, 2.5, {a: b}]").map(lambda b: b.decode("latin-1"))))
 def test_an_override_is_read_or_refused(text):
     for name in ("TRAIN.MAX_ITERS", "TEST.SCALES", "FOLDER_SOURCE.LABEL_MAP", "CLASSES.COLORS"):
@@ -434,7 +434,7 @@ INFO = {
 MAPILLARY = {"labels": [{"name": "construction--flat--road", "readable": "Road"}, {"name": "nature--sky"}]}
 
 
-@fuzz(250)
+@fuzz(84)
 @given(content=damaged(*(json.dumps(value).encode() for value in (INFO, MAPILLARY))))
 def test_a_description_of_classes_is_read_or_refused(tmp_path, content):
     path = tmp_path / "info.json"
@@ -443,7 +443,7 @@ def test_a_description_of_classes_is_read_or_refused(tmp_path, content):
     read_or_refused(lambda: _names_in(path), path)
 
 
-@fuzz(200)
+@fuzz(67)
 @given(key=st.sampled_from([*INFO, "labels"]), value=PLAIN, where=st.integers(0, 3))
 def test_a_description_of_classes_may_hold_anything(tmp_path, key, value, where):
     info = json.loads(json.dumps({**INFO, **MAPILLARY}))
@@ -488,7 +488,7 @@ WEIGHTS = [
 ]
 
 
-@fuzz(250)
+@fuzz(84)
 @given(content=damaged(*WEIGHTS))
 def test_weights_are_read_or_refused(tmp_path, content):
     path = tmp_path / "model.pth"
@@ -497,7 +497,7 @@ def test_weights_are_read_or_refused(tmp_path, content):
     assert found is None or all(isinstance(x, torch.Tensor) for x in found.state.values())
 
 
-@fuzz(200)
+@fuzz(67)
 @given(data=st.data())
 def test_safetensors_are_read_or_refused(tmp_path, data):
     path = tmp_path / "model.safetensors"
@@ -587,7 +587,7 @@ def test_tensors_that_no_network_takes_are_no_weights(tmp_path, tensor):
 TENSORS = st.sampled_from([torch.zeros(0), torch.zeros(3), torch.ones(2, 2, dtype=torch.int64), torch.tensor(1.0).expand(10**12)])
 
 
-@fuzz(150)
+@fuzz(50)
 @given(key=st.sampled_from([*CHECKPOINT, "rng.python", "rng.torch", "rng.numpy"]), value=st.one_of(PLAIN, TENSORS))
 def test_a_checkpoint_may_hold_anything(tmp_path, key, value):
     content = {**CHECKPOINT, "rng": dict(CHECKPOINT["rng"])}
@@ -610,7 +610,7 @@ def test_a_checkpoint_may_hold_anything(tmp_path, key, value):
     read_or_refused(go_on, path)
 
 
-@fuzz(100)
+@fuzz(34)
 @given(content=damaged(torch_bytes(CHECKPOINT)))
 def test_a_damaged_checkpoint_is_never_taken(tmp_path, content):
     """Either it is as it was, or the one before is taken."""
