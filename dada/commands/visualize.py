@@ -10,7 +10,7 @@ import torch
 
 from dada.build import eval_loader
 from dada.dataset.spread import spread
-from dada.domain_adaptation.association_term import METRICS
+from dada.domain_adaptation.association_term import METRIC_OF
 from dada.domain_adaptation.cycle_association import find_cycles
 from dada.evaluation.reports import read_report
 from dada.explorer.pairs import Pair, datasets, read_pairs
@@ -158,7 +158,7 @@ def _scenes(segmenter: Segmenter, pair: Pair, level: str) -> dict[str, Scene]:
     alpha = segmenter.cfg.TRAIN.SPAGG_ALPHA
     found = {}
     for title, aggregate in (("without aggregation", False), (f"with aggregation ({alpha:g})", True)):
-        of = find_cycles(x, y, pair.source.labels, metric=METRICS[LEVELS[level]], aggregate=aggregate, alpha=alpha)
+        of = find_cycles(x, y, pair.source.labels, metric=METRIC_OF[LEVELS[level]], aggregate=aggregate, alpha=alpha)
         found[title] = scene(pair.source.image, pair.target.image, pair.source.labels, tuple(y.shape[-2:]), of)
     return found
 

@@ -17,7 +17,7 @@ from dada.model.outputs import Outputs
 from dada.parallel.device import widest
 from dada.parallel.ranks import joint_mean, joint_sum
 
-METRICS = {"fass": "cos", "cass": "kl"}  # features, and class probabilities
+METRIC_OF = {"fass": "cos", "cass": "kl"}  # features, and class probabilities
 
 
 def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: float) -> Callable[[Step], TermValue]:
@@ -32,7 +32,7 @@ def association_term(level: str, num_classes: int, *, aggregate: bool, alpha: fl
     def associate(step: Step) -> TermValue:
         source, target = (compared(x, level) for x in (step.source_outputs, step.target_outputs))
         labels = labels_at(step.source.label, source.shape[-2:])
-        found = cycle_association_loss(source, target, labels, metric=METRICS[level], aggregate=aggregate, alpha=alpha)
+        found = cycle_association_loss(source, target, labels, metric=METRIC_OF[level], aggregate=aggregate, alpha=alpha)
         with torch.no_grad():
             notes = _notes(level, found, labels.flatten(1), probabilities_at_features(step.target_outputs), num_classes)
         return TermValue(joint_mean(found.loss, found.closed), notes)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.association_term import METRICS
+from dada.domain_adaptation.association_term import METRIC_OF
 from dada.domain_adaptation.contrastive_learning import labels_at
 from dada.domain_adaptation.cycle_association import find_cycles
 from dada.domain_adaptation.cycle_rates import per_class
@@ -50,7 +50,7 @@ def cycle_closure(
         outputs_target = network(target.image)
         x, y = outputs_source.features, outputs_target.features
         labels = labels_at(source.label, x.shape[-2:])
-        cycles = find_cycles(x, y, labels, metric=METRICS["fass"], aggregate=True)
+        cycles = find_cycles(x, y, labels, metric=METRIC_OF["fass"], aggregate=True)
         labels = labels.flatten(1)
         kind = widest(labels.device)
         labelled = labelled + per_class(labels, torch.ones_like(labels, dtype=kind))[:num_classes]

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association_term import METRICS
+from dada.domain_adaptation.association_term import METRIC_OF
 from dada.domain_adaptation.contrastive_learning import EPS, Cycles, similarity
 from dada.domain_adaptation.cycle_association import find_cycles, spatial_aggregation
 from dada.explorer.pairs import Pair
@@ -61,7 +61,7 @@ def prepare(pair: Pair, alphas: Sequence[float], most_planes: int) -> Prepared:
     prepared = Prepared(pair, planes, ratio, logs, {}, {})
     for level, alpha in ((level, alpha) for level in LEVELS for alpha in alphas):
         x, y = (view.features if level == "features" else view.probabilities for view in pair)
-        options = {"metric": METRICS[LEVELS[level]], "aggregate": alpha > 0, "alpha": alpha}
+        options = {"metric": METRIC_OF[LEVELS[level]], "aggregate": alpha > 0, "alpha": alpha}
         cycles = find_cycles(x, y, source.labels, **options)
         prepared.cycles[level, alpha] = cycles
         prepared.exactness[level, alpha] = _compare(prepared, level, alpha, cycles, x, torch.lerp(y, aggregated[level], alpha))
@@ -84,7 +84,7 @@ def page_maps(prepared: Prepared, level: str, alpha: float) -> tuple[Tensor, Ten
 
 def _compare(prepared: Prepared, level: str, alpha: float, exact: Cycles, source: Tensor, target: Tensor) -> Exactness:
     """`source` and `target`: the maps between which the exact cycles run."""
-    metric, labels = METRICS[LEVELS[level]], prepared.pair.source.labels
+    metric, labels = METRIC_OF[LEVELS[level]], prepared.pair.source.labels
     reduced = [x.to(labels.device) for x in page_maps(prepared, level, alpha)]
     own = find_cycles(*reduced, labels, metric=metric, aggregate=False)
     tiles = zip(_tiles(source, target, metric), _tiles(*reduced, metric))
