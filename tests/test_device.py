@@ -1,14 +1,12 @@
 """Which device a process takes, what it says about it, and that it touches no other process's GPU."""
 
 import logging
-from contextlib import nullcontext
-from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-from tiny import TinyNetwork, random_batch, untrained_snapshot
+from tiny import random_batch, trainer_without_values, untrained_snapshot
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,15 +14,10 @@ import dada
 from dada.cli.shared import load_cfg
 from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list, reset
-from dada.domain_adaptation import adversarial, cycle_association
-from dada.domain_adaptation.association import form
-from dada.domain_adaptation.objectives import METHODS, build_objective
-from dada.model.discriminator import FCDiscriminator
-from dada.normalization import TORCHVISION_RGB
+from dada.domain_adaptation.objectives import METHODS
 from dada.parallel import device as module
 from dada.parallel import distributed
 from dada.parallel.device import choose_device, find_device
-from dada.training.trainer import Trainer
 
 NO_CUDA = "no GPU found (this torch has no CUDA): running on the CPU"
 
@@ -269,23 +262,7 @@ class NoFloat64(TorchDispatchMode):
 def test_no_step_needs_float64_where_there_is_none(method, monkeypatch):
     meta = torch.device("meta")
     monkeypatch.setattr(module, "WITHOUT_FLOAT64", ("meta",))
-    monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
-    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)
-    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
-    monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
-    cfg_from_list(
-        [
-            "NUM_CLASSES=7",
-            f"TRAIN.DA_METHOD={method}",
-            "TRAIN.MULTI_LEVEL=True",
-            "USE_DEPTH=True",
-            "CONTRASTIVE_LEARNING=True",
-            "TRAIN.LAMBDA_LOVASZ=0.5",
-        ]
-    )
-    network = TinyNetwork(7, aux=True, depth=True).to(meta)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    trainer = Trainer(network, build_objective(cfg, meta, TORCHVISION_RGB), optimizer, max_iterations=5)
+    trainer = trainer_without_values(method, monkeypatch)
     with NoFloat64():
         step = trainer.step(random_batch(num_classes=7).to(meta), random_batch(num_classes=7, seed=1).to(meta))
         values, notes = trainer.backward(step, 0, check=False)

@@ -5,23 +5,15 @@ for none. It needs no compiler, and sees less than test_fake_cuda.py: neither co
 project's own operators.
 """
 
-from contextlib import nullcontext
-from functools import partial
-
 import numpy as np
 import pytest
 import torch
-from tiny import TinyNetwork, random_batch
+from tiny import random_batch, trainer_without_values
 
-from dada.config import cfg, cfg_from_list
 from dada.dataset import SegmentationDataset
-from dada.domain_adaptation import adversarial, cycle_association, losses
-from dada.domain_adaptation.association import form
-from dada.domain_adaptation.objectives import METHODS, build_objective
+from dada.domain_adaptation import losses
+from dada.domain_adaptation.objectives import METHODS
 from dada.label_sets import label_set
-from dada.model.discriminator import FCDiscriminator
-from dada.normalization import TORCHVISION_RGB
-from dada.training.trainer import Trainer
 
 META = torch.device("meta")
 
@@ -34,23 +26,7 @@ def test_the_stand_in_for_a_gpu_refuses_to_tell_values(question):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_term_of_any_method_asks_for_a_value(method, monkeypatch):
-    monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
-    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
-    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
-    monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
-    cfg_from_list(
-        [
-            "NUM_CLASSES=7",
-            f"TRAIN.DA_METHOD={method}",
-            "TRAIN.MULTI_LEVEL=True",
-            "USE_DEPTH=True",
-            "CONTRASTIVE_LEARNING=True",
-            "TRAIN.LAMBDA_LOVASZ=0.5",
-        ]
-    )
-    network = TinyNetwork(7, aux=True, depth=True).to(META)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-    trainer = Trainer(network, build_objective(cfg, META, TORCHVISION_RGB), optimizer, max_iterations=5)
+    trainer = trainer_without_values(method, monkeypatch)
     step = trainer.step(random_batch(num_classes=7).to(META), random_batch(num_classes=7, seed=1).to(META))
     trainer.backward(step, 0, check=False)
     for moved in trainer.optimizers:

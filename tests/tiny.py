@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,8 +12,13 @@ from torch import Tensor, nn
 from dada.build import build_network
 from dada.config import cfg, cfg_from_list, plain_cfg, reset
 from dada.dataset import Batch
+from dada.domain_adaptation import adversarial, cycle_association
+from dada.domain_adaptation.association import form
+from dada.domain_adaptation.objectives import build_objective
+from dada.model.discriminator import FCDiscriminator
 from dada.model.outputs import Outputs
 from dada.runs import save_snapshot
+from dada.training.trainer import Trainer
 
 # The smallest encoder that builds without a download: 0.4 M parameters.
 TINY_NETWORK = "timm:mobilenetv3_small_050"
@@ -96,3 +103,17 @@ def untrained_snapshot(folder: Path, city: Path, *options: str) -> Path:
     path = save_snapshot(folder, network, 7, plain_cfg(cfg))
     reset()
     return path
+
+
+def trainer_without_values(method: str, monkeypatch) -> Trainer:
+    """Of a tiny network on the device "meta", with all terms that `method` can have, in the forms that a GPU takes."""
+    meta = torch.device("meta")
+    monkeypatch.setattr(form, "STATIC_DEVICES", ("cuda", "meta"))
+    monkeypatch.setattr(cycle_association, "DENSE_ELEMENTS", 0)  # as maps larger than these are compared
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: nullcontext())  # which does not know the device
+    monkeypatch.setattr(adversarial, "FCDiscriminator", partial(FCDiscriminator, ndf=4))
+    terms = ["TRAIN.MULTI_LEVEL=True", "USE_DEPTH=True", "CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_LOVASZ=0.5"]
+    cfg_from_list(["NUM_CLASSES=7", f"TRAIN.DA_METHOD={method}", *terms])
+    network = TinyNetwork(7, aux=True, depth=True).to(meta)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    return Trainer(network, build_objective(cfg, meta), optimizer, max_iterations=5)
