@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,10 +61,11 @@ def save_whole(path: Path, content: dict) -> None:
         torch.save(content, file)
 
 
-def set_aside(folder: Path, after: int = 0) -> Path | None:
+def set_aside(folder: Path, after: int = 0, logs: Path | None = None) -> Path | None:
     """Move what an earlier run left in `folder` to `folder`/former_<n>, so that nothing takes it for the new run's.
 
     Args:
+        logs: the folder of its curves. Those of a run that is continued stay: what it replaces in them is passed over.
         after: the iteration from which an earlier run is continued: what it wrote until then stays. 0: all goes.
 
     Returns:
@@ -71,6 +73,8 @@ def set_aside(folder: Path, after: int = 0) -> Path | None:
     """
     patterns = ("model_*.pth", "teacher_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml")
     left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
+    if logs is not None and not after:
+        left += sorted(logs.glob("events.out.tfevents.*"))
     if all(p.name == "train_cfg.yml" for p in left):
         return None
     number = 1
@@ -79,7 +83,7 @@ def set_aside(folder: Path, after: int = 0) -> Path | None:
     former = folder / f"former_{number}"
     former.mkdir()
     for path in left:
-        path.rename(former / path.name)
+        shutil.move(path, former / path.name)  # logs may be on another disk
     return former
 
 

@@ -8,6 +8,7 @@ import pytest
 from dada import config
 from dada.config import ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, option_value, plain_cfg, save_cfg
 from dada.config.option import ROLES
+from dada.config.yaml_files import parse_yaml
 
 ROOT = Path(__file__).parent.parent
 
@@ -240,6 +241,27 @@ def test_every_option_decides_something_and_files_and_folders_say_that_they_are_
 def test_a_list_for_a_key_is_answered_with_how_to_write_a_colour(tmp_path):
     with pytest.raises(ConfigError, match='list for a key(.|\n)*line 1(.|\n)*write a colour as "r, g, b"'):
         cfg_from_file(write(tmp_path, "FOLDER_SOURCE: {LABEL_MAP: {[1, 2, 3]: soil}}"))
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("TRAIN:\n  MODEL: resnet-18\nTEST:\n  FLIP: True\nTRAIN:\n  MAX_ITERS: 9\n", "'TRAIN' is given twice, lines 1 and 5"),
+        ("TRAIN:\n  MAX_ITERS: 8\n  MODEL: resnet-18\n  MAX_ITERS: 9\n", "'MAX_ITERS' is given twice, lines 2 and 4"),
+        ("FOLDER_SOURCE: {LABEL_MAP: {7: a, 8: b, 7: c}}", "'7' is given twice"),
+        ('FOLDER_SOURCE: {LABEL_MAP: {7: a, "7": b}}', "LABEL_MAP: expected every key once, got"),
+        ("TRAIN.MODEL: resnet-18\nTRAIN:\n  MODEL: DeepLabv2\n", "TRAIN.MODEL is given twice"),
+    ],
+)
+def test_what_is_given_twice_is_refused_since_only_one_would_count(text, message, tmp_path):
+    (tmp_path / "twice.yml").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        cfg_from_file(tmp_path / "twice.yml")
+
+
+def test_what_a_merge_key_brings_in_may_be_given_anew():
+    base = "a: &a {x: 1, y: 2}\nb: &b {<<: *a, x: 3}\nc: {<<: *b, y: 4}\n"
+    assert parse_yaml(base) == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 3, "y": 4}}
 
 
 def test_the_number_of_classes_follows_from_their_names(tmp_path):

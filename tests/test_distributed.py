@@ -409,6 +409,13 @@ SRUN = {
         ({**SRUN, "MASTER_ADDR": "x", "MASTER_PORT": "1"}, (3, 8, 1, "x", 1)),
         ({"SLURM_NTASKS": "4", "SLURM_PROCID": "0", "SLURM_JOB_ID": "5"}, None),  # the batch script itself
         ({**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, None),
+        # What a platform or an image sets for a process of its own
+        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "23456"}, None),
+        ({"WORLD_SIZE": "1"}, None),
+        ({"RANK": "1"}, None),
+        ({"WORLD_SIZE": "", "LOCAL_RANK": "0"}, None),
+        ({**SRUN, "WORLD_SIZE": "1", "SLURM_STEP_NUM_NODES": "1"}, (3, 8, 1, "localhost", 18001)),
+        ({**SRUN, **TORCHRUN, "WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "none"}, None),  # a torchrun in each task
     ],
 )
 def test_the_place_of_a_process_is_what_torchrun_or_srun_say(environment, expected):
@@ -418,7 +425,9 @@ def test_the_place_of_a_process_is_what_torchrun_or_srun_say(environment, expect
 @pytest.mark.parametrize(
     ("environment", "words"),
     [
-        ({"RANK": "1"}, ["torchrun", "WORLD_SIZE=''"]),
+        ({"RANK": "1", "WORLD_SIZE": "two"}, ["torchrun", "WORLD_SIZE='two'"]),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "1"}, ["LOCAL_RANK=''", "set LOCAL_RANK to 0"]),
+        ({"SLURM_STEP_NUM_TASKS": "2x"}, ["SLURM_STEP_NUM_TASKS='2x'"]),
         ({**TORCHRUN, "LOCAL_RANK": "x"}, ["LOCAL_RANK='x'"]),
         ({**SRUN}, ["SLURM_STEP_NODELIST", "MASTER_ADDR"]),
     ],
@@ -427,6 +436,18 @@ def test_an_incomplete_environment_is_named(environment, words):
     with pytest.raises(ValueError) as error:
         place(environment)
     assert all(word in str(error.value) for word in words)
+
+
+def test_steps_of_one_job_and_jobs_beside_it_take_ports_of_their_own():
+    where = {**SRUN, "SLURM_STEP_NUM_NODES": "1"}
+    ports = [
+        place({**where, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}).port
+        for job in range(777, 797)
+        for step in range(20)
+    ]
+    assert len(set(ports)) == len(ports)
+    assert all(15000 <= port < 32768 for port in ports)
+    assert place({**where, "SLURM_STEP_ID": "4294967290"}).port > 0  # an interactive step
 
 
 def launched(main: Callable[[], None], folder: Path) -> list[tuple[multiprocessing.Process, Path]]:

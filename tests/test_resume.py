@@ -26,6 +26,7 @@ from dada.cli import main
 from dada.config import cfg, cfg_from_list, flat_options
 from dada.domain_adaptation import adversarial
 from dada.domain_adaptation.objectives import METHODS
+from dada.figures.scalars import read_scalars
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import run_of
@@ -676,6 +677,16 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_the_run_can_go_on(smal
     monkeypatch.setattr(torch, "save", save)
     run(resume="auto")
     assert same(state_of(small), whole)
+
+
+def test_curves_of_a_new_run_under_an_old_name_are_its_own(small):
+    run("TRAIN.EARLY_STOP=4", tensorboard=True)
+    run("TRAIN.EARLY_STOP=2", "TRAIN.RANDOM_SEED=7", tensorboard=True)
+    logs = run_of(cfg).logs
+    assert read_scalars(logs)["data/loss_seg_src_main"].step.tolist() == [0, 1]
+    assert read_scalars(small / "former_1")["data/loss_seg_src_main"].step.tolist() == [0, 1, 2, 3]
+    run("TRAIN.EARLY_STOP=1")  # without curves: those of the run before are not its own
+    assert not list(logs.iterdir())
 
 
 def test_curves_of_a_resumed_run_do_not_double(small, during):

@@ -65,6 +65,16 @@ def test_a_run_that_goes_on_keeps_what_was_written_until_there(tmp_path):
     assert {p.name for p in set_aside(tmp_path).iterdir()} == set(own)
 
 
+def test_curves_of_a_former_run_go_with_its_snapshots_unless_it_is_continued(tmp_path):
+    logs, events = tmp_path / "logs", "events.out.tfevents.1.host.2.0"
+    logs.mkdir()
+    (logs / events).touch()
+    assert set_aside(tmp_path, after=5, logs=logs) is None
+    assert (logs / events).exists()
+    assert set_aside(tmp_path, logs=logs) == tmp_path / "former_1"  # though there is no snapshot
+    assert (tmp_path / "former_1" / events).exists() and not list(logs.iterdir())
+
+
 def test_a_cfg_alone_is_not_set_aside(tmp_path):
     (tmp_path / "train_cfg.yml").touch()
     assert set_aside(tmp_path) is None

@@ -23,6 +23,7 @@ def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> Non
     parser.add_argument(
         "--cfg",
         nargs="+",
+        action="extend",
         required=required,
         metavar="FILE",
         help="YAML files, each a path or a name in configs/, or snapshots, for the cfg in them; a later one overrides "

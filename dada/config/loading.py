@@ -55,7 +55,10 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key if isinstance(key, str) else shown(key)}"
         # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
         is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in known)
-        flat.update(_flatten(value, name + ".") if is_section else {name: value})
+        found = _flatten(value, name + ".") if is_section else {name: value}
+        if twice := sorted(flat.keys() & found.keys()):
+            raise ConfigError(f"{twice[0]} is given twice, in a section and as a key of its own: only one would count. Join them")
+        flat.update(found)
     return flat
 
 

@@ -92,7 +92,10 @@ class Option:
         if isinstance(self.default, dict):
             if not isinstance(value, Mapping):
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
-            return {_key(k): self._entry(v, f"{_key(k)}: ") for k, v in value.items()}
+            entries = {_key(k): self._entry(v, f"{_key(k)}: ") for k, v in value.items()}
+            if len(entries) < len(value):  # 7 and "7"
+                raise ValueError(f"expected every key once, got {shown(list(value))}")
+            return entries
         if isinstance(self.default, tuple):
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")

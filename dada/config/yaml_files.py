@@ -24,6 +24,15 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.YAMLError(f"more than {_MOST_ALIASES} aliases (*name)")
         return super().compose_node(parent, index)
 
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        first: dict[tuple[str, str], yaml.Node] = {}  # as written: what `<<` brings in may be given anew beside it
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and (before := first.setdefault((key.tag, key.value), key)) is not key:
+                lines = f"lines {before.start_mark.line + 1} and {key.start_mark.line + 1}"
+                raise yaml.YAMLError(f"{key.value[:200]!r} is given twice, {lines}: only one would count. Join them")
+        return node
+
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
         if len(node.value) > _MOST_ENTRIES:

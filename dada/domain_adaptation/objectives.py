@@ -39,6 +39,7 @@ class Term(NamedTuple):
     start: int = 0
     reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
     adversary: Adversary | None = None  # the discriminator that learns beside this term
+    start_option: str = ""  # which sets `start`
     teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
 
 
@@ -167,7 +168,7 @@ def contrastive_terms(cfg: Any) -> list[Term]:
         Term("loss_consistency", train.LAMBDA_CONSISTENCY, target_consistency(train.CONSISTENCY_THRESHOLD), reads="view"),
         Term("loss_entropy", train.LAMBDA_ENTROPY, target_entropy),
     ]
-    return [term._replace(start=train.CONTRASTIVE_START) for term in terms]
+    return [term._replace(start=train.CONTRASTIVE_START, start_option="TRAIN.CONTRASTIVE_START") for term in terms]
 
 
 # ---- self-training -------------------------------------------------------------------------------------------------
@@ -193,7 +194,7 @@ def self_training_terms(cfg: Any, normalization: Normalization) -> list[Term]:
         Term("loss_mix", options.LAMBDA_MIX, class_mix(options.THRESHOLD, colors), teacher=True),
         Term("loss_mic", options.LAMBDA_MIC, mic, teacher=True),
     ]
-    return [term._replace(start=options.START) for term in terms]
+    return [term._replace(start=options.START, start_option="SELF_TRAINING.START") for term in terms]
 
 
 # ---- methods -------------------------------------------------------------------------------------------------------

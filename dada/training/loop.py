@@ -38,6 +38,7 @@ from dada.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
+from dada.training.idle import idle_parts, last_iteration
 from dada.training.lock import lock
 from dada.training.memory import explain_out_of_memory
 from dada.training.monitor import Monitor
@@ -49,11 +50,6 @@ from dada.training.trainer import Iteration, NonFiniteLoss, build_trainer, check
 from dada.training.validation import Validation
 
 log = logging.getLogger(__name__)
-
-
-def last_iteration(cfg: Any) -> int:
-    """Number of iterations that `cfg` runs."""
-    return min(cfg.TRAIN.EARLY_STOP or cfg.TRAIN.MAX_ITERS, cfg.TRAIN.MAX_ITERS)
 
 
 def is_finished(cfg: Any, run: Run) -> bool:
@@ -192,8 +188,16 @@ class Training:
         self.finished = self.start >= self.stop
         if not self.finished:
             self._open_data(saved or {})
-            terms = ", ".join(f"{t.weight:g} {t.name}" for t in self.trainer.objective.terms)
-            log.info("training %s on %s, products in %s: %s", run.name, self.device, products_in_use(), terms)
+            self._tell()
+
+    def _tell(self) -> None:
+        """What is going to be trained, and what of it cannot be."""
+        objective = self.trainer.objective
+        begin = {t.name: f" from iteration {t.start} on" if t.start else "" for t in objective.terms}
+        terms = ", ".join(f"{t.weight:g} {t.name}{begin[t.name]}" for t in objective.terms)
+        log.info("training %s on %s, products in %s: %s", self.run.name, self.device, products_in_use(), terms)
+        for sentence in idle_parts(self.cfg, objective):
+            log.warning("%s", sentence)
 
     def _open_data(self, saved: Mapping[str, Any]) -> None:
         cfg, network, objective = self.cfg, self.trainer.network, self.trainer.objective
@@ -253,7 +257,7 @@ class Training:
     def claim_folder(self) -> Path | None:
         """Make the folder this run's: set aside what an earlier one has left there, and write the cfg. Returns where to."""
         remove_parts(self.run.snapshots)
-        former = set_aside(self.run.snapshots, after=self.own)
+        former = set_aside(self.run.snapshots, after=self.own, logs=self.run.logs)
         save_cfg(self.cfg, self.run.snapshots / "train_cfg.yml")
         return former
 

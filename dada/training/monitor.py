@@ -43,7 +43,7 @@ class Monitor:
         # Imported here: it is slow, and most runs on a laptop do without.
         from torch.utils.tensorboard import SummaryWriter
 
-        return SummaryWriter(str(self._folder), purge_step=self._start or None)
+        return SummaryWriter(str(self._folder), purge_step=self._start)
 
     def __enter__(self) -> Monitor:
         return self
