@@ -116,7 +116,8 @@ class Browser:
     def open(self, path: Path, fragment: str = "") -> None:
         self.call("Page.navigate", url="about:blank")
         self.call("Page.navigate", url=path.resolve().as_uri() + (f"#{fragment}" if fragment else ""))
-        self.wait("document.documentElement?.dataset.firstPaint")
+        self.wait("location.protocol !== 'about:' && document.readyState === 'complete'")
+        self.settle()
 
     def value(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)

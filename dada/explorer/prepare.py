@@ -1,8 +1,8 @@
-"""What the page gets of a pair: reduced maps, the exact cycles beside them, and how far the two agree."""
+"""What the page gets of a pair: the exact cycles, and maps of few bytes from which it draws how similar pixels are."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,101 +10,95 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association_term import METRIC_OF
-from dada.domain_adaptation.contrastive_learning import EPS, Cycles, similarity
+from dada.domain_adaptation.contrastive_learning import EPS, Cycles, as_pixels, direction, similarity
 from dada.domain_adaptation.cycle_association import find_cycles, spatial_aggregation
 from dada.explorer.pairs import Pair
-from dada.explorer.reduce import Planes, reduce, restore
 
 LEVELS = {"features": "fass", "classes": "cass"}  # as the page calls them
 TILE = 256  # rows of a similarity matrix at a time
 
 
-class Exactness(NamedTuple):
-    """The page's own computation beside the exact one, over all source pixels of a pair."""
+class Reduced(NamedTuple):
+    """Vectors of the S source pixels, then of the T target pixels at each of A shares: steps * scale.
 
-    target_index: float  # share of source pixels with the same j*
-    closed: float  # share of source pixels whose cycle is closed in both, or open in both
-    error: float  # largest absolute difference of similarity, over all source and target pixels
-
-
-class Prepared(NamedTuple):
-    """The target is stored as it is and aggregated, since (1 - alpha) x + alpha a is all that lies between."""
-
-    pair: Pair
-    planes: Planes  # directions of source pixels, target pixels, and aggregated target pixels, in this order
-    ratio: np.ndarray  # (T,) float32: |a| / |x|, the weight of a pixel's aggregated direction against its own
-    logs: np.ndarray  # (S + 2T, K) float16: log(p + 1e-10) of the same pixels
-    cycles: dict[tuple[str, float], Cycles]  # exact, by level and alpha
-    exactness: dict[tuple[str, float], Exactness]
-
-
-def prepare(pair: Pair, alphas: Sequence[float], most_planes: int) -> Prepared:
-    """Reduce a pair, find its exact cycles at each of `alphas`, and compare.
-
-    Args:
-        most_planes: bytes for the features of a pixel.
+    Their products are cosines for features; for classes the vectors are log-probabilities.
     """
-    source, target = pair
-    aggregated = {
-        "features": spatial_aggregation(target.features, alpha=1.0, metric="cos"),
-        "classes": spatial_aggregation(target.probabilities, alpha=1.0, metric="kl"),
-    }
-    maps = [_pixels(x) for x in (source.features, target.features, aggregated["features"])]
-    norms = [np.linalg.norm(x, axis=1) for x in maps]
-    if not norms[0].any() or not norms[1].any():
-        raise ValueError(f"all features of {source.name if norms[1].any() else target.name} are zero: nothing to associate")
-    # A pixel without direction becomes its aggregated direction as soon as alpha is above 0.
-    ratio = np.where(norms[1] > 0, norms[2] / np.where(norms[1] > 0, norms[1], 1), 1).astype(np.float32)
-    planes = reduce(np.concatenate([x / np.where(n > 0, n, 1)[:, None] for x, n in zip(maps, norms)]), most_planes)
-    probabilities = [_pixels(x) for x in (source.probabilities, target.probabilities, aggregated["classes"])]
-    logs = np.log(np.concatenate(probabilities).astype(np.float32) + np.float32(EPS)).astype(np.float16)
-    prepared = Prepared(pair, planes, ratio, logs, {}, {})
-    for level, alpha in ((level, alpha) for level in LEVELS for alpha in alphas):
-        x, y = (view.features if level == "features" else view.probabilities for view in pair)
-        options = {"metric": METRIC_OF[LEVELS[level]], "aggregate": alpha > 0, "alpha": alpha}
-        cycles = find_cycles(x, y, source.labels, **options)
-        prepared.cycles[level, alpha] = cycles
-        prepared.exactness[level, alpha] = _compare(prepared, level, alpha, cycles, x, torch.lerp(y, aggregated[level], alpha))
-    return prepared
+
+    steps: np.ndarray  # (S + A*T, D) int8 for features, int16 for classes
+    scale: np.ndarray  # (D,) float32
+    error: float  # largest difference of a similarity drawn from them, cosine or e^-KL, from the exact one
 
 
-def page_maps(prepared: Prepared, level: str, alpha: float) -> tuple[Tensor, Tensor]:
-    """(1, D, h, w) of source and target: what the page compares, from what it gets, by the steps that it takes."""
-    source, target = prepared.pair
-    parts = (source.labels.numel(), target.probabilities.shape[2:].numel())
+class Ways(NamedTuple):
+    """Where all pixels lead: the cycle of source pixel i is i, there[i], back[there[i]]."""
+
+    there: np.ndarray  # (S,) uint16
+    back: np.ndarray  # (T,) uint16
+    closed: np.ndarray  # (S,) uint8
+
+
+@torch.no_grad()
+def ways(pair: Pair, level: str, alpha: float) -> Ways:
+    """The cycles as training finds them, and the ways of target pixels that lie on none."""
+    (x, y), labels = _maps(pair, level), pair.source.labels
+    options = {"metric": METRIC_OF[LEVELS[level]], "aggregate": alpha > 0, "alpha": alpha}
+    found: Cycles = find_cycles(x, y, labels, **options)
+    turned = torch.zeros_like(pair.target.probabilities[:, 0], dtype=torch.int64)  # no labels: all its cycles may close
+    back = find_cycles(_at(y, level, alpha), x, turned, metric=options["metric"], aggregate=False).target_index[0]
+    back[found.target_index[0]] = found.source_index[0]
+    there, back, closed = (a.cpu().numpy() for a in (found.target_index[0], back, found.closed[0]))
+    return Ways(there.astype(np.uint16), back.astype(np.uint16), closed.astype(np.uint8))
+
+
+@torch.no_grad()
+def reduce(pair: Pair, level: str, alphas: Sequence[float], most: int | None = None) -> Reduced:
+    """The maps of one of LEVELS; features along their principal directions, at most `most`.
+
+    Raises:
+        ValueError: no pixel of an image has features other than zero.
+    """
+    x, y = _maps(pair, level)
+    exact = [as_pixels(x)[0], *(as_pixels(_at(y, level, alpha))[0] for alpha in alphas)]
     if level == "features":
-        s, t, a = _parted(restore(prepared.planes), *parts)
-        mixed = np.float32(1 - alpha) * t + np.float32(alpha) * prepared.ratio[:, None] * a
+        for view, pixels in zip(pair, exact):
+            if not pixels.any():
+                raise ValueError(f"all features of {view.name} are zero: nothing to associate")
+        units_NC = torch.cat([direction(pixels) for pixels in exact]).double()
+        basis_CD = torch.linalg.eigh(units_NC.mT @ units_NC).eigenvectors.flip(1)[:, :most]
+        vectors, kind = units_NC @ basis_CD, torch.int8
     else:
-        s, t, a = _parted((np.exp(prepared.logs.astype(np.float64)) - EPS).clip(min=0).astype(np.float32), *parts)
-        mixed = np.float32(1 - alpha) * t + np.float32(alpha) * a
-    sizes = source.probabilities.shape[2:], target.probabilities.shape[2:]
-    return tuple(torch.from_numpy(np.ascontiguousarray(x.T)).reshape(1, -1, *size) for x, size in zip((s, mixed), sizes))
+        vectors, kind = torch.cat(exact).add(EPS).log().double(), torch.int16
+    largest = vectors.abs().amax(dim=0)
+    scale = torch.where(largest > 0, largest / torch.iinfo(kind).max, 1).float()
+    steps = (vectors / scale.double()).round().to(kind)
+    drawn = (steps * scale).split([len(pixels) for pixels in exact])
+    error = max(_largest_error(level, drawn[0], target, exact[0], own) for target, own in zip(drawn[1:], exact[1:]))
+    return Reduced(steps.cpu().numpy(), scale.cpu().numpy(), error)
 
 
-def _compare(prepared: Prepared, level: str, alpha: float, exact: Cycles, source: Tensor, target: Tensor) -> Exactness:
-    """`source` and `target`: the maps between which the exact cycles run."""
-    metric, labels = METRIC_OF[LEVELS[level]], prepared.pair.source.labels
-    reduced = [x.to(labels.device) for x in page_maps(prepared, level, alpha)]
-    own = find_cycles(*reduced, labels, metric=metric, aggregate=False)
-    tiles = zip(_tiles(source, target, metric), _tiles(*reduced, metric))
-    return Exactness(
-        (own.target_index == exact.target_index).cpu().double().mean().item(),
-        (own.closed == exact.closed).cpu().double().mean().item(),
-        max((a - b).abs().max().item() for a, b in tiles),
-    )
+def drawn_similarity(level: str, rows: Tensor, columns: Tensor) -> Tensor:
+    """(N, D), (M, D) vectors as the page has them -> (N, M): cosine, or e^-KL of class probabilities."""
+    if level == "features":
+        return rows @ columns.mT
+    p = rows.exp()
+    return (p @ columns.mT - (p * rows).sum(dim=1, keepdim=True)).exp()
 
 
-def _tiles(source: Tensor, target: Tensor, metric: str) -> Iterator[Tensor]:
-    target_BTC = target.flatten(2).mT
-    for rows_BRC in source.flatten(2).mT.split(TILE, dim=1):
-        yield similarity(rows_BRC, target_BTC, metric)
+def _largest_error(level: str, source: Tensor, target: Tensor, exact_source: Tensor, exact_target: Tensor) -> float:
+    """Over both directions, a few rows at a time."""
+    largest = 0.0
+    for x, y, u, v in ((source, target, exact_source, exact_target), (target, source, exact_target, exact_source)):
+        for rows, exact_rows in zip(x.split(TILE), u.split(TILE)):
+            exact = similarity(exact_rows[None], v[None], METRIC_OF[LEVELS[level]])[0]
+            difference = drawn_similarity(level, rows, y) - (exact if level == "features" else exact.exp())
+            largest = max(largest, difference.abs().max().item())
+    return largest
 
 
-def _pixels(x: Tensor) -> np.ndarray:
-    """(1, C, h, w) -> (h*w, C) float64."""
-    return x[0].flatten(1).T.cpu().double().numpy()
+def _maps(pair: Pair, level: str) -> tuple[Tensor, Tensor]:
+    """(1, C, h, w) of both images."""
+    return tuple(view.features if level == "features" else view.probabilities for view in pair)
 
 
-def _parted(x_NC: np.ndarray, source: int, target: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return x_NC[:source], x_NC[source : source + target], x_NC[source + target :]
+def _at(target: Tensor, level: str, alpha: float) -> Tensor:
+    return spatial_aggregation(target, alpha=alpha, metric=METRIC_OF[LEVELS[level]]) if alpha > 0 else target
