@@ -249,7 +249,7 @@ def _fill(into: EasyDict, path: str | Path, cfg: Any, options: Mapping[str, Any]
         if not stored:
             raise ValueError(
                 f"{path} holds weights without a configuration; give a YAML file that describes its network as cfg, for example "
-                "'synthia2cityscapes_dada.yml' for published weights of DADA (docs/legacy.md says which options each needs)"
+                "'synthia2cityscapes_dada.yml' for published weights of DADA (docs/coming-from.md says which options each needs)"
             )
         cfg_from_dict(stored, str(path), into)
     elif isinstance(cfg, Mapping):

@@ -109,7 +109,7 @@ def test_the_protocol_reports_every_option_that_it_is_made_of(city, tmp_path):
 
 
 def test_the_table_of_the_page_holds_every_value():
-    page = (Path(__file__).parent.parent / "docs" / "protocols.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parent.parent / "docs" / "coming-from.md").read_text(encoding="utf-8")
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in page.splitlines()

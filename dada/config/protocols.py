@@ -2,7 +2,7 @@
 
 `TEST.PROTOCOL: advent` sets all of these options at the place where it is written. What the same file, or a later
 `--set`, gives for one of them stands, and the report then says "advent, except FLIP True": `describe` compares, so
-nobody need remember who set what. docs/protocols.md names the source of every value. Sizes are (width, height),
+nobody need remember who set what. docs/coming-from.md names the source of every value. Sizes are (width, height),
 and those of Cityscapes.
 """
 

@@ -42,9 +42,9 @@ SECTIONS = {
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",
-    "TEST": "How a network is measured, see [protocols.md](protocols.md). `scripts/predict.py` reads sizes, windows, flips and "
-    "scales here too.",
-    "LEGACY": "Habits of the ancestors that published numbers depend on, see [legacy.md](legacy.md).",
+    "TEST": "How a network is measured, see [protocols](coming-from.md#protocols). `scripts/predict.py` reads sizes, windows, "
+    "flips and scales here too.",
+    "LEGACY": "[Habits that published numbers depend on](coming-from.md#switches-for-published-numbers).",
 }
 
 

@@ -337,7 +337,7 @@ OPTIONS: dict[str, Any] = {
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1, role="run"),
         "PROTOCOL": Option(
             "",
-            "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/protocols.md; options "
+            "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/coming-from.md; options "
             "given beside it or later stand, and the report names them. Empty: the options as they are.",
             choices=("", *PROTOCOLS),
             role="score",
@@ -398,7 +398,7 @@ OPTIONS: dict[str, Any] = {
         "FLIP": Option(False, "Average with the prediction on the mirrored image.", role="score"),
         "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1, role="score"),
     },
-    # What the ancestors' published numbers depend on; see docs/legacy.md.
+    # What published numbers depend on; see docs/coming-from.md.
     "LEGACY": {
         "DUPLICATE_STEPS": Option(
             False,
