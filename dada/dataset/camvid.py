@@ -53,15 +53,12 @@ class CamVid(PublishedDataset):
         self.check_split()
         folder, parts = _SPLITS[self.split]
         self.require(folder, f"images for split {self.split!r}")
-        names = self.scan(folder, "*.png", "*.jpg")
-        if self.list_file:
-            by_stem = {PurePosixPath(name).stem: name for name in names}
-            names = [by_stem.get(PurePosixPath(name).stem, name) for name in self.names(folder)]
-        elif parts:
-            names = [name for name in names if any(_within(name, *part) for part in parts)]
+        lines = self.lines(folder, "*.png", "*.jpg")
+        if not self.list_file and parts:
+            lines = [line for line in lines if any(_within(line.image, *part) for part in parts)]
         if self.with_labels:
             self.require(f"{folder}annot", f"labels for split {self.split!r}")
-        return [self.item(f"{folder}/{n}", f"{folder}annot/{PurePosixPath(n).stem}.png", n) for n in names]
+        return [self.item(line, f"{folder}annot/{PurePosixPath(line.image).stem}.png") for line in lines]
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return camvid_id_map()

@@ -29,7 +29,6 @@ class Cityscapes(PublishedDataset):
     holds = f"{_IMAGES}/"
 
     def find(self) -> list[Item]:
-        listed = self.listed()
         coarse = self.split == "train_extra"
         labels = "gtCoarse" if coarse else "gtFine"
         package = "trainextra" if coarse else "trainvaltest"
@@ -37,29 +36,21 @@ class Cityscapes(PublishedDataset):
 
         def require(folder: str, what: str, archive: str) -> None:
             where = f"The {what} are in {archive}.zip, from https://www.cityscapes-dataset.com/downloads/."
-            folder = folder if listed else posixpath.join(folder, self.split)
+            folder = folder if self.list_file else posixpath.join(folder, self.split)
             self.require(folder, f"{what} for split {self.split!r}", holds=needed, download=where)
 
         require(_IMAGES, "images", f"{_IMAGES}_{package}")
-        if listed:
-            pairs = [_from_line(fields, self.split) for fields in listed]
-        else:
-            pairs = [_from_line([p], self.split) for p in self.scan(f"{_IMAGES}/{self.split}", f"*/*{_IMAGE_END}")]
-            if self.with_labels:
-                require(labels, "labels", labels if coarse else f"{labels}_{package}")
-        return [self.item(image, label, "/".join(image.split("/")[-2:])) for image, label in pairs]
+        if self.with_labels and not self.list_file:
+            require(labels, "labels", labels if coarse else f"{labels}_{package}")
+        lines = self.lines(f"{_IMAGES}/{self.split}", f"*/*{_IMAGE_END}")
+        return [self.item(line, _label_of(line.image), name="/".join(line.image.split("/")[-2:])) for line in lines]
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return cityscapes_id_map(num_classes)
 
 
-def _from_line(fields: list[str], split: str) -> tuple[str, str]:
-    """The fields of a list line -> image and label, as paths from the root."""
-    image = fields[0].replace("\\", "/")
-    if len(fields) == 2:
-        return image, fields[1]
-    if not image.startswith(_IMAGES + "/"):
-        image = f"{_IMAGES}/{split}/{image}"
-    _, split, name = image.split("/", 2)
+def _label_of(image: str) -> str:
+    """The label of an image, both as paths from the root."""
+    *_, split, city, name = ("", "", *image.split("/"))
     labels = "gtCoarse" if split == "train_extra" else "gtFine"
-    return image, f"{labels}/{split}/{name.removesuffix(_IMAGE_END)}_{labels}_labelIds.png"
+    return f"{labels}/{split}/{city}/{name.removesuffix(_IMAGE_END)}_{labels}_labelIds.png"

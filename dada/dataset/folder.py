@@ -11,6 +11,7 @@ from PIL import Image
 
 from dada.dataset import image_files, packed, storage
 from dada.dataset.base import Item, SegmentationDataset
+from dada.dataset.lists import read_list
 from dada.dataset.masks import Color, parse_color, positions_of_colors, read_color_numbers
 from dada.dataset.own_classes import IGNORE
 from dada.dataset.pairing import Pattern, paired
@@ -142,9 +143,9 @@ class Folder(SegmentationDataset):
         """The files that a list or the pattern `images` names, with those of the other patterns; None: not needed."""
         image_pattern = self._pattern(images, "IMAGES")
         if list_file:
-            rows = image_files.read_list(Path(list_file.replace("{}", self.split)), self.list_setting)
-            found = [row[0] for row in rows]
-            in_list = [row[1] for row in rows if len(row) == 2]
+            path = Path(list_file.replace("{}", self.split))
+            lines = read_list(path, self.list_setting, self.root, lambda: image_pattern.find(self.root))
+            found, in_list = [line.image for line in lines], [line.label for line in lines if line.label]
         else:
             found, in_list = self._find(image_pattern), []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import numpy as np
 
 from dada.dataset.base import Item
@@ -29,10 +31,10 @@ class GTA5(PublishedDataset):
         self.require("images", "images")
         if not self.list_file:
             self.check_split()
-        names = self.names("images", "*.png")
+        lines = self.lines("images", "*.png")
         if self.with_labels:
             self.require("labels", "labels")
-        return [self.item(f"images/{name}", f"labels/{name}", name) for name in names]
+        return [self.item(line, f"labels/{PurePosixPath(line.image).name}") for line in lines]
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return cityscapes_id_map(num_classes)

@@ -204,42 +204,6 @@ def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
         raise FileNotFoundError(f"{len(missing)} of {total} {what} are missing: {named}.\n  {advice}")
 
 
-def read_list(path: Path, setting: str) -> list[list[str]]:
-    """A list file -> its lines as lists of fields: an image, or an image and its label.
-
-    Fields are divided by a tab, or by blanks where the line has no tab. Blank lines and # comments are left out.
-
-    Raises:
-        FileNotFoundError, ValueError: no such file; an empty one; a line of more than two fields.
-    """
-    try:
-        lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"list file {path} not found. Correct {setting}, or leave it empty to take every image."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"list file {path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it again as UTF-8"
-        ) from None
-    rows = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
-        if "\0" in line:
-            raise ValueError(f"{path}, line {number} holds a zero byte, which no name has: {line[:200]!r}")
-        fields = [field.strip() for field in line.strip().split("\t")] if "\t" in line.strip() else line.split()
-        if len(fields) > 2:
-            raise ValueError(
-                f"{path}, line {number}: {len(fields)} fields, expected an image, or an image and its label, "
-                f"divided by a tab if a name holds blanks: {line[:200]!r}"
-            )
-        rows.append(fields)
-    if not rows:
-        raise ValueError(f"list file {path} names no image. Correct {setting}, or leave it empty to take every image.")
-    return rows
-
-
 def content_of(path: str | Path) -> bytes:
     """The bytes of a file that was there when the dataset was listed."""
     try:

@@ -7,7 +7,7 @@ the labels. The two maps below are written in these names, so that they hold for
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -138,14 +138,12 @@ class Mapillary(PublishedDataset):
         if not storage.is_dir(self.root / folder):
             folder = {"train": "training", "val": "validation"}.get(folder, folder)
         self.require(f"{folder}/images", f"images for split {self.split!r}")
-        names = self.names(f"{folder}/images", "*.jpg")
+        lines = self.lines(f"{folder}/images", "*.jpg")
         version, labels = self._version_and_folder(folder)
         if self.with_labels:
             self.require(f"{folder}/{labels}", f"labels for split {self.split!r}")
         self.version = version
-        return [
-            self.item(f"{folder}/images/{name}", f"{folder}/{labels}/{name.removesuffix('.jpg')}.png", name) for name in names
-        ]
+        return [self.item(line, f"{folder}/{labels}/{PurePosixPath(line.image).stem}.png") for line in lines]
 
     def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:
         own_map = info and "labels" not in _read_json(Path(info))

@@ -14,6 +14,7 @@ import numpy as np
 
 from dada.dataset import image_files, storage
 from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
+from dada.dataset.lists import Line, read_list
 from dada.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, label_set, label_set_from_info
 
 
@@ -117,30 +118,33 @@ class PublishedDataset(SegmentationDataset):
             source=download or self.download,
         )
 
-    def listed(self) -> list[list[str]]:
-        """The lines of the list file, split into fields; none if no list file is given."""
-        if not self.list_file:
-            return []
-        return image_files.read_list(Path(str(self.list_file).replace("{}", self.split)), self.list_setting)
-
     def scan(self, folder: str, *patterns: str) -> list[str]:
-        """Sorted paths from root/folder of the files that fit one of the patterns; at least one."""
-        found = {path for pattern in patterns for path in storage.glob(pattern, self.root / folder)}
+        """Sorted paths of the files in root/folder that fit one of the patterns, from the root; at least one."""
+        found = {f"{folder}/{path}" for pattern in patterns for path in storage.glob(pattern, self.root / folder)}
         check_not_empty(found, self.root / folder, " or ".join(patterns), self.title, self.setting)
         return sorted(found)
 
-    def names(self, folder: str, *patterns: str) -> list[str]:
-        """Image names in one folder: those of the list file, without the folders it gives, or all that fit."""
-        listed = [posixpath.basename(fields[0].replace("\\", "/")) for fields in self.listed()]
-        return listed or self.scan(folder, *patterns)
+    def lines(self, folder: str, *patterns: str) -> list[Line]:
+        """The images of the list file, with labels where it names them, or all in root/folder that fit a pattern."""
+        if not self.list_file:
+            return [Line(image) for image in self.scan(folder, *patterns)]
+        path = Path(str(self.list_file).replace("{}", self.split))
+        return read_list(path, self.list_setting, self.root, lambda: self.scan(folder, *patterns))
 
-    def item(self, image: str, label: str, name: str, depth: str = "") -> Item:
-        """The Item of files given by their paths from the root, with what was asked for."""
+    def item(self, line: Line, label: str, depth: str = "", name: str = "") -> Item:
+        """The Item of an image, with what was asked for.
+
+        Args:
+            label, depth: where they lie, as paths from the root. A label of another name that the list gives prevails.
+            name: of the sample; empty for that of the file.
+        """
+        if line.label and posixpath.basename(line.label) != posixpath.basename(label):
+            label = line.label
         return Item(
-            image=str(self.root / image),
+            image=str(self.root / line.image),
             label=str(self.root / label) if self.with_labels else None,
             depth=str(self.root / depth) if self.with_depth else None,
-            name=name,
+            name=name or posixpath.basename(line.image),
         )
 
     def check_split(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -44,13 +44,14 @@ class SYNTHIA(PublishedDataset):
         self.require("RGB", "images")
         if not self.list_file:
             self.check_split()
-        names = self.names("RGB", "*.png", "*.PNG")
+        lines = self.lines("RGB", "*.png", "*.PNG")
         labels = self._label_folder()
         if self.with_labels:
             self.require(labels, "labels")
         if self.with_depth:
             self.require("Depth", "depth")
-        return [self.item(f"RGB/{name}", f"{labels}/{name}", name, f"Depth/{name}") for name in names]
+        names = [PurePosixPath(line.image).name for line in lines]
+        return [self.item(line, f"{labels}/{name}", f"Depth/{name}") for line, name in zip(lines, names)]
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return synthia_id_map(num_classes, self.published)
