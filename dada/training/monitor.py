@@ -79,9 +79,9 @@ class Monitor:
     def by_class(self, iteration: int, step: Step, notes: Notes) -> None:
         """What terms noted for each class, where there was one, and the share of each class in what is predicted.
 
-        That is on the source, on the target and by the teacher on the target; and how many classes of equal share it amounts
-        to (exp of the entropy of the shares), which falls when a network collapses onto a few classes. And the criterion by
-        which `dada select` chooses, on the batch at hand.
+        That is on the source, on the target and by the teacher on the target; the effective number of classes (exp of the
+        entropy of the shares), which falls when a network collapses onto a few; and the criterion by which `dada select`
+        chooses, on the batch at hand.
         """
         if self._folder is None or iteration % self._period != self._period - 1:
             return
@@ -91,8 +91,8 @@ class Monitor:
                 logits = vars(step)[f"{domain}_outputs"].logits.detach().float()
                 shares = predicted_shares(logits)
                 values[f"{domain}/predicted"] = shares
-                amount = torch.special.entr(shares).sum().exp().item()
-                self._writer.add_scalar(f"classes/{domain}/amount to", amount, iteration)
+                effective = torch.special.entr(shares).sum().exp().item()
+                self._writer.add_scalar(f"classes/{domain}/effective number", effective, iteration)
                 self._writer.add_scalar(f"criteria/{domain}/information", information(logits.softmax(dim=1)), iteration)
         for name, of_classes in values.items():
             for class_name, value in zip(self._classes.names, of_classes.tolist()):
