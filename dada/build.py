@@ -60,9 +60,11 @@ def cudnn_search(wanted: bool) -> Iterator[None]:
 
 
 def build_network(
-    cfg: Any, weights: str, *, name: str = "", multi_level: bool | None = None, trained: bool = False
+    cfg: Any, weights: str, *, name: str = "", multi_level: bool | None = None, trained: bool = False, head: bool = True
 ) -> SegmentationModel:
     """Network `name` (TRAIN.MODEL if empty) with `weights`, and the normalization that TRAIN.IMG_MODE asks for.
+
+    `head`: see load_weights.
 
     Raises:
         ValueError: `weights` do not fit; or the network is to be a `trained` one and they are of an encoder alone.
@@ -79,7 +81,8 @@ def build_network(
         output_stride=train.OUTPUT_STRIDE,
     )
     network.set_recompute(train.RECOMPUTE)
-    report = load_weights(network, weights, plca_class_order=cfg.LEGACY.PLCA_CLASS_ORDER, accept_licence=train.ACCEPT_LICENCE)
+    plca_order = cfg.LEGACY.PLCA_CLASS_ORDER
+    report = load_weights(network, weights, plca_class_order=plca_order, accept_licence=train.ACCEPT_LICENCE, head=head)
     if trained and report.missing:
         raise ValueError(
             f"{weights} holds no trained network: {shortened(report.missing, 3)} are not in it. It may be the ImageNet "

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import logging
+from argparse import Namespace
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -347,6 +349,122 @@ def test_a_file_is_loaded_completely(small, wrap, tmp_path):
     report = load_weights(model, file_of(wrap(state), tmp_path))
     assert report.missing == report.ignored == () and set(report.loaded) == set(state)
     assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def same_state(model, state) -> bool:
+    return all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def put_before(prefix: str, state) -> dict[str, torch.Tensor]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+def trunk_of(state) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if not key.startswith("layer6.")}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: put_before("_orig_mod.module._orig_mod.", state),
+        lambda state: {"state_dict_ema": state, "epoch": 3},
+        lambda state: {"model": {"state_dict": put_before("module.", state)}, "args": Namespace(lr=1)},
+        lambda state: {"state_dict": {**put_before("model.", state), "criterion.weight": torch.ones(3)}, "global_step": 10},
+        lambda state: {"net": put_before("segmentor._fsdp_wrapped_module.", state), "best_acc": np.float64(0.5)},
+        lambda state: {"student": trunk_of(state), "teacher": put_before("backbone.", state)},
+        lambda state: {**put_before("ema_model.", state), **put_before("imnet_model.", trunk_of(state))},
+        lambda state: {key.replace("layer1.", "layer1._orig_mod."): value for key, value in state.items()},
+        lambda state: {key: value.double() for key, value in state.items()},
+    ],
+)
+def test_a_network_is_found_under_the_names_of_other_programs(small, wrap, tmp_path):
+    model, state = copy.deepcopy(small), changed(small.state_dict())
+    assert load_weights(model, file_of(wrap(state), tmp_path)).missing == ()
+    assert all(torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("wrap", "ignored"),
+    [
+        (lambda state: state, ()),
+        (lambda state: put_before("backbone.", state), ()),
+        (lambda state: {"teacher": put_before("module.backbone.", state), "epoch": 2}, ()),
+        (lambda state: {**put_before("backbone.", state), "head.fc.weight": torch.ones(9, 512)}, ("head.fc.weight",)),
+        (lambda state: {**put_before("model.encoder_q.", state), "model.queue": torch.ones(9)}, ("model.queue",)),
+        (lambda state: {**state, "fc.weight": torch.ones(9, 512), "fc.bias": torch.ones(9)}, ("fc.weight", "fc.bias")),
+    ],
+)
+def test_a_trunk_is_a_trunk_and_what_is_left_out_is_named(small, wrap, ignored, tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    model, state = copy.deepcopy(small), trunk_of(changed(small.state_dict()))
+    report = load_weights(model, file_of(wrap(state), tmp_path))
+    assert report.ignored == ignored and set(report.missing) == set(small.state_dict()) - set(state)
+    assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
+    assert all(name in caplog.text for name in ignored) and "holds no layer6" in caplog.text
+    refuse(
+        small, wrap({key: value for key, value in state.items() if key != "layer2.0.bn1.weight"}), tmp_path, "layer2.0.bn1.wei"
+    )
+
+
+def test_of_several_networks_the_one_that_is_taken_is_named(small, tmp_path, caplog):
+    model, state = copy.deepcopy(small), small.state_dict()
+    load_weights(model, file_of({"student": changed(state), "model_ema": state, "optimizer": state}, tmp_path))
+    assert same_state(model, state) and "several networks, 'student', 'model_ema': 'model_ema' is taken" in caplog.text
+
+
+def test_the_names_of_an_encoder_may_have_a_prefix_but_a_head_that_does_not_fit_is_no_trunk(tmp_path):
+    import timm
+
+    name = "test_byobnet"
+    torch.manual_seed(0)
+    state = timm.create_model(name).state_dict()
+    model = build_model(f"timm:{name}", K, output_stride=32)
+    report = load_weights(model, file_of({"model": put_before("module.backbone.", state)}, tmp_path))
+    assert torch.equal(model.encoder.state_dict()["stem.conv.weight"], state["stem.conv.weight"])
+    assert all(key.startswith("decoder.") for key in report.missing)
+    others = build_model(f"timm:{name}", K + 1, output_stride=32).state_dict()
+    for prefix in ("", "model."):
+        refuse(model, put_before(prefix, others), tmp_path, "TRAIN.RESTORE_HEAD to False")
+    load_weights(model, tmp_path / "weights.pth", head=False)
+    assert torch.equal(model.encoder.state_dict()["stem.conv.weight"], others["encoder.stem.conv.weight"])
+
+
+@pytest.mark.parametrize("options", [{}, {"multi_level": True, "with_depth": True}])
+def test_a_network_of_other_classes_gives_its_trunk_when_its_head_is_not_wanted(small, options, tmp_path, caplog):
+    torch.manual_seed(0)
+    other = build_model("resnet-18", K + 3, **options)
+    path = file_of({"state_dict": changed(other.state_dict()), "iter": 4}, tmp_path)
+    model = copy.deepcopy(small)
+    with pytest.raises(ValueError, match=r"have another shape|TRAIN\.RESTORE_HEAD to False"):
+        load_weights(model, path)
+    caplog.set_level(logging.INFO)
+    report = load_weights(model, path, head=False)
+    assert all(key.startswith("layer6.") for key in report.missing) and "left out: " in caplog.text
+    assert torch.equal(model.conv1.weight, other.conv1.weight + 1)
+    assert torch.equal(model.layer6.conv2d_list[0].weight, small.layer6.conv2d_list[0].weight)
+
+
+def test_a_network_of_ones_own_is_no_trunk_either_where_one_of_its_heads_is_missing(tmp_path):
+    class Own(DeepLabV2):
+        def __init__(self, **options):
+            super().__init__(K, depth=18, **options)
+            self.top, self.second = self.layer6, getattr(self, "layer5", None)
+            del self.layer6, self.layer5
+
+        def head_modules(self):
+            return [m for m in (self.top, self.second) if m is not None]
+
+    torch.manual_seed(0)
+    one, two = Own(multi_level=True), Own(multi_level=True)
+    state = {key: value for key, value in one.state_dict().items() if not key.startswith("second.")}
+    refuse(two, state, tmp_path, "8 entries are missing: second")
+    report = load_weights(two, file_of(one.state_dict(), tmp_path), head=False)
+    assert report.ignored and {key.split(".")[0] for key in report.missing} == {"top", "second"}
+
+
+def test_whole_numbers_are_no_weights(small, tmp_path):
+    state = {**small.state_dict(), "conv1.weight": torch.ones(64, 3, 7, 7, dtype=torch.int8)}
+    refuse(small, state, tmp_path, r"1 hold numbers of another kind: conv1\.weight int8")
 
 
 def test_safetensors_are_loaded(small, tmp_path):

@@ -187,6 +187,11 @@ OPTIONS: dict[str, Any] = {
         "RESTORE_FROM": Option(
             "", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random.", role="span", path=True
         ),
+        "RESTORE_HEAD": Option(
+            True,
+            "Take the head of RESTORE_FROM too; False leaves it, and DADA's depth block, at initial values: for other classes.",
+            role="span",
+        ),
         "ACCEPT_LICENCE": Option(
             "",
             "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md.",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import mmap
 import zipfile
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+import numpy as np
 import torch
 
 
@@ -38,7 +41,8 @@ def read_torch_file(path: Path) -> object:
             _check_archive(path)
         else:
             _refuse_bytearray(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with _harmless():
+            return torch.load(path, map_location="cpu", weights_only=True)
     except UnreadableFile:
         raise
     except Exception as error:
@@ -46,6 +50,16 @@ def read_torch_file(path: Path) -> object:
         raise UnreadableFile(
             f"{type(error).__name__}: {reason[0][:200] if reason else 'nothing in it'}", "Unsupported" in str(error)
         ) from error
+
+
+def _harmless() -> AbstractContextManager:
+    """Lets torch read what training scripts put beside their weights and what runs no code: arguments, numbers of NumPy."""
+    from numpy.dtypes import Float32DType, Float64DType, Int64DType
+
+    scalar = np.float64(0).__reduce__()[0]
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before NumPy 2, and since
+    known = [argparse.Namespace, np.dtype, Float32DType, Float64DType, Int64DType, *((scalar, name) for name in names)]
+    return torch.serialization.safe_globals(known) if hasattr(torch.serialization, "safe_globals") else nullcontext()
 
 
 def _check_archive(path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -12,20 +14,25 @@ from torch import Tensor
 
 from dada.model.torch_files import UnreadableFile, read_torch_file
 
+log = logging.getLogger(__name__)
+
 State = dict[str, Tensor]
 
 ACCEPTED = (
-    "a bare state dict (ADVENT, DADA, torchvision, timm), a dict that holds one under 'state_dict' (this project, "
-    "DADA fork), 'weights' or 'model_state_dict' (PLCA) or 'model' (PLCA's ImageNet file), or a .safetensors file"
+    "a bare state dict (ADVENT, DADA, torchvision, timm), a dict that holds one under 'state_dict' (this project, DADA fork), "
+    "'weights', 'model_state_dict' (PLCA), 'model', 'state_dict_ema', 'teacher' or another name, or a .safetensors file"
 )
-WRAPPERS = ("model", "state_dict", "weights", "model_state_dict")
+PREFERRED = ("state_dict", "model", "weights", "model_state_dict")
+
+# What other programs put before every name: data parallelism, compilation, sharding, recomputation.
+_PUT_BEFORE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class WeightsFile(NamedTuple):
     """What is read of a weights file.
 
     Args:
-        state: the state dict, unwrapped; names as they stand, less DataParallel's `module.`.
+        state: the state dict, unwrapped; names as they stand, less `module.`, `_orig_mod.` and the like.
         cfg: the configuration that it was trained with, in files of this project; else empty.
     """
 
@@ -49,16 +56,44 @@ def read_weights(path: str | Path) -> WeightsFile:
     else:
         content = _read_torch(path)
         stored_cfg = content.get("cfg") if isinstance(content, Mapping) else None
-    state = content
-    if isinstance(content, Mapping):
-        wrapper = next((key for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if wrapper is not None:
-            state = content[wrapper]
-    if not (isinstance(state, Mapping) and state and all(map(_is_entry, state.items()))):
+    state = _unwrapped(content, path)
+    if state is None:
         raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
-    if all(key.startswith("module.") for key in state):
-        state = {key[len("module.") :]: value for key, value in state.items()}
-    return WeightsFile(dict(state), stored_cfg if isinstance(stored_cfg, Mapping) else {})
+    return WeightsFile(bare_names(state), stored_cfg if isinstance(stored_cfg, Mapping) else {})
+
+
+def _unwrapped(content: object, path: Path, depth: int = 3) -> State | None:
+    """The state dict that is `content`, or lies in it; None if there is none."""
+    if not isinstance(content, Mapping) or not content:
+        return None
+    if all(map(_is_entry, content.items())):
+        return dict(content)
+    if not depth or len(content) > 100:  # a small file can hold one dict very often
+        return None
+    inside = {str(key): _unwrapped(value, path, depth - 1) for key, value in content.items() if "optim" not in str(key)}
+    states = {key: state for key, state in inside.items() if state is not None}
+    if not states:
+        return None
+    taken = min(states, key=preference)
+    if len(states) > 1 and "cfg" not in content:  # of checkpoints of ours it is known what else they hold
+        log.warning("%s holds several networks, %s: %r is taken", path, ", ".join(map(repr, states)), taken)
+    return states[taken]
+
+
+def preference(name: str) -> tuple[bool, ...]:
+    """Which of several networks in a file is taken: the lowest; after PREFERRED an average over training (ema, teacher)."""
+    return name.rstrip(".") not in PREFERRED, re.search(r"(^|[._])(ema|teacher)([._]|$)", name) is None
+
+
+def bare_names(state: State) -> State:
+    """`state` without what _PUT_BEFORE lists, in any order and number; `module` counts only where a name begins."""
+    bare = {}
+    for key, value in state.items():
+        parts = [part for part in key.split(".") if part == "module" or part not in _PUT_BEFORE]
+        while len(parts) > 1 and parts[0] == "module":
+            del parts[0]
+        bare[".".join(parts)] = value
+    return bare if len(bare) == len(state) else state
 
 
 def read_state(path: str | Path) -> State:

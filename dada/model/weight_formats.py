@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from functools import partial
 from typing import NamedTuple
@@ -14,45 +14,65 @@ from torch import Tensor, nn
 from dada.label_sets import PLCA_CLASSES
 from dada.model.batch_norm import without_domain
 from dada.model.segmentation_model import SegmentationModel
-from dada.model.weight_files import State
-
-log = logging.getLogger(__name__)
+from dada.model.weight_files import State, preference
 
 
 class Adapted(NamedTuple):
     """Weights under the names of the network that they are for."""
 
     state: State
-    trunk_only: bool = False  # an ImageNet file: the head may stay as it is
+    trunk_only: bool = False  # they hold nothing of a head, which may stay as it is
     ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
+    note: str = ""  # what whoever loads them should know
 
 
-def adapt(model: SegmentationModel, state: State, origin: str, plca_class_order: bool) -> Adapted:
-    """Recognise whose names `state` has, and give it those of `model`."""
+# What starts the names of heads and depth blocks, in any network of ours.
+HEADS = ("layer5.", "layer6.", "decoder.", "finer.", "aux_head.", "enc4_", "dec4.")
+
+
+def head_prefixes(model: SegmentationModel) -> tuple[str, ...]:
+    """What starts the names of the entries of `model` that are no trunk's."""
+    heads = {id(module) for module in model.head_modules()}
+    return tuple(f"{name}." for name, module in model.named_modules() if id(module) in heads)
+
+
+def prefixes(state: State) -> list[str]:
+    """What begins many names of `state`, up to "a.b.c.", the shortest first; of several networks as `preference` has it."""
+    counts: Counter[str] = Counter()
+    for key in state:
+        parts = key.split(".")
+        counts.update(".".join(parts[:n]) + "." for n in range(1, min(len(parts), 4)))
+    common = [prefix for prefix, count in counts.items() if count >= 8 and 4 * count >= len(state)]
+    return sorted(common, key=lambda prefix: (prefix.count("."), preference(prefix)))
+
+
+def adapt(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:
+    """Recognise whose names `state` has, and give it those of `model`.
+
+    Raises:
+        ValueError: `model` has an encoder of timm, and these are not its weights.
+    """
+    headless = not any(key.startswith((*HEADS, *head_prefixes(model))) for key in state)
     if model.encoder_name is not None:
         if any(key.startswith("encoder.") for key in state):
-            has_head = any(not key.startswith("encoder.") for key in state)
-            return Adapted(state, trunk_only=not has_head)
+            return Adapted(state, trunk_only=headless)
         (encoder,) = model.backbone_modules()
         return timm_encoder_state(model.encoder_name, encoder, state)
     if any(key.startswith("Scale.") for key in state):
         return convert_caffe(state)
     if any(key.startswith("classifier.0.convs.") for key in state):
         return Adapted(convert_plca(state, permute_classes=not plca_class_order))
-    if "fc.weight" in state:
-        if model.normalization.order != "RGB":
-            log.warning("%s was trained on RGB images, but this network is given BGR ones", origin)
-        kept = {key: value for key, value in state.items() if not key.startswith("fc.")}
-        return Adapted(kept, trunk_only=True, ignored=("fc.weight", "fc.bias"))
+    if headless:
+        note = "" if model.normalization.order == "RGB" else "this network is given BGR images; torchvision's weights are for RGB"
+        classifier = tuple(key for key in state if key in ("fc.weight", "fc.bias"))
+        return Adapted({key: value for key, value in state.items() if key not in classifier}, True, classifier, note)
     heads = {key.split(".")[0] for key in state if key.startswith(("layer5.", "layer6."))}
     if getattr(model, "depth", None) in (18, 34) and heads == {"layer5"}:
-        if getattr(model, "dilated", False):
-            log.warning(
-                "%s comes from the fork's ResNet-18, which is not dilated and was trained on BGR images; "
-                "for its published behaviour build the network as 'resnet-18_undilated'",
-                origin,
-            )
-        return Adapted(convert_fork_resnet18(state))
+        note = (
+            "it comes from the fork's ResNet-18, which is not dilated and was trained on BGR images; "
+            "for its published behaviour build the network as 'resnet-18_undilated'"
+        )
+        return Adapted(convert_fork_resnet18(state), note=note if getattr(model, "dilated", False) else "")
     return Adapted(state)
 
 

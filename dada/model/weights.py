@@ -8,9 +8,11 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | Caffe ImageNet ResNet-101 for ADVENT, DADA, PLCA | names start with `Scale.`; trunk only |
 | DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
 | PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
+| any of these under further names | {"state_dict_ema": ...}, {"model": {"state_dict": ...}}, {"teacher": ...} |
+| any of these under longer names | `module.`, `_orig_mod.` and the like; or one prefix before all: `backbone.`, `model.` |
 | a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
 | a release of this project | safetensors whose metadata holds the cfg; see dada.commands.release |
-| torchvision or timm classification weights | bare state dict, for timm with or without the classifier; trunk only |
+| torchvision or timm classification weights | bare state dict, with or without the classifier; trunk only |
 | DINOv2, ConvNeXt and others as their authors publish them | names that timm converts; trunk only |
 """
 
@@ -21,11 +23,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dada.model.batch_norm import for_every_domain
+from dada.model.batch_norm import for_every_domain, without_domain
 from dada.model.imagenet import imagenet_state
 from dada.model.segmentation_model import SegmentationModel
-from dada.model.weight_files import read_weights
-from dada.model.weight_formats import Adapted, adapt, shortened
+from dada.model.weight_files import State, read_weights
+from dada.model.weight_formats import HEADS, Adapted, adapt, head_prefixes, prefixes, shortened
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class LoadReport(NamedTuple):
 
 
 def load_weights(
-    model: SegmentationModel, source: str | Path, *, plca_class_order: bool = False, accept_licence: str = ""
+    model: SegmentationModel, source: str | Path, *, plca_class_order: bool = False, accept_licence: str = "", head: bool = True
 ) -> LoadReport:
     """Set the weights of `model`, in place.
 
@@ -58,6 +60,7 @@ def load_weights(
             weights stay as they are; otherwise their classes are put into our order.
         accept_licence: a licence that is not permissive, by name, under which the weights of a timm encoder may be; see
             dada.model.licences. Asked for pretrained encoders; a whole network was let through when it was trained.
+        head: False takes the trunk alone, also of a whole network; head and depth block keep their initial values.
 
     Returns:
         What was set and what was not. Files with a trunk only may leave the head at its initial values; every
@@ -78,14 +81,46 @@ def load_weights(
         origin = str(source)
         state, stored_cfg = read_weights(source)
         _check_class_order(stored_cfg, plca_class_order, origin)
-    adapted = adapt(model, state, origin, plca_class_order)
+    adapted = _adapted(model, state, plca_class_order)
     if adapted.trunk_only and str(source) != "imagenet":
         _check_licence(model, accept_licence)
-    report = _apply(model, adapted._replace(state=for_every_domain(model, adapted.state)), origin)
-    log.info("%s: %d entries loaded, %d ignored", report.source, len(report.loaded), len(report.ignored))
+    if not head:
+        own, names = model.state_dict(), (*HEADS, *head_prefixes(model))
+        left_out = tuple(key for key in adapted.state if key.startswith(head_prefixes(model) if key in own else names))
+        kept = {key: value for key, value in adapted.state.items() if key not in left_out}
+        adapted = Adapted(kept, True, (*adapted.ignored, *left_out), adapted.note)
+    report = _apply(model, adapted, origin)
+    ignored = f", left out: {shortened(report.ignored, 4)}" if report.ignored else ""
+    log.info("%s: %d entries loaded%s", report.source, len(report.loaded), ignored)
+    if adapted.note:
+        log.warning("%s: %s", report.source, adapted.note)
     if report.missing:
         log.warning("%s holds no %s: left at their initial values", report.source, shortened(report.missing, 4))
     return report
+
+
+def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:
+    """`state` under the names of `model`, where need be without a prefix, and then without what does not have it.
+
+    The first prefix under which the trunk is found decides, so that a network whose head does not fit is no trunk.
+    """
+    trunk = {without_domain(key) for key in model.state_dict() if not key.startswith(head_prefixes(model))}
+    strange: ValueError | None = None
+    tried = []
+    for prefix in ("", *prefixes(state)):
+        inner = {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}
+        try:
+            adapted = adapt(model, inner, plca_class_order)
+        except ValueError as error:
+            strange = strange or error
+            continue
+        adapted = adapted._replace(ignored=(*adapted.ignored, *(key for key in state if not key.startswith(prefix))))
+        if 2 * len(trunk & {without_domain(key) for key in adapted.state}) > len(trunk):
+            return adapted
+        tried.append(adapted)
+    if strange is not None:
+        raise strange
+    return tried[0]
 
 
 def _check_class_order(stored_cfg: Mapping, plca_class_order: bool, origin: str) -> None:
@@ -105,16 +140,21 @@ def _check_licence(model: SegmentationModel, accepted: str) -> None:
 
 
 def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadReport:
-    own, state = model.state_dict(), adapted.state
+    own, state = model.state_dict(), for_every_domain(model, adapted.state)
     missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    gaps = [key for key in missing if not (adapted.trunk_only and key.startswith(_head_prefixes(model)))]
+    gaps = [key for key in missing if not (adapted.trunk_only and key.startswith(head_prefixes(model)))]
     unexpected = [key for key in state if key not in own]
     shapes = [
         f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
         for key, value in state.items()
         if key in own and value.shape != own[key].shape
     ]
-    if gaps or unexpected or shapes:
+    kinds = [
+        f"{key} {str(value.dtype).removeprefix('torch.')}"
+        for key, value in state.items()
+        if key in own and own[key].is_floating_point() and not value.is_floating_point()
+    ]
+    if gaps or unexpected or shapes or kinds:
         parts = []
         if gaps:
             parts.append(f"{len(gaps)} entries are missing: {shortened(gaps)}")
@@ -122,16 +162,13 @@ def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadRepor
             parts.append(f"{len(unexpected)} have no place in the network: {shortened(unexpected)}")
         if shapes:
             parts.append(f"{len(shapes)} have another shape (file for network): {shortened(shapes)}")
+        if kinds:
+            parts.append(f"{len(kinds)} hold numbers of another kind: {shortened(kinds)}")
         raise ValueError(
             f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. " + _advice(gaps, unexpected, shapes)
         )
     model.load_state_dict(state, strict=False)  # counters of batch norm may be absent, nothing else
     return LoadReport(origin, tuple(key for key in own if key in state), tuple(missing), adapted.ignored)
-
-
-def _head_prefixes(model: SegmentationModel) -> tuple[str, ...]:
-    heads = {id(module) for module in model.head_modules()}
-    return tuple(f"{name}." for name, module in model.named_modules() if id(module) in heads)
 
 
 def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
@@ -153,6 +190,9 @@ def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str
         return "The file's head has no bias, as PLCA's: set TRAIN.HEAD_BIAS to False"
     if unexpected and all(key.startswith("layer6.") and key.endswith(".bias") for key in unexpected):
         return "The file's head has a bias: set TRAIN.HEAD_BIAS to True"
-    if shapes and all(key.startswith(("layer5.", "layer6.", "decoder.", "aux_head.")) for key in shapes):
-        return "Only the head differs: set NUM_CLASSES to the number that the file was trained with"
+    if shapes and all(key.startswith(HEADS) for key in shapes):
+        return (
+            "Only the head differs: set NUM_CLASSES to the number that the file was trained with, or, to train other classes "
+            "from the rest, TRAIN.RESTORE_HEAD to False"
+        )
     return "Check that TRAIN.MODEL and its options are those that the file was written with"

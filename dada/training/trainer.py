@@ -205,7 +205,7 @@ def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None
 
 def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
     """Network, objective and optimizers as `cfg` says; the network starts from `weights`, or at random."""
-    network = join_batch_norms(build_network(cfg, weights=weights).to(device).train(), device)
+    network = join_batch_norms(build_network(cfg, weights=weights, head=cfg.TRAIN.RESTORE_HEAD).to(device).train(), device)
     objective = build_objective(cfg, device, network.normalization)
     if cfg.TRAIN.COMPILE:
         compile_network(network)
