@@ -194,7 +194,7 @@ OPTIONS: dict[str, Any] = {
         ),
         "ACCEPT_LICENCE": Option(
             "",
-            "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/encoders.md.",
+            "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/models.md.",
             role="span",
         ),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
