@@ -190,6 +190,8 @@ def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
             "images": options.IMAGES,
             "labels": options.LABELS,
             "depth": options.DEPTH,
+            "white": options.WHITE,
+            "orientation": options.ORIENTATION,
             "label_format": options.LABEL_FORMAT,
             "label_map": dict(options.LABEL_MAP),
             "default": options.DEFAULT,

@@ -169,9 +169,9 @@ class Segmenter:
             A Prediction, or a list of them for a sequence.
         """
         if isinstance(image, (str, Path, Image.Image)) or (isinstance(image, (np.ndarray, Tensor)) and image.ndim < 4):
-            one, pictures = True, [as_picture(image)]
+            one, pictures = True, [as_picture(image, self.white)]
         else:
-            one, pictures = False, [as_picture(picture) for picture in image]
+            one, pictures = False, [as_picture(picture, self.white) for picture in image]
         transform = self._transform(size, keep_ratio)
         predictor = self._predictor(flip, scales, window, stride, aggregate)
         groups: dict[tuple, list[int]] = {}
@@ -190,6 +190,11 @@ class Segmenter:
             for k, score in zip(members, scores):
                 found[k] = self._prediction(pictures[k], score, wanted[k], probabilities)
         return found[0] if one else [found[k] for k in range(len(pictures))]
+
+    @property
+    def white(self) -> float:
+        """Of pictures of more than 8 bits, as where the target was read in training."""
+        return self.cfg.FOLDER_TARGET.WHITE if self.cfg.TARGET == "Folder" else 0
 
     def _transform(self, size: tuple[int, int] | None, keep_ratio: bool | None) -> EvalTransform:
         transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))

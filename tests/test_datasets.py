@@ -318,7 +318,7 @@ def test_an_undefined_label_id_names_file_id_place_and_range(synthia, cityscapes
 
 def test_ids_over_255_are_refused_not_wrapped(synthia):
     save_raw_ids(synthia / "GT/LABELS/0000000.png", SYNTHIA_IDS + 256)
-    with pytest.raises(ValueError, match="0000000.png holds label ids from 256 to 278, expected 0 to 255"):
+    with pytest.raises(ValueError, match="label id 256 out of range in .*0000000.png: .*22 more such ids"):
         SYNTHIA(synthia, transform=PLAIN)[0]
 
 
@@ -410,7 +410,7 @@ def test_label_files_of_every_kind_give_their_ids(tmp_path):
     rgba = np.dstack([np.zeros_like(ids), np.zeros_like(ids), ids, np.full_like(ids, 9)]).astype(np.uint16)
     cv2.imwrite(str(tmp_path / "rgba16.png"), rgba)
     for path in tmp_path.iterdir():
-        got = read_label_ids(path)
+        got = read_label_ids(path, first_channel=True)
         assert got.mode == "L"
         np.testing.assert_array_equal(np.asarray(got), ids, err_msg=path.name)
 

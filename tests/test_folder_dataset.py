@@ -344,7 +344,7 @@ def test_jpeg_masks_and_colours_read_as_ids_are_refused(orchard):
         ({"label_map": {"0,160,256": "grass"}}, "'0,160,256' is no colour"),
         ({"label_map": {"7": "grass"}}, "LABEL_MAP with LABEL_FORMAT 'rgb': '7' is no colour"),
         ({"label_map": {"0,160,0": "grass", "#00a000": "apple"}}, "holds '#00a000' twice"),
-        ({"label_map": {"256": "grass"}, "label_format": "ids"}, "'256' is no id"),
+        ({"label_map": {"2.5": "grass"}, "label_format": "ids"}, "'2.5' is no id"),
         ({"label_map": {"#785028": "grass"}, "label_format": "ids"}, "LABEL_FORMAT 'ids': '#785028' is no id"),
     ],
 )

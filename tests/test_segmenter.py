@@ -165,7 +165,7 @@ def test_scores_of_huge_pictures_take_no_more_memory_than_they_may(segmenter, ph
 @pytest.mark.parametrize(
     "picture, message",
     [
-        (np.zeros((4, 4), np.float32), "holds uint8, 0 to 255, got float32"),
+        (np.full((4, 4), -1, np.float32), "holds fractions from -1 to -1, expected 0 to 1"),
         (np.zeros((3, 8, 9), np.uint8), r"\(H, W, 3\), RGB.* got \(3, 8, 9\); tensors have the channels first"),
         (torch.zeros(8, 9, 3), r"\(3, H, W\) or \(1, H, W\), got \(8, 9, 3\)"),
         (7, "'int' object is not iterable|expected a path"),

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from dada.build import files_of
 from dada.dataset import SegmentationDataset, image_files, packed, storage
-from dada.dataset.masks import read_colors
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
 from dada.dataset.parallel_map import parallel_map
 from dada.files import remove_parts, whole_file, write_whole
@@ -208,10 +207,10 @@ def _checked_pictures(keep_broken: bool, job: _Job) -> list[_Picture]:
 
 def _pictures(job: _Job) -> list[_Picture]:
     dataset, item = job.dataset, job.dataset.items[job.index]
-    image = image_files.read_image(item.image)
-    read_label = read_colors if dataset.label_kind == COLORS else image_files.read_label_ids
-    label = None if item.label is None else read_label(item.label)
+    label = dataset.read_ids(job.index)
     depth = None if item.depth is None else image_files.read_distances(item.depth)
+    image = dataset.read_image(job.index, label, depth)
+    label_kind = COLORS if dataset.label_kind == COLORS else packed.ids_kind(label) if label is not None else ""
     whole: tuple[int, int] | None = None
     if job.resize:
         smaller, *others = dataset.transform.resized(image, label, depth)
@@ -220,9 +219,9 @@ def _pictures(job: _Job) -> list[_Picture]:
             whole = image.height, image.width
             image, (label, depth) = smaller, others
     found = []
-    for name, path, held, picture in zip(job.names, item[:3], (IMAGE, dataset.label_kind, DEPTH), (image, label, depth)):
+    for name, path, held, picture in zip(job.names, item[:3], (IMAGE, label_kind, DEPTH), (image, label, depth)):
         if name is not None and picture is not None:
-            pixels = np.asarray(picture, dtype=np.uint16 if held == DEPTH else np.uint8)
+            pixels = np.asarray(picture, dtype=Entry(held).dtype)
             found.append(_Picture(name, held, pixels, whole, "", _bytes_of(path)))
     return found
 

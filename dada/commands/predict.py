@@ -164,7 +164,7 @@ def predict_files(
     waiting = [w for w in work if not finished(w)]
     done.skipped = len(work) - len(waiting)
     images, videos = [w for w in waiting if not w.is_video], [w for w in waiting if w.is_video]
-    for group in _read(images, batch, segmenter.cfg.ON_BAD_FILE == "skip", done):
+    for group in _read(images, batch, segmenter.cfg.ON_BAD_FILE == "skip", done, segmenter.white):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             predictions = segmenter.predict([picture for _, picture in group], probabilities=False)
             list(pool.map(lambda pair: _write(pair[1], outputs(pair[0][0]), alpha), zip(group, predictions)))
@@ -175,7 +175,14 @@ def predict_files(
     return done
 
 
-def _read(work: Sequence[Work], batch: int, skip: bool, done: Done) -> Iterator[list[tuple[Work, Image.Image]]]:
+def _picture(path: Path, white: float) -> Image.Image:
+    picture = as_picture(path, white)
+    if (pages := picture.info.get("pages", 1)) > 1:
+        log.warning("%s holds %d pictures, of which the first is predicted: save the others as files of their own", path, pages)
+    return picture
+
+
+def _read(work: Sequence[Work], batch: int, skip: bool, done: Done, white: float) -> Iterator[list[tuple[Work, Image.Image]]]:
     """Batches of images; the next ones are read while the present one is predicted."""
     group: list[tuple[Work, Image.Image]] = []
     ahead: deque[tuple[Work, Future]] = deque()
@@ -184,7 +191,7 @@ def _read(work: Sequence[Work], batch: int, skip: bool, done: Done) -> Iterator[
     with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         while True:
             while len(ahead) < 2 * batch and (w := next(todo, None)) is not None:
-                ahead.append((w, pool.submit(as_picture, w.path)))
+                ahead.append((w, pool.submit(_picture, w.path, white)))
             if not ahead:
                 break
             w, reading = ahead.popleft()
@@ -230,6 +237,7 @@ def _record(segmenter: Segmenter, alpha: float) -> dict[str, Any]:
     options = {f"TEST.{key}": cfg.TEST[key] for key in keys}
     options.update({"ALIGN_CORNERS": cfg.ALIGN_CORNERS, "LEGACY.LOGIT_ENSEMBLE": cfg.LEGACY.LOGIT_ENSEMBLE})
     options["TEST.MODEL_WEIGHT"] = cfg.TEST.MODEL_WEIGHT
+    options.update({"FOLDER_TARGET.WHITE": segmenter.white} if segmenter.white else {})
     record = {"sha256": segmenter.sha256, "alpha": alpha, "classes": segmenter.names, "options": options}
     return json.loads(json.dumps(record))
 

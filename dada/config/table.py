@@ -35,6 +35,18 @@ def _folder(role: str) -> dict[str, Option]:
         "DEPTH": Option(
             "", "Pattern of the depth files, 16-bit PNG of distances in centimetres, 65535 for unknown; empty: none."
         ),
+        "WHITE": Option(
+            0.0,
+            "What is white in image files of more than 8 bits, for example 4095; 0: the smallest of 1 (fractions), 255, 1023, "
+            "2047, 4095, 16383 and 65535 that no number in the file exceeds.",
+            minimum=0,
+        ),
+        "ORIENTATION": Option(
+            "auto",
+            "Image files that EXIF says are stored turned: 'upright' turns them, 'stored' does not; 'auto' does, unless the "
+            "label has the size of the stored picture alone.",
+            choices=("auto", "upright", "stored"),
+        ),
         "LABEL_FORMAT": Option(
             "ids",
             "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",

@@ -51,6 +51,9 @@ class SegmentationDataset(Dataset):
 
     mixed_shapes = False  # True: images of many shapes, which are fitted into the input size and never squashed
     size_advice = "They must come from the same release of the dataset, neither of them resized."
+    white = 0.0  # of image files of more than 8 bits a channel, see samples.to_8_bits; 0 where they decide
+    orientation = "auto"  # of image files that EXIF says are stored turned, see image_files.read_image
+    first_channel = False  # whether label files of several channels hold ids in the first
     skip_bad_files = False  # whether samples of training steps may be replaced; those asked for by index never are
 
     def __init__(
@@ -109,16 +112,20 @@ class SegmentationDataset(Dataset):
     def _read(self, index: int) -> tuple[Image.Image, Image.Image | None, np.ndarray | None]:
         """Image, label and depth of sample `index`, whole, checked against each other."""
         item = self.items[index]
-        image = image_files.read_image(item.image)
         label = self.read_label(index)
-        depth = None
+        depth = None if item.depth is None else image_files.read_inverse_depth(item.depth)
+        image = self.read_image(index, label, depth)
         if label is not None:
             image_files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
-        if item.depth is not None:
-            depth = image_files.read_inverse_depth(item.depth)
+        if depth is not None:
             size = depth.shape[::-1]
             image_files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
         return image, label, depth
+
+    def read_image(self, index: int, label: Image.Image | None = None, depth: np.ndarray | None = None) -> Image.Image:
+        """Image of sample `index`, PIL RGB, whole; its label or depth (H, W) may say which side is up."""
+        beside = label.size if label is not None else None if depth is None else depth.shape[::-1]
+        return image_files.read_image(self.items[index].image, self.white, beside=beside, orientation=self.orientation)
 
     def _sample(self, draw: Draw, pictures: tuple[Image.Image, Image.Image | None, np.ndarray | None]) -> Sample:
         """The augmented sample."""
@@ -135,10 +142,17 @@ class SegmentationDataset(Dataset):
         Raises:
             ValueError: the file is broken, or holds an id that the dataset does not define.
         """
+        ids = self.read_ids(index)
+        return None if ids is None else self.train_ids(ids, self.items[index].label)
+
+    def read_ids(self, index: int) -> Image.Image | None:
+        """What the label file of sample `index` holds: ids, see image_files.read_label_ids; None where labels are not read."""
         path = self.items[index].label
-        if path is None:
-            return None
-        return image_files.to_train_ids(image_files.read_label_ids(path), path, self.id_map, self.defined_ids, self.title)
+        return None if path is None else image_files.read_label_ids(path, first_channel=self.first_channel)
+
+    def train_ids(self, ids: Image.Image, path: str) -> Image.Image:
+        """What `read_ids` returned -> train ids; `path` for the message. Raises ValueError as `read_label`."""
+        return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title)
 
     @property
     def label_kind(self) -> str:

@@ -12,7 +12,7 @@ from PIL import Image
 from dada.dataset import image_files, packed, storage
 from dada.dataset.base import Item, SegmentationDataset
 from dada.dataset.lists import read_list
-from dada.dataset.masks import Color, parse_color, positions_of_colors, read_color_numbers
+from dada.dataset.masks import Color, MappedIds, color_numbers, parse_color, positions_of_colors, read_colors
 from dada.dataset.own_classes import IGNORE
 from dada.dataset.pairing import Pattern, paired
 from dada.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
@@ -34,6 +34,7 @@ class Folder(SegmentationDataset):
         role: "source" or "target", whose settings the messages name.
         classes: names and colours of the train ids.
         images, labels, depth: patterns from the root on.
+        white, orientation: of image files, see files.read_image.
         label_format: "ids", one number a pixel, or "rgb", colours.
         label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the classes.
         default: what ids and colours outside label_map are, "error" or "ignore". The id 255 is ignored unless mapped.
@@ -63,14 +64,19 @@ class Folder(SegmentationDataset):
         images: str = "{split}/images/**/*.*",
         labels: str = "{split}/masks/**/*.*",
         depth: str = "",
+        white: float = 0,
+        orientation: str = "auto",
         label_format: str = "ids",
         label_map: Mapping[str, str] | None = None,
         default: str = "error",
     ) -> None:
         self.root, self.split, self.role = Path(root), split, role
         self.setting, self.list_setting = f"FOLDER_{role.upper()}", f"DATA_LIST_{role.upper()}"
+        self.white, self.orientation = white, orientation
         self.strict = default == "error"
         self.colors: list[Color] | None = None
+        self.ids: MappedIds | None = None
+        self.wide = False  # whether the map names ids that do not fit into 8 bits
         id_map = np.full(256, IGNORE_LABEL, dtype=np.uint8)
         if info:
             if label_map or label_format != "ids":
@@ -80,9 +86,14 @@ class Folder(SegmentationDataset):
         else:
             classes = classes or label_set(num_classes)
             keys, targets = self._map(classes, label_format, label_map or {})
-            known = np.arange(len(keys)) if label_format == "rgb" else np.array(keys)
-            id_map[known] = targets
-            self.colors = keys if label_format == "rgb" else None
+            self.wide = label_format == "ids" and not all(0 <= key <= 255 for key in keys)
+            if label_format == "rgb":
+                self.colors, codes = keys, list(range(len(keys)))
+            else:
+                codes = targets if self.wide else keys
+                self.ids = MappedIds(keys, codes)
+            id_map[codes] = targets
+            known = np.array(codes)
         defined = np.full(256, not self.strict)
         defined[known] = True
         defined[IGNORE_LABEL] = True
@@ -96,17 +107,27 @@ class Folder(SegmentationDataset):
             seed=seed,
         )
 
-    def read_label(self, index: int) -> Image.Image | None:
-        """Train ids of sample `index` at the file's own size, PIL "L"; None where labels are not read."""
+    def read_ids(self, index: int) -> Image.Image | None:
+        """What the label file of sample `index` holds: ids, or colours; None where labels are not read."""
         path = self.items[index].label
-        if path is None:
-            return None
-        if self.colors is None:
-            ids = image_files.read_label_ids(path, f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes.")
-        else:
-            where = f"the colours of {self.setting}.LABEL_MAP or CLASSES"
-            ids = positions_of_colors(read_color_numbers(path), self.colors, path, setting=where, strict=self.strict)
-        advice = f"Add the id to {self.setting}.LABEL_MAP, with a class or 'ignore', or set DEFAULT there to ignore."
+        if path is None or self.colors is None:
+            advice = f"Set {self.setting}.LABEL_FORMAT to rgb if its colours are classes."
+            return path and image_files.read_label_ids(path, advice)
+        return read_colors(path)
+
+    def train_ids(self, ids: Image.Image, path: str) -> Image.Image:
+        """What `read_ids` returned -> train ids; `path` for the message."""
+        setting = f"{self.setting}.LABEL_MAP"
+        advice = f"Add the id to {setting}, with a class or 'ignore', or set DEFAULT there to ignore."
+        if self.colors is not None:
+            where = f"the colours of {setting} or CLASSES"
+            ids = positions_of_colors(color_numbers(ids), self.colors, path, setting=where, strict=self.strict)
+        elif self.ids is not None:
+            bits = ids.info.get("bits", 8)
+            if bits < 8:
+                advice = f"A number in the file has {bits} bit{'s' * (bits > 1)}: white is {2**bits - 1}. {advice}"
+            if self.wide or bits < 8 or ids.mode != "L":
+                return self.ids.train_ids(ids, path, self.id_map, self.title, advice, self.strict)
         return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title, advice)
 
     @property
@@ -206,6 +227,6 @@ class Folder(SegmentationDataset):
 
 
 def _parse_id(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 255):
-        raise ValueError(f"{text!r} is no id; ids are whole numbers from 0 to 255")
+    if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10 and abs(int(text)) < 2**31):
+        raise ValueError(f"{text!r} is no id; ids are whole numbers, 0 to 255 in most files")
     return int(text)

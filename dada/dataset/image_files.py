@@ -6,6 +6,7 @@ import os
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  plugins register themselves
 
-from dada.dataset import packed, storage
+from dada.dataset import packed, samples, storage
 
 # What pictures are stored in. Pillow knows more, and hands some of them, EPS for one, to other programs.
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
@@ -27,59 +28,79 @@ class LabelIdError(ValueError):
     """A label file that can be read, but holds an id (or a colour) that its dataset does not define."""
 
 
-def read_image(path: str | Path) -> Image.Image:
+def read_image(
+    path: str | Path, white: float = 0, *, beside: tuple[int, int] | None = None, orientation: str = "auto"
+) -> Image.Image:
     """An image file of any kind -> PIL RGB; grey, paletted and transparent images are converted.
+
+    `info` of the result says what stands in the file besides: "pages"; "white", for more than 8 bits a channel; of a picture that
+    is stored turned "orientation", the number in EXIF, whether it is "upright" now, and whether that was "decided" by `beside`.
+
+    Args:
+        white: what is white in files of more than 8 bits; see samples.to_8_bits.
+        beside: (width, height) of a label or depth file that lies on the picture.
+        orientation: "upright" turns as EXIF says, "stored" does not; "auto" does, unless `beside` fits the stored picture alone.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, damaged or no image.
+        ValueError: the file is cut short, damaged, no image, or holds numbers that are no brightness.
     """
     pixels = storage.decoded_pixels(path, packed.IMAGE)
     if pixels is not None:
         return Image.fromarray(pixels)
     content = content_of(path)
-    image = decoded(path, content)
-    if image.mode.startswith("I"):  # 16-bit grey: PIL would clip it at 255
-        image = Image.fromarray((np.asarray(image).astype(np.uint16) >> 8).astype(np.uint8))
-    return as_rgb(path, content, image)
+    stored = stored_in(path, content)
+    try:
+        rgb = samples.as_stored(samples.rgb_of(stored, white), stored)
+        found = 0 if stored.numbers is None else white or samples.white_of(stored.numbers)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a picture: {error}") from None
+    rgb.info = {"pages": stored.pages, **({"white": found} if found else {})}
+    if stored.orientation != 1:
+        sideways = stored.orientation in samples.SIDEWAYS
+        fits_stored = sideways and beside == rgb.size != rgb.size[::-1]
+        upright = orientation == "upright" or (orientation == "auto" and not fits_stored)
+        decided = beside is not None and sideways and rgb.size != rgb.size[::-1]
+        facts = {**rgb.info, "orientation": stored.orientation, "upright": upright, "decided": decided}
+        rgb = samples.upright(rgb, stored._replace(turned=False)) if upright else rgb
+        rgb.info = facts
+    return rgb
 
 
-def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE) -> Image.Image:
-    """A label file with one channel of ids -> PIL "L" holding the ids as they stand in the file.
+def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel: bool = False) -> Image.Image:
+    """A label file of ids -> PIL "L" with the ids as they stand in the file, or "I" where they do not fit into 8 bits.
 
-    A paletted file gives its indices. SYNTHIA's GT/LABELS, a 16-bit PNG of two to four channels, gives its
-    first channel: the class (the second counts objects). PIL would read such a file as 8-bit, which turns
-    nearly all ids into 0.
+    A paletted file gives its indices, and one whose channels are equal gives one of them. `info` of the result has the "bits"
+    of a number in the file, the "pages" and the "palette" where there are any.
 
     Args:
         advice: what to do about a colour picture, for the message.
+        first_channel: of several channels the first holds the ids. So it is in SYNTHIA's GT/LABELS, a 16-bit PNG whose second
+            channel counts objects. PIL would read such a file as 8-bit, which turns nearly all ids into 0.
 
     Raises:
-        FileNotFoundError, ValueError: as read_image; also a colour picture, a JPEG, or an id over 255.
+        FileNotFoundError, ValueError: as read_image; also a colour picture, or one that was compressed with losses.
     """
-    pixels = storage.decoded_pixels(path, packed.IDS)
-    if pixels is not None:
-        return Image.fromarray(pixels)
+    if (pixels := storage.decoded_pixels(path, packed.IDS)) is not None:
+        image = Image.fromarray(pixels)
+        image.info = {"bits": packed.bits_of(storage.packed_kind(path))}
+        return image
     content = content_of(path)
-    if _is_16_bit_png(content):
-        ids = _first_channel_16_bit(path, content)
-    else:
-        image = decoded(path, content)
-        refuse_lossy(path, image)
-        if image.mode in ("L", "P"):
-            return Image.frombytes("L", image.size, image.tobytes())
-        if image.mode not in ("1", "I", "I;16"):
-            raise ValueError(
-                f"{path} is a colour picture (PIL mode {image.mode}), not a label file: expected one channel of ids. {advice}"
-            )
-        ids = np.asarray(image)
-    if ids.size and (ids.max() > 255 or ids.min() < 0):
-        raise ValueError(
-            f"{path} holds label ids from {ids.min()} to {ids.max()}, expected 0 to 255. "
-            "Is it an instance or depth file? Class ids are in gtFine_labelIds (Cityscapes) "
-            "or GT/LABELS (SYNTHIA)."
-        )
-    return Image.fromarray(ids.astype(np.uint8))
+    stored = stored_in(path, content)
+    refuse_lossy(path, content, stored.image)
+    try:
+        ids = samples.ids_of(stored, first_channel)
+    except ValueError as error:
+        raise ValueError(f"{path} is no label file: {error}") from None
+    if ids is None:
+        raise ValueError(f"{path} is a colour picture, not a label file: expected one channel of ids. {advice}")
+    if ids.dtype != np.uint8:
+        small = not ids.size or (ids.min() >= 0 and ids.max() <= 255)
+        ids = ids.astype(np.uint8) if small else ids.clip(-(2**31), 2**31 - 1).astype(np.int32)
+    image = samples.as_stored(Image.fromarray(ids), stored)
+    palette = stored.image.getpalette() if stored.image is not None and stored.image.mode == "P" else None
+    image.info = {"bits": stored.bits, "pages": stored.pages, **({"palette": palette} if palette else {})}
+    return image
 
 
 def to_train_ids(
@@ -96,18 +117,24 @@ def to_train_ids(
     Raises:
         LabelIdError: an id that the dataset does not define, with its count and first position.
     """
-    counts = np.array(ids.histogram())
+    counts = np.array(ids.histogram() if ids.mode == "L" else [0] * 256)
     strange = np.flatnonzero((counts > 0) & ~defined)
-    if strange.size:
-        first = int(strange[0])
-        row, column = np.argwhere(np.asarray(ids) == first)[0]
-        others = f"; {strange.size - 1} more such ids: {first_few(strange[1:].tolist())}" if strange.size > 1 else ""
-        raise LabelIdError(
-            f"label id {first} out of range in {path}: {counts[first]} pixels, "
-            f"the first at row {row}, column {column}{others}. {dataset} labels hold ids {_ranges(defined)}. "
-            f"{advice}"
-        )
+    if strange.size or ids.mode != "L":
+        values = np.asarray(ids)
+        outside = np.isin(values, strange) if ids.mode == "L" else (values < 0) | (values > 255)
+        raise strange_ids(values, outside, path, f"{dataset} labels hold ids {_ranges(defined)}", advice)
     return ids.point(id_map.tolist())
+
+
+def strange_ids(values: np.ndarray, strange: np.ndarray, path: str | Path, known: str, advice: str) -> LabelIdError:
+    """The error for ids (H, W) of which some (H, W), at least one, are `strange`; with their count and first position."""
+    found, counts = np.unique(values[strange], return_counts=True)
+    row, column = np.argwhere(values == found[0])[0]
+    others = f"; {len(found) - 1} more such ids: {first_few(found[1:].tolist())}" if len(found) > 1 else ""
+    return LabelIdError(
+        f"label id {found[0]} out of range in {path}: {counts[0]} pixels, the first at row {row}, column {column}{others}. "
+        f"{known}. {advice}"
+    )
 
 
 def read_inverse_depth(path: str | Path) -> np.ndarray:
@@ -134,7 +161,8 @@ def read_distances(path: str | Path) -> np.ndarray:
             f"{path} is not a 16-bit PNG, expected one of distances in centimetres, as in SYNTHIA's Depth. "
             "If it was converted, take the original; or set USE_DEPTH to False."
         )
-    return _first_channel_16_bit(path, content)
+    pixels = _pixels_16_bit(path, content)
+    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
 
 
 def check_same_size(
@@ -222,14 +250,6 @@ def decoded(path: str | Path, content: bytes) -> Image.Image:
             raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
 
 
-def as_rgb(path: str | Path, content: bytes, image: Image.Image) -> Image.Image:
-    """The decoded picture of `path` in three channels of 8 bits."""
-    try:
-        return image.convert("RGB")
-    except ValueError as error:
-        raise ValueError(_broken(path, content, str(error))) from None
-
-
 def _opened(path: str | Path, content: bytes) -> Image.Image:
     """The picture before its pixels are decoded.
 
@@ -253,13 +273,19 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
     return image
 
 
-def refuse_lossy(path: str | Path, image: Image.Image) -> None:
+def refuse_lossy(path: str | Path, content: bytes, image: Image.Image | None) -> None:
     """Raise ValueError if a label file was stored in a way that changes ids and colours."""
-    if image.format in ("JPEG", "MPO"):
-        raise ValueError(
-            f"{path} is a JPEG, which blurs labels at every edge and cannot be mended. "
-            "Export the labels from where they were drawn again, as PNG."
-        )
+    kind = None if image is None else image.format
+    if kind in ("JPEG", "MPO") or (kind == "TIFF" and "jpeg" in str(image.info.get("compression"))):
+        kind = "JPEG"
+    elif kind == "WEBP" and b"VP8 " in content[:64]:
+        kind = "WebP with losses"
+    else:
+        return
+    raise ValueError(
+        f"{path} is a {kind}, which blurs labels at every edge and cannot be mended. "
+        "Export the labels from where they were drawn again, as PNG."
+    )
 
 
 def _broken(path: str | Path, content: bytes, reason: str) -> str:
@@ -274,8 +300,8 @@ def _is_16_bit_png(content: bytes) -> bool:
     return content[:8] == _PNG_SIGNATURE and content[24:25] == b"\x10"
 
 
-def _first_channel_16_bit(path: str | Path, content: bytes) -> np.ndarray:
-    """uint16 (H, W). Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes; its order is BGR(A)."""
+def _pixels_16_bit(path: str | Path, content: bytes) -> np.ndarray:
+    """uint16 (H, W) or (H, W, C), RGB(A). Pillow reduces 16-bit colour to 8 bits, so OpenCV decodes; its order is BGR(A)."""
     try:
         with _opened(path, content) as image:
             image.verify()  # OpenCV may return a half-decoded array; the checksums tell
@@ -284,7 +310,23 @@ def _first_channel_16_bit(path: str | Path, content: bytes) -> np.ndarray:
         raise ValueError(_broken(path, content, str(error)[:200])) from None
     if pixels is None:
         raise ValueError(_broken(path, content, "the PNG does not decode"))
-    return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 2])
+    return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]]
+
+
+def stored_in(path: str | Path, content: bytes) -> samples.Stored:
+    """What the file holds, as it stands there."""
+    if _is_16_bit_png(content):
+        stored = samples.Stored(None, _pixels_16_bit(path, content), 16)
+    else:
+        try:
+            stored = samples.of_image(decoded(path, content), content)
+        except ValueError:
+            stored = samples.tiff_numbers(content, MOST_PIXELS)
+            if stored is None:
+                raise
+    with suppress(Exception), _opened(path, content) as header:  # a broken note beside sound pixels
+        return samples.with_header(stored, header, content)
+    return stored
 
 
 def first_few(items: list, count: int = 5) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dada.dataset import image_files, packed, storage
+from dada.dataset import image_files, packed, samples, storage
 from dada.label_sets import IGNORE_LABEL
 
 Color = tuple[int, int, int]
@@ -37,9 +37,12 @@ def read_color_numbers(path: str | Path) -> np.ndarray:
     Raises:
         FileNotFoundError, ValueError: as files.read_image; also a JPEG.
     """
-    image = read_colors(path)
-    pixels = np.asarray(image.convert("RGBA"))  # the same four bytes a pixel from every kind of file
-    return pixels.view("<u4")[..., 0] & 0xFFFFFF
+    return color_numbers(read_colors(path))
+
+
+def color_numbers(colors: Image.Image) -> np.ndarray:
+    """PIL RGB -> the numbers of `read_color_numbers`."""
+    return np.asarray(colors.convert("RGBA")).view("<u4")[..., 0] & 0xFFFFFF
 
 
 def read_colors(path: str | Path) -> Image.Image:
@@ -48,9 +51,53 @@ def read_colors(path: str | Path) -> Image.Image:
     if pixels is not None:
         return Image.fromarray(pixels)
     content = image_files.content_of(path)
-    image = image_files.decoded(path, content)
-    image_files.refuse_lossy(path, image)
-    return image_files.as_rgb(path, content, image)
+    stored = image_files.stored_in(path, content)
+    image_files.refuse_lossy(path, content, stored.image)
+    try:
+        return samples.as_stored(samples.colors_of(stored), stored)
+    except ValueError as error:
+        raise ValueError(f"{path} is no mask in colours: {error}. Set LABEL_FORMAT to ids if it holds ids.") from None
+
+
+class MappedIds:
+    """The ids of a label map, for files of which `image_files.to_train_ids`, which knows 0 to 255, cannot read all.
+
+    Args:
+        ids: of the files, any whole numbers.
+        codes: what stands for each in an id map, 0 to 255.
+    """
+
+    def __init__(self, ids: Sequence[int], codes: Sequence[int]) -> None:
+        order = np.argsort(ids)
+        self._ids, self._codes = np.array(ids, dtype=np.int64)[order], np.array(codes, dtype=np.uint8)[order]
+
+    def train_ids(
+        self, ids: Image.Image, path: str | Path, id_map: np.ndarray, dataset: str, advice: str, strict: bool
+    ) -> Image.Image:
+        """File ids, PIL "L" or "I", -> train ids, PIL "L". 255 is ignored unless it is mapped; so are others unless `strict`.
+
+        Of numbers of 1, 2 or 4 bits, programs show the largest as 255. Where the map has all that is shown, and not all that
+        is in the file, it means that.
+
+        Args:
+            path, dataset, advice: for the message.
+            id_map: (256,) uint8, the train id of every code.
+
+        Raises:
+            LabelIdError: as to_train_ids.
+        """
+        values, bits = np.asarray(ids), ids.info.get("bits", 8)
+        if bits < 8:
+            shown = values * np.uint8(255 // ((1 << bits) - 1))
+            if not np.isin(values, self._ids).all() and np.isin(shown, self._ids).all():
+                values = shown
+        places = np.searchsorted(self._ids, values).clip(max=len(self._ids) - 1)
+        known = self._ids[places] == values
+        strange = ~known & (values != IGNORE_LABEL)
+        if strict and strange.any():
+            holds = f"{dataset} labels hold ids {image_files.first_few(self._ids.tolist(), 12)}, and 255"
+            raise image_files.strange_ids(values, strange, path, holds, advice)
+        return Image.fromarray(np.where(known, id_map[self._codes[places]], np.uint8(IGNORE_LABEL)))
 
 
 def positions_of_colors(

@@ -33,8 +33,20 @@ FORMAT, VERSION = "dada packed dataset", 1
 AGAIN = "Make the copy again with `dada pack-dataset`."
 
 IMAGE, IDS, COLORS, DEPTH = "image", "ids", "colors", "depth"  # kinds of pictures, as arrays below
+WIDE_IDS = "wide ids"  # that do not fit into 8 bits
 FILE = "file"  # any other file, byte by byte
 BROKEN = "broken"  # a file that could not be read when the copy was made; kept for ON_BAD_FILE skip
+
+
+def ids_kind(ids: Any) -> str:
+    """The kind of a PIL image of ids: what they were in the file matters to a label map."""
+    bits = ids.info.get("bits", 8)
+    return WIDE_IDS if ids.mode != "L" else IDS if bits >= 8 else f"{IDS} of {bits} bits"
+
+
+def bits_of(kind: str) -> int:
+    """Of a number in the file that ids of that kind come from."""
+    return {WIDE_IDS: 16, IDS: 8}.get(kind) or int(kind.split()[2])
 
 
 class Entry(NamedTuple):
@@ -49,7 +61,7 @@ class Entry(NamedTuple):
 
     @property
     def dtype(self) -> np.dtype:
-        return np.dtype("<u2" if self.kind == DEPTH else "u1")
+        return np.dtype({DEPTH: "<u2", WIDE_IDS: "<i4"}.get(self.kind, "u1"))
 
     @property
     def bytes(self) -> int:
@@ -102,7 +114,7 @@ class Pack:
             )
 
     def array(self, name: str, kind: str) -> np.ndarray:
-        """Pixels of a picture, read-only: (H, W, 3) uint8 of IMAGE and COLORS, (H, W) uint8 of IDS, uint16 of DEPTH.
+        """Pixels of a picture, read-only: (H, W, 3) uint8 of IMAGE and COLORS, (H, W) uint8 of IDS, or int32, uint16 of DEPTH.
 
         Raises:
             ValueError: it is damaged, was packed as something else, or could not be read when the copy was made.
@@ -110,7 +122,7 @@ class Pack:
         entry = self.files[name]
         if entry.kind == BROKEN:
             raise ValueError(entry.message)
-        if entry.kind != kind:
+        if entry.kind != kind and not (kind == IDS and IDS in entry.kind):
             raise ValueError(f"{name} was packed as {entry.kind} in {self.path}, and is read as {kind} now. {AGAIN}")
         return np.frombuffer(self._bytes(name), entry.dtype).reshape(entry.shape)
 

@@ -102,6 +102,12 @@ def decoded_pixels(path: str | Path, kind: str) -> np.ndarray | None:
     return place and place[0].array(place[1], kind)
 
 
+def packed_kind(path: str | Path) -> str:
+    """What a picture in a packed copy holds, "" where `path` leads to no packed copy."""
+    place = _in_pack(path)
+    return place[0].files[place[1]].kind if place else ""
+
+
 def original_size(path: str | Path) -> tuple[int, int] | None:
     """(height, width) that a picture had before it was packed and resized; None where it was not."""
     place = _in_pack(path)

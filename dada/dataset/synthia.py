@@ -30,6 +30,7 @@ class SYNTHIA(PublishedDataset):
     title = "SYNTHIA"
     label_sets = (16, 13, 7, 19)
     has_depth = True
+    first_channel = True
     num_ids = 23
     holds = "RGB/"
     download = "SYNTHIA-RAND-CITYSCAPES (RGB/, GT/LABELS/, Depth/) is at https://synthia-dataset.net/downloads/."
