@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import BatchSampler, DataLoader
 
 from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, step_loader
+from dada.dataset.loader import Loader
 from dada.dataset.own_classes import own_classes
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.plca_numbering import number_as_plca, plca_order
@@ -289,7 +290,7 @@ def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", sp
     return EvalLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **_loading(cfg))
 
 
-class EvalLoader(DataLoader):
+class EvalLoader(Loader):
     """Batches of test images; images, or labels, of other sizes make a batch of their own."""
 
     def __iter__(self) -> Iterator[Batch]:

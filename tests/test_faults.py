@@ -390,20 +390,10 @@ def test_the_advice_on_batches_keeps_the_images_of_an_update():
     assert "TRAIN.BATCH_SIZE_SOURCE=2 TRAIN.BATCH_SIZE_TARGET=3 TRAIN.ITER_SIZE=6 (now 6, 9, 2)" in message_of(MemoryError())
 
 
-@pytest.mark.parametrize(
-    "text, cause",
-    [
-        ("DataLoader worker (pid 7) is killed by signal: Killed. ", "The system ended it"),
-        (
-            "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
-            "shared memory. Please try to raise your shared memory limit.",
-            "/dev/shm is full",
-        ),
-    ],
-)
-def test_a_loader_process_without_memory_is_another_matter(text, cause):
-    message = message_of(RuntimeError(text))
-    assert cause in message and message.endswith("  NUM_WORKERS (now 4 for each domain); 0 loads in the training process")
+def test_a_loader_process_without_memory_is_another_matter():
+    message = message_of(RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "))
+    assert "the system ended it" in message
+    assert message.endswith("  NUM_WORKERS (now 4 for each domain); 0 loads in the training process")
 
 
 def test_other_errors_of_a_block_are_left_alone():

@@ -1,6 +1,7 @@
 """A run that was stopped in any way and goes on is the run that was never stopped, and nothing else is let through."""
 
 import errno
+import itertools
 import json
 import logging
 import multiprocessing
@@ -10,7 +11,9 @@ import shutil
 import signal
 import socket
 import subprocess
+import threading
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +22,7 @@ import pytest
 import torch
 from tiny import TinyNetwork, same, tiny_options
 from torch import nn
+from torch.distributed import TCPStore
 
 from dada import config
 from dada.build import build_network
@@ -30,11 +34,14 @@ from dada.figures.scalars import read_scalars
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import run_of
+from dada.training import stopping
 from dada.training import trainer as trainer_module
 from dada.training.checkpoint import DamagedCheckpoint, checkpoints, find_checkpoint, read_checkpoint, save_checkpoint
 from dada.training.lock import RunInUse, lock
 from dada.training.loop import train
+from dada.training.prefetch import Prefetcher
 from dada.training.rng import rng_state, seed_all, set_rng_state
+from dada.training.stopping import StopSignals
 from dada.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -304,6 +311,93 @@ def test_a_signal_lets_the_iteration_end_and_saves_it(small, during, caplog, nam
     assert last.exists() and not (small / "run.lock").exists()
     run(resume="auto")
     assert same(state_of(small), whole)
+
+
+def waits_for_images(monkeypatch, number: int, name: str) -> None:
+    """The next run gets a signal when it asks for batch `number`, and never that batch."""
+    original, taken = Prefetcher.__next__, itertools.count()
+
+    def next_pair(self):
+        if next(taken) == number:
+            monkeypatch.setattr(Prefetcher, "__next__", original)
+            os.kill(os.getpid(), getattr(signal, name))
+            time.sleep(1000)
+        return original(self)
+
+    monkeypatch.setattr(Prefetcher, "__next__", next_pair)
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGINT", 130)])
+def test_a_signal_ends_the_wait_for_images_and_the_run_goes_on_exactly(small, monkeypatch, name, code):
+    whole = uninterrupted()
+    waits_for_images(monkeypatch, 3, name)
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == code
+    assert [p.name for p in checkpoints(small)] == ["checkpoint_2.pth", "checkpoint_3.pth"]
+    run(resume="auto")
+    assert same(state_of(small), whole)
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_that_ends_the_wait_for_the_first_images_leaves_nothing_behind(small, monkeypatch, name, code):
+    waits_for_images(monkeypatch, 0, name)
+    with pytest.raises(SystemExit) as stopped:
+        run()
+    assert stopped.value.code == code and not small.exists()
+
+
+def wait_for_another_process() -> None:
+    TCPStore("localhost", 0, is_master=True, wait_for_workers=False).get("what nobody says")
+
+
+def wait_in_the_middle_of_an_iteration() -> None:
+    while True:
+        time.sleep(1000)
+
+
+def waits(wait: Callable[[], None], said: int) -> None:
+    os.dup2(said, 2)
+    with StopSignals():
+        os.write(2, b"waits\n")
+        wait()
+
+
+@pytest.mark.parametrize("wait", [wait_for_another_process, wait_in_the_middle_of_an_iteration, threading.Event().wait])
+def test_a_second_sigterm_ends_any_wait(wait, monkeypatch):
+    monkeypatch.setattr(stopping, "APART", 0.0)
+    heard, said = os.pipe()
+    process = multiprocessing.get_context("fork").Process(target=waits, args=(wait, said))
+    process.start()
+    with open(heard, "rb") as lines:
+        for line in (b"waits", b"SIGTERM: the run stops after"):
+            while not lines.readline().startswith(line):
+                pass
+            assert process.is_alive()
+            os.kill(process.pid, signal.SIGTERM)
+        process.join(10)
+    os.close(said)
+    assert process.exitcode == 143
+
+
+def test_a_signal_ends_the_wait_for_the_other_processes(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as never_answers:
+        where = {
+            "RANK": 1,
+            "WORLD_SIZE": 2,
+            "LOCAL_RANK": 1,
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": never_answers.getsockname()[1],
+        }
+        for key, value in where.items():
+            monkeypatch.setenv(key, str(value))
+        command = ["train", "--cfg", "toycity.yml", "--device", "cpu"]
+        process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
+        process.start()
+        with never_answers.accept()[0]:  # so it waits
+            os.kill(process.pid, signal.SIGTERM)
+            process.join(10)
+        assert process.exitcode == 75
 
 
 def test_loaders_outlive_a_signal_to_all_processes_but_not_the_run(small, during):

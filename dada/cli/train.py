@@ -15,6 +15,9 @@ import signal
 
 from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
 from dada.config import cfg, cfg_from_list, read_cfg
+from dada.parallel.signals import heard_at_once
+
+EARLY = [getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(signal, name)]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +32,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    for name in ("SIGUSR1", "SIGTERM"):  # until the training listens itself
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), lambda *_: os._exit(75))  # which works in the middle of an import
-    load_cfg(args)
+    for number in EARLY:
+        signal.signal(number, lambda *_: None)  # a signal without a handler is not heard either
+    with heard_at_once(_end):
+        load_cfg(args)
 
-    from dada.parallel.distributed import processes
+        from dada.parallel.distributed import processes
 
-    with processes(cfg):
-        run_training(args)
+        with processes(cfg):
+            run_training(args)
+
+
+def _end(number: int) -> None:
+    """Until the training listens itself: also in the middle of an import, or in the wait for other processes."""
+    if number in EARLY or number == signal.SIGINT:
+        os._exit(75 if number in EARLY else 130)
 
 
 def run_training(args: argparse.Namespace) -> None:

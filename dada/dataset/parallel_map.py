@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
+
+from dada.dataset.loader import Loader
 
 T = TypeVar("T")
 
@@ -21,14 +23,14 @@ class _Results(Dataset):
         return self._function(self._items[index])
 
 
-def parallel_map(function: Callable[[T], Any], items: Sequence[T], num_workers: int = 0, **options) -> DataLoader:
+def parallel_map(function: Callable[[T], Any], items: Sequence[T], num_workers: int = 0, **options) -> Loader:
     """`function(item)` of each item as it is, in order. `num_workers` processes compute them, or this one if 0.
 
     Args:
         function: of a module, or a partial of one: processes may have to import it.
-        options: of a DataLoader.
+        options: of a Loader.
     """
-    return DataLoader(_Results(function, items), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
+    return Loader(_Results(function, items), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)
 
 
 def _as_it_is(result: Any) -> Any:

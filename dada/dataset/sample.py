@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dada.dataset.loader import shared
+
 
 class Sample(NamedTuple):
     """One image with what is known about it."""
@@ -87,4 +89,4 @@ def _stack(samples: Sequence[Sample], field: str) -> Tensor | None:
             f"the {field}s of one batch differ in size: {shapes}. "
             "Give the transform a crop or a fixed size, or use a batch size of 1."
         )
-    return torch.stack(values)
+    return shared(torch.stack(values))

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,11 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import Dataset, Sampler
 
+from dada.dataset.loader import Loader
 from dada.dataset.sample import collate
-
-_PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 
 
 class Draw(NamedTuple):
@@ -116,29 +109,6 @@ def seeded(*parts: int | str) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Let a loader process live on when a scheduler, or Ctrl-C, asks all processes of a run to stop.
-
-    The run needs it for the iteration that it finishes first. It still ends when the run itself tells it to, and with
-    the run: a loader whose run was killed would wait for ever to hand its samples over.
-    """
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    for name in ("SIGUSR1", "SIGINT"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # Linux; a handler would not be told who sent the signal
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_when_the_run_says_so, daemon=True).start()
-
-
-def _end_when_the_run_says_so() -> None:
-    run = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != run:
-        pass
-    os._exit(0)
-
-
 def step_loader(
     dataset: Dataset,
     batch_size: int,
@@ -148,17 +118,16 @@ def step_loader(
     num_workers: int = 0,
     pin_memory: bool = False,
     **steps: Any,
-) -> DataLoader:
-    """A DataLoader of Batches for the `steps` of a StepSampler; one pass over it is the whole run.
+) -> Loader:
+    """A Loader of Batches for the `steps` of a StepSampler; one pass over it is the whole run.
 
     Its batches depend on neither num_workers nor the global random state, which it leaves alone.
     """
-    return DataLoader(
+    return Loader(
         dataset,
         batch_sampler=StepSampler(len(dataset), batch_size, seed, stream=stream, **steps),
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator().manual_seed(mixed_seed(seed, stream)),  # else each pass draws from the global one
     )

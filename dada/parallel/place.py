@@ -36,7 +36,7 @@ def place(environment: Mapping[str, str] = os.environ) -> Place | None:
         port, address = environment.get("MASTER_PORT", ""), environment.get("MASTER_ADDR", "localhost")
     elif not environment.get("TORCHELASTIC_RUN_ID") and (environment.get("SLURM_STEP_NUM_TASKS") or "1") != "1":
         names, launcher = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_JOB_ID"), "srun"
-        port, address = environment.get("MASTER_PORT") or _port_of_step(environment), environment.get("MASTER_ADDR")
+        port, address = environment.get("MASTER_PORT") or _port_of_step(environment), environment.get("MASTER_ADDR", "")
     else:
         return None
     values = [environment.get(name, "") for name in names]

@@ -45,7 +45,7 @@ from dada.training.monitor import Monitor
 from dada.training.post_mortem import save_post_mortem
 from dada.training.prefetch import Prefetcher, paired
 from dada.training.rng import own_seed, rng_state, seed_all, set_rng_state
-from dada.training.stopping import StopSignals
+from dada.training.stopping import StopSignals, WaitEnded
 from dada.training.trainer import Iteration, NonFiniteLoss, build_trainer, check_weights
 from dada.training.validation import Validation
 
@@ -66,7 +66,8 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
     """Train as `cfg` says; write the resolved cfg, snapshots and checkpoints to the run's folder. Returns the network.
 
     Every input is opened and checked before the first file is written. No other process can train in the folder
-    meanwhile. At SIGTERM, SIGUSR1 or SIGINT the run finishes its iteration and writes a checkpoint.
+    meanwhile. At SIGTERM, SIGUSR1 or SIGINT the run finishes its iteration, if it has begun, and writes a checkpoint; a second
+    SIGTERM ends it at once.
 
     Args:
         resume: "" starts a run, and sets aside what an earlier one has left; "auto" goes on from the newest readable
@@ -80,7 +81,7 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
         OSError: another process trains in the folder, or the disk is full.
         NonFiniteLoss: a term became NaN or infinite; the step is in the run's folder, see dada.training.post_mortem.
         OutOfMemory: with what to lower.
-        SystemExit: a signal ended the run; the code is 128 and the signal's number.
+        SystemExit: a signal ended the run; the code is 128 and the signal's number, or 75 if no iteration was done.
     """
     locked = lock(run.snapshots) if is_main() else nullcontext()
     with StopSignals() as signals, locked, explain_out_of_memory(cfg), on_device(cfg, fixed_sizes=True):
@@ -113,13 +114,18 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
     ):
         if training.own:  # a signal has ended the run before it was evaluated
             _validate(training, training.own, signals, monitor)
-        for done, found in training.iterations():
-            if done == start + 1 and is_main():
-                _claim_folder(training, progress)
-            _show(done, found, progress, monitor, training.trainer.optimizers[0])
-            training.save_networks(done)
-            _validate(training, done, signals, monitor)
-            _save_checkpoint(training, done, signals)
+        try:
+            for done, found in training.iterations(signals):
+                if done == start + 1 and is_main():
+                    _claim_folder(training, progress)
+                _show(done, found, progress, monitor, training.trainer.optimizers[0])
+                training.save_networks(done)
+                _validate(training, done, signals, monitor)
+                _save_checkpoint(training, done, signals)
+        except WaitEnded:
+            if training.done == start:  # there is nothing new to go on from
+                sys.exit(130 if signals.received == Signals.SIGINT else 75)
+            _save_checkpoint(training, training.done, signals)
 
 
 def _claim_folder(training: Training, progress: tqdm) -> None:
@@ -164,6 +170,7 @@ class Training:
         trainer: network, objective and optimizers.
         path: the checkpoint that was read, or written since; None before.
         start, stop: iterations that are done, and that will have been.
+        done: those that are done meanwhile.
         own: `start`, if the checkpoint lies in the folder of the run; 0 if the run begins there.
         finished: there is nothing left to do, and no data is open.
         classes: of the data.
@@ -178,6 +185,7 @@ class Training:
         elif resume:
             log.info("%s holds no checkpoint: %s starts from scratch", run.snapshots, run.name)
         self.start, self.stop = saved["iter"] if saved else 0, last_iteration(cfg)
+        self.done = self.start
         # The checkpoints in the folder are this run's own up to where it goes on from; any other file is no part of it.
         self.own = self.start if saved and self.path.resolve().parent == run.snapshots.resolve() else 0
         seed_all(cfg.TRAIN.RANDOM_SEED)
@@ -241,15 +249,18 @@ class Training:
         """Whether what is done after every so many iterations, and after the last one, is due."""
         return done % every == 0 or done == self.stop
 
-    def iterations(self) -> Iterator[tuple[int, Iteration]]:
+    def iterations(self, signals: StopSignals | None = None) -> Iterator[tuple[int, Iteration]]:
         """Train: after every iteration how many are done, and what there is to log of it.
 
         Raises:
             NonFiniteLoss: with the step saved for a post-mortem.
+            WaitEnded: one of `signals` came while an iteration waited to begin; `done` are, and nothing has changed since.
         """
+        batches = (signals or StopSignals()).ending_waits(self._batches, self.cfg.TRAIN.ITER_SIZE)
         for iteration in range(self.start, self.stop):
+            self.done = iteration
             try:
-                found = self.trainer.iterate(iteration, self._batches)
+                found = self.trainer.iterate(iteration, batches)
             except NonFiniteLoss as error:
                 raise self._with_post_mortem(error) from error
             yield iteration + 1, found

@@ -17,7 +17,7 @@ from dada.parallel.device import choose_device
 from dada.parallel.ranks import world_size
 
 # As the libraries word it, besides the two classes of errors: the CPU's allocator, CUDA's libraries, loader processes.
-_WORDS = re.compile(r"out of (shared )?memory|(not enough|can't allocate) memory|ALLOC_FAILED|killed by signal: Killed")
+_WORDS = re.compile(r"out of memory|(not enough|can't allocate) memory|ALLOC_FAILED|killed by signal: Killed")
 _ASKED = re.compile(r"to allocate ([\d.]+) ([KMGT]i?B|bytes)")
 
 
@@ -51,8 +51,7 @@ def _message(cfg: Any, error: BaseException) -> str:
     where = _gpu(device) if on_gpu else _host()
     lines = [f"out of memory on {where}{asked}."]
     if "DataLoader" in text:
-        cause = "/dev/shm is full" if "shared" in text else "The system ended it, or it found none left"
-        lines.append(f"It is a loader process that had too little. {cause}. Lower, with --set:")
+        lines.append("It is a loader process that had too little: the system ended it, or it found none left. Lower, with --set:")
         return "\n".join([*lines, f"  NUM_WORKERS (now {cfg.NUM_WORKERS} for each domain); 0 loads in the training process"])
     train = cfg.TRAIN
     lines.append(

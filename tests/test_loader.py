@@ -1,0 +1,101 @@
+"""Loader processes hand over what they read, or the reason why not: nothing is lost, and nobody waits for it."""
+
+import errno
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from tiny import random_batch, tiny_options
+from torch.utils.data import Dataset
+
+from dada.dataset import loader as loader_module
+from dada.dataset.loader import HandoverError, Loader
+from dada.dataset.parallel_map import parallel_map
+from dada.dataset.sample import Sample, collate
+
+
+class CannotBeSent:
+    """What fails when it is pickled, as tensors do for which there is no shared memory."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __reduce__(self):
+        raise self.error
+
+
+FULL = RuntimeError("unable to allocate shared memory(shm) for file </torch_7_1_0>: No space left on device (28)")
+OPEN = RuntimeError("unable to open shared memory object </torch_7_1_0> in read-write mode: Too many open files (24)")
+
+
+@pytest.mark.parametrize(
+    "error, kind, words",
+    [
+        (FULL, HandoverError, r"^/dev/shm \(.* MB\) is too small.*--ipc=host or --shm-size.*NUM_WORKERS to 0"),
+        (OPEN, HandoverError, r"^too many open files.*ulimit -n.*NUM_WORKERS to 0"),
+        (OSError(errno.EMFILE, "Too many open files"), HandoverError, "ulimit"),
+        (TypeError("cannot pickle 'module' object"), TypeError, "cannot pickle 'module' object"),
+    ],
+)
+def test_what_cannot_be_handed_over_is_an_error_and_not_waited_for(error, kind, words):
+    with pytest.raises(kind, match=words):
+        list(parallel_map(CannotBeSent, [error], num_workers=1))
+
+
+class Raises(Dataset):
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, index: int):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [FULL, RuntimeError("DataLoader worker (pid 7) is killed by signal: Bus error. ")])
+def test_a_process_that_finds_no_shared_memory_for_a_batch_says_so(error):
+    with pytest.raises(HandoverError, match="--shm-size"):
+        list(Loader(Raises(error), batch_size=1, num_workers=1))
+
+
+def test_locks_that_find_no_shared_memory_are_told_from_a_full_disk(monkeypatch):
+    def full(*args, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(multiprocessing.synchronize._multiprocessing, "SemLock", full)
+    with pytest.raises(HandoverError, match="--shm-size"):
+        list(parallel_map(int, ["1"], num_workers=1))
+    monkeypatch.undo()
+    with pytest.raises(OSError, match="No space left on device") as error:
+        list(Loader(Raises(OSError(errno.ENOSPC, "No space left on device")), batch_size=1))
+    assert not isinstance(error.value, HandoverError)
+
+
+def test_a_batch_is_in_shared_memory_before_it_leaves_its_process(monkeypatch):
+    batch = random_batch()
+    samples = [Sample(batch.image[k], batch.label[k], batch.depth[k], batch.name[k], batch.size[k]) for k in range(2)]
+    assert not collate(samples).image.is_shared()
+    monkeypatch.setattr(loader_module, "get_worker_info", object)
+    found = collate(samples)
+    assert all(tensor.is_shared() for tensor in (found.image, found.label, found.depth))
+    assert torch.equal(found.image, batch.image)
+
+
+def small_shared_memory(command: list[str], size: str) -> list[str]:
+    return ["unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size={size} tmpfs /dev/shm && exec "$@"', "sh", *command]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/dev/shm is Linux's")
+def test_a_training_in_a_container_with_little_shared_memory_ends_with_one_message(city, tmp_path):
+    if subprocess.run(small_shared_memory(["true"], "64k"), capture_output=True).returncode:
+        pytest.skip("needs user namespaces")
+    options = [*tiny_options(city, tmp_path), "NUM_WORKERS=1", "TRAIN.DA_METHOD=source_only"]
+    command = [sys.executable, "-m", "dada", "train", "--cfg", "toycity.yml", "--set", *options, "TRAIN.RESTORE_FROM="]
+    done = subprocess.run(small_shared_memory(command, "64k"), capture_output=True, text=True, timeout=100, env={**os.environ})
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith("error: /dev/shm (0.0625 MB) is too small")
+    assert "Traceback" not in done.stderr and not (tmp_path / "snapshots").exists()
