@@ -21,7 +21,7 @@ from dada.evaluation.windows import slide
 from dada.model import build_model, load_weights
 from dada.model.layer_rates import blocks_above, is_decayed
 from dada.model.licences import check_licence, licence_of
-from dada.model.timm_encoder import TimmSegmenter, resized_to_multiple
+from dada.model.timm_encoder import TimmSegmenter, needed_multiple, resized_to_multiple
 from dada.model.vit_encoder import VitSegmenter
 from dada.model.weight_files import read_weights
 from dada.runs import run_of
@@ -151,6 +151,35 @@ def test_convnext_leaves_no_rest_of_the_image_out_and_other_pyramids_see_it_as_i
         out = model(image(1, 3, 45, 33))
     assert out.features.shape[2:] == (3, 3) and out.logits.shape[2:] == (12, 12)
     assert TimmSegmenter("tf_efficientnet_lite0", K).multiple == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "stride", "multiple"),
+    [("convnext_atto_ols", 16, 16), ("hrnet_w18_small", 32, 32), ("dla46_c", 32, 32), ("mobilenetv3_small_050", 16, 1)],
+)
+def test_maps_of_any_encoder_span_images_of_any_size(name, stride, multiple):
+    """Where the rest of a side was dropped, no position would depend on the last pixels."""
+    torch.manual_seed(0)
+    model = build_model(f"timm:{name}", K, output_stride=stride).eval()
+    assert model.multiple == multiple
+    x = image(1, 3, 2 * stride + 13, 3 * stride - 1).requires_grad_()
+    features = model(x).features
+    assert features.shape[2:] == (3, 3)
+    slope = torch.autograd.grad(features.square().sum(), x)[0].abs().sum(dim=(0, 1))
+    assert (slope[-1] > 0).any() and (slope[:, -1] > 0).any()
+
+
+def test_an_encoder_for_one_size_is_refused_with_that_size():
+    with pytest.raises(ValueError, match="'botnet26t_256' takes images of no size but 256x256, the size that it is made for"):
+        build_model("timm:botnet26t_256", K, output_stride=32)
+
+
+def test_trying_an_encoder_changes_nothing_of_it():
+    torch.manual_seed(0)
+    encoder = timm.create_model("resnet10t", features_only=True)
+    before, drawn = copy.deepcopy(encoder.state_dict()), torch.get_rng_state()
+    assert needed_multiple("resnet10t", encoder, 32) == 1
+    assert same(encoder.state_dict(), before) and encoder.training and torch.equal(torch.get_rng_state(), drawn)
 
 
 def test_one_window_over_the_image_is_the_whole_image(tiny_vit):

@@ -114,7 +114,8 @@ class TimmSegmenter(LightSegmenter):
         bn_policy: see dada.model.batch_norm.BN_POLICIES.
 
     Raises:
-        ValueError: unknown encoder (the nearest names are listed), or one that cannot give the output stride.
+        ValueError: unknown encoder (the nearest names are listed), or one that cannot give the output stride or takes images
+            of one size only.
     """
 
     def __init__(
@@ -136,7 +137,7 @@ class TimmSegmenter(LightSegmenter):
         self.normalization = encoder_normalization(name)
         self.multi_level = multi_level
         dilations = fitting_dilations(output_stride)
-        self.multiple = output_stride if cuts_patches(self.encoder) else 1
+        self.multiple = needed_multiple(name, self.encoder, output_stride)
         info: Any = self.encoder.feature_info
         channels, reductions = info.channels(), info.reduction()
         self.skip_index = next(index for index, stride in enumerate(reductions) if stride >= 4)
@@ -177,10 +178,49 @@ def fitting_dilations(stride: int) -> list[int]:
     return [max(1, rate * 16 // stride) for rate in BASE_DILATIONS]
 
 
-def cuts_patches(encoder: nn.Module) -> bool:
-    """Whether the encoder begins with patches side by side, as ConvNeXt does, and so loses a rest at the border."""
-    first = next(module for module in encoder.modules() if isinstance(module, nn.Conv2d))
-    return first.kernel_size == first.stride and first.padding == (0, 0)
+def needed_multiple(name: str, encoder: nn.Module, output_stride: int) -> int:
+    """Of what the sides of images must be multiples for the maps of `encoder` to span them, found by trying; 1: any size.
+
+    A map spans the image if it has ceil(side / stride) positions. Where a convolution or a pooling drops the rest of a
+    side, as those of ConvNeXt and VGG do, the last position ends short of the border.
+
+    Raises:
+        ValueError: it takes images of one size only, or none whose maps span them.
+    """
+    multiples = [1, *(m for m in (output_stride, 32, 64, 128, 256) if m % output_stride == 0)]
+    reason = ""
+    for multiple in dict.fromkeys(multiples):
+        if reason := _misfit(
+            encoder, (2 * output_stride + 1, 3 * output_stride + 1) if multiple == 1 else (multiple, 2 * multiple)
+        ):
+            continue
+        return multiple
+    cfg = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    side = cfg.input_size[-1] if cfg is not None else 224
+    only = "" if _misfit(encoder, (side, side)) else f" but {side}x{side}, the size that it is made for"
+    raise ValueError(
+        f"timm encoder {name!r} takes images of no size{only} ({reason}); use an encoder that takes any, such as "
+        "tf_efficientnet_lite0, convnext_tiny or vit_small_patch14_dinov2"
+    )
+
+
+@torch.no_grad()
+def _misfit(encoder: nn.Module, size: tuple[int, int]) -> str:
+    """Why `encoder` cannot be used on images of (height, width) `size`; "" where it can."""
+    info: Any = encoder.feature_info
+    training = encoder.training
+    try:
+        maps = encoder.eval()(torch.zeros(1, 3, *size))
+    except Exception as error:  # whatever a network finds wrong with a size
+        first = (str(error).strip().splitlines() or ["no reason given"])[0]
+        return f"{type(error).__name__} at {size[1]}x{size[0]}: {first[:200]}"
+    finally:
+        encoder.train(training)
+    for x, channels, stride in zip(maps, info.channels(), info.reduction()):
+        wanted = (channels, *(-(-side // stride) for side in size))
+        if tuple(x.shape[1:]) != wanted:
+            return f"of {size[1]}x{size[0]} pixels its map at stride {stride} is {tuple(x.shape[1:])}, not {wanted}"
+    return ""
 
 
 def resized_to_multiple(image: Tensor, multiple: int) -> Tensor:
