@@ -10,15 +10,17 @@ from PIL import Image
 
 from dada.build import build_network
 from dada.commands import visualize
-from dada.config import cfg, plain_cfg
+from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.domain_adaptation.contrastive_learning import Cycles
+from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.evaluation.evaluator import Evaluation, to_json
 from dada.figures import style
 from dada.figures.curves import chosen_tags, draw_curves
 from dada.figures.cycle_arrows import centres, class_maps, draw_arrows, draw_class_maps, sample_cycles, scene
 from dada.figures.embedding import draw_embedding, principal_components, sample_points
+from dada.figures.meanings import meaning
 from dada.figures.panels import ERRORS, error_map
-from dada.figures.scalars import Curve, read_scalars, thinned
+from dada.figures.scalars import Curve, read_scalars, smoothed, thinned
 from dada.figures.scores import draw_classes, draw_confusion, shares_of_labels
 from dada.label_sets import LabelSet, label_set
 from dada.runs import save_snapshot
@@ -155,17 +157,38 @@ def test_bars_show_the_scores_and_their_differences():
     assert {"+10.0", "-5.0", "-6.7", "mIoU 3", "difference\nfrom a"} <= set(shown) and "+nan" not in shown
 
 
-def test_curves_are_thinned_by_means_and_told_apart_without_colour():
+def test_curves_are_thinned_smoothed_and_told_apart_without_colour():
     steps = np.arange(1000.0)
     thin = thinned(Curve(steps, steps * 2, steps))
     assert len(thin.step) == 200 and thin.value[0] == pytest.approx(2 * thin.step[0]) == 4
-    runs = {name: {"data/loss": Curve(steps, steps + k, steps), "lr/group_0": thin} for k, name in enumerate("ab")}
-    assert chosen_tags(runs) == ["data/loss"]
-    lines = draw_curves(runs, ["data/loss"]).axes[0].lines
-    assert lines[0].get_linestyle() != lines[1].get_linestyle() and lines[0].get_color() != lines[1].get_color()
-    assert lines[0].get_xdata()[0] == 3 and lines[1].get_ydata()[0] == 3
+    noisy = [Curve(steps, k + (-1) ** (steps // 5), steps) for k in range(3)]  # a thinned value has one sign or the other
+    runs = {"a": [{"data/loss": noisy[0], "lr/group_0": thin}], "b": [{"data/loss": noisy[1]}, {"data/loss": noisy[2]}]}
+    assert chosen_tags({name: seeds[0] for name, seeds in runs.items()}) == ["data/loss"]
+    axis = draw_curves(runs, ["data/loss"]).axes[0]
+    smooth, pale, seeds = axis.lines
+    assert smooth.get_linestyle() != seeds.get_linestyle() and smooth.get_color() != seeds.get_color()
+    assert np.abs(smooth.get_ydata()[5:-5]).max() < 0.01 and np.abs(pale.get_ydata()).max() == 1
+    assert seeds.get_ydata()[5:-5] == pytest.approx(1.5, abs=0.01)  # the mean of the two, with a band
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert band.max() - band.min() == pytest.approx(2 * np.sqrt(0.5), rel=0.3)
     with pytest.raises(ValueError, match="no logged scalar is called nothing; there are data/loss, lr/group_0"):
-        chosen_tags(runs, ["nothing"])
+        chosen_tags({"a": runs["a"][0]}, ["nothing"])
+
+
+def test_values_that_are_not_finite_count_for_nothing_in_a_curve():
+    values = np.ones(100)
+    values[50] = np.inf
+    assert smoothed(values).tolist() == [1.0] * 100
+    assert np.isnan(smoothed(np.array([np.nan, 1.0]))).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_term_that_a_method_logs_is_explained(method, tiny_cfg):
+    options = ["USE_DEPTH=True", "CONTRASTIVE_LEARNING=True", "SELF_TRAINING.LAMBDA_MIX=1", "SELF_TRAINING.LAMBDA_MIC=1"]
+    cfg_from_list([f"TRAIN.DA_METHOD={method}", "TRAIN.MULTI_LEVEL=True", *options])
+    names = [term.name for term in build_objective(cfg, torch.device("cpu")).terms]
+    assert len(names) > 5 and [name for name in names if not meaning(f"data/{name}")] == []
+    assert "cycle association of features" in meaning("data/loss_fass") and meaning("data/loss_of_mine") == ""
 
 
 def test_logs_are_read_back_with_what_a_resumed_run_has_replaced_left_out(tmp_path):
@@ -182,7 +205,7 @@ def test_logs_are_read_back_with_what_a_resumed_run_has_replaced_left_out(tmp_pa
 
 
 def test_pdf_has_truetype_letters_and_the_same_bytes_every_time(tmp_path):
-    figure = draw_curves({"a": {"data/x": Curve(*np.ones((3, 5)))}}, ["data/x"])
+    figure = draw_curves({"a": [{"data/x": Curve(*np.ones((3, 5)))}]}, ["data/x"])
     style.save_figure(figure, tmp_path / "a.pdf", tmp_path / "a.png")
     style.save_figure(figure, tmp_path / "b.pdf")
     content = (tmp_path / "a.pdf").read_bytes()

@@ -48,7 +48,7 @@ def _train_and_test(out: Path, seeds: Sequence[int], overrides: Sequence[str]) -
 
 def _evaluate_job(job: Job) -> Evaluation:
     cfg = job.cfg()
-    return list(evaluate_run(cfg, train_unless_finished(cfg)).values())[-1]
+    return list(evaluate_run(cfg, train_unless_finished(cfg, tensorboard=True)).values())[-1]
 
 
 def _job(out: Path, name: str, seed: int, overrides: Sequence[str]) -> Job:

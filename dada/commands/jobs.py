@@ -34,13 +34,14 @@ class Job:
         return cfg_from_list(self.options, cfg_from_file(self.config, default_cfg()))
 
 
-def train_unless_finished(cfg: Any) -> Run:
-    """Train the network of a job's cfg, going on where an earlier call was interrupted."""
+def train_unless_finished(cfg: Any, tensorboard: bool = False) -> Run:
+    """Train the network of a job's cfg, going on where an earlier call was interrupted; with logs, if wanted."""
     run = run_of(cfg)
     if is_finished(cfg, run):
         print(f"{run.name}: already trained with this configuration, {run.snapshots}")
     else:
-        train(cfg, run, resume="auto" if _was_started(run, cfg) else "", bar_position=_place())
+        resume = "auto" if _was_started(run, cfg) else ""
+        train(cfg, run, resume=resume, tensorboard=tensorboard, bar_position=_place())
     return run
 
 

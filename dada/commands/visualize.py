@@ -136,7 +136,7 @@ def curves(logs: Sequence[str], out: Paths, *, names: Sequence[str] = (), tags: 
     check_formats(out)
     names = _names(names, logs, "folders of logs")
     runs = {name: read_scalars(folder) for name, folder in zip(names, logs)}
-    save_figure(draw_curves(runs, chosen_tags(runs, tags)), *out)
+    save_figure(draw_curves({name: [run] for name, run in runs.items()}, chosen_tags(runs, tags)), *out)
 
 
 def _pairs(segmenter: Segmenter, count: int | None, with_target_labels: bool = False) -> list[Pair]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,3 +55,20 @@ def thinned(curve: Curve, most: int = 200) -> Curve:
         return curve
     parts = np.array_split(np.arange(count), most)
     return Curve(*(np.array([column[part].mean() for part in parts]) for column in curve))
+
+
+def over_seeds(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Steps, mean and standard deviation (N - 1; 0 for one) of the thinned curves of a method's seeds, as far as all got."""
+    own = [thinned(curve) for curve in curves]
+    steps = min(own, key=lambda curve: curve.step[-1]).step
+    values = np.stack([np.interp(steps, curve.step, curve.value) for curve in own])
+    std = values.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(steps))
+    return steps, values.mean(axis=0), std
+
+
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """Means over a twentieth of the values around each, fewer at the ends; what is not finite counts for nothing."""
+    kernel, finite = np.ones(max(1, len(values) // 20)), np.isfinite(values)
+    counts = np.convolve(finite, kernel, "same")
+    sums = np.convolve(np.where(finite, values, 0.0), kernel, "same")
+    return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)

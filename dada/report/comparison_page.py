@@ -8,7 +8,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from dada.figures.web import page_part
+from dada.figures.curves import draw_curves
+from dada.figures.meanings import meaning
+from dada.figures.style import COLOURS
+from dada.figures.web import inline_svg, page_part
 from dada.files import write_whole
 from dada.label_sets import LabelSet
 from dada.report.groups import (
@@ -23,11 +26,11 @@ from dada.report.groups import (
     group_runs,
     value_of,
 )
-from dada.report.plots import plot, swatch, tags_of
 from dada.report.prediction_grid import Column, columns
 from dada.report.run_records import find_runs
 
 NONE = "–"
+PLOT = 2.6  # inches: the letters of a plot are then nearly as large as those beside it
 
 
 def write_page(paths: Sequence[str | Path], out: str | Path, images: int = 3, overrides: Sequence[str] = ()) -> list[Group]:
@@ -52,14 +55,15 @@ def write_page(paths: Sequence[str | Path], out: str | Path, images: int = 3, ov
 def page(groups: Sequence[Group], names: Sequence[str] = (), panels: Sequence[Column] = ()) -> str:
     """The whole document."""
     sections = {
-        "Score": _summary(groups),
-        "Options": _options(groups),
+        "Score": _answer(groups) + _pictures(groups, names, panels, slice(0, 1)),
         "Curves": _curves(groups),
         "Classes": _classes(groups),
-        "Pictures": _pictures(groups, names, panels),
+        "Pictures": _pictures(groups, names, panels, slice(1, None)) if len(names) > 1 else "",
+        "Options": _options(groups),
         "Cost": _cost(groups),
         "Origin": _origin(groups),
     }
+    sections = {name: content for name, content in sections.items() if content}
     title = f"Comparison of {', '.join(g.name for g in groups)}" if len(groups) > 1 else groups[0].name
     links = "".join(f'<a href="#{name.lower()}">{name}</a>' for name in sections)
     body = "".join(f'<section id="{n.lower()}"><h2>{n}</h2>{content}</section>' for n, content in sections.items())
@@ -68,8 +72,7 @@ def page(groups: Sequence[Group], names: Sequence[str] = (), panels: Sequence[Co
         '<meta name="viewport" content="width=device-width, initial-scale=1"><link rel="icon" href="data:,">'
         f"<title>{escape(title)}</title><style>{page_part(__package__, 'report.css')}</style></head><body>"
         f"<h1>{escape(title)}</h1><nav>{links}</nav>{body}"
-        "<footer>Differences are from the first column. ± is the standard deviation over seeds (N - 1).</footer>"
-        f"<script>{page_part(__package__, 'report.js')}</script></body></html>\n"
+        "<footer>Differences are from the first method. ± is the standard deviation over seeds (N - 1).</footer></body></html>\n"
     )
 
 
@@ -79,14 +82,22 @@ def _table(head: Sequence[str], rows: Sequence[str]) -> str:
 
 
 def _heads(groups: Sequence[Group]) -> list[str]:
-    return [f"{swatch(k)}{escape(g.name)}" for k, g in enumerate(groups)]
+    return [f"{_swatch(k)}{escape(g.name)}" for k, g in enumerate(groups)]
+
+
+def _swatch(k: int) -> str:
+    """The line of method `k` in the plots, to stand beside its name."""
+    dash = ("", "7 3", "8 3 2 3", "2 3", "12 4", "4 2 1 2 1 2")[k % len(COLOURS)]
+    style = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'<svg class="swatch" viewBox="0 0 28 8" aria-hidden="true"><path class="run{k % 6}" d="M0 4H28"{style}/></svg>'
 
 
 def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
     return f'<tr{kind and f" class={kind!r}"}><th scope="row">{name}</th>{"".join(cells)}</tr>'
 
 
-def _summary(groups: Sequence[Group]) -> str:
+def _answer(groups: Sequence[Group]) -> str:
+    """One sentence, what must be known before it is believed, and a bar for each method."""
     means = _means(groups)
     if not means:
         return '<p class="note">No run was tested; dada test writes the reports that this page reads.</p>'
@@ -99,9 +110,40 @@ def _summary(groups: Sequence[Group]) -> str:
     for g in groups:
         if any(run.headline and run.headline.content.get("chosen") for run in g.runs):
             notes.append(f'<p class="warn">{escape(g.name)}: a snapshot chosen among others, not the last one.</p>')
-    rows = [_row(f"mIoU {count}", _scores([g.score(f"mIoU {count}") for g in groups])) for count in means]
-    seeds = [_cell(str(len(g.runs))) for g in groups]
-    return "".join(notes) + _table(["%", *_heads(groups)], [*rows, _row("runs", seeds)])
+    values = [g.score(f"mIoU {means[0]}") for g in groups]
+    winner, sentence = best(values), ""
+    if winner is not None:
+        first = (
+            f", {values[winner].mean - values[0].mean:.1f} above {escape(groups[0].name)}" if winner and values[0].count else ""
+        )
+        sentence = (
+            f"<b>{escape(groups[winner].name)}</b> is best: {values[winner].mean:.1f} % mIoU over {means[0]} classes{first}."
+        )
+    several = any(v.count > 1 for v in values)
+    spread = "Lines are standard deviations over seeds." if several else "One run each: how far seeds differ is not known."
+    longest = max((v.mean + (v.std if v.count > 1 else 0) for v in values if v.count), default=1) or 1
+    bars = "".join(_bar(k, g.name, v, values[0], longest, len(g.runs)) for k, (g, v) in enumerate(zip(groups, values)))
+    return f'<p class="answer">{sentence} <span class="note">{spread}</span></p>{"".join(notes)}<div class="bars">{bars}</div>'
+
+
+def _bar(k: int, name: str, value: Value, first: Value, longest: float, runs: int) -> str:
+    def share(x: float) -> str:
+        return f"{max(0.0, min(100.0, 100 * x / longest)):.1f}%"
+
+    who = f'<span class="who">{escape(name)}</span>'
+    if not value.count:
+        return f'<div class="bar">{who}<span class="note">not tested</span></div>'
+    spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
+    interval = ""
+    if spread:
+        left, right = share(value.mean - value.std), share(value.mean + value.std)
+        interval = f'<b style="left:{left};right:calc(100% - {right})"></b>'
+    change = f" <small>{value.mean - first.mean:+.1f}</small>" if k and first.count else ""
+    seeds = f"<small>{runs} seed{'s' * (runs > 1)}</small>"
+    return (
+        f'<div class="bar">{who}<span class="track run{k % 6}"><i style="width:{share(value.mean)}"></i>{interval}</span>'
+        f"<span>{value.mean:.1f}{spread}{change} {seeds}</span></div>"
+    )
 
 
 def _means(groups: Sequence[Group]) -> list[str]:
@@ -156,14 +198,22 @@ def _options(groups: Sequence[Group]) -> str:
 
 
 def _curves(groups: Sequence[Group]) -> str:
-    tags = tags_of(groups)
+    there = dict.fromkeys(tag for g in groups for run in g.runs for tag in run.curves)
+    # Evaluations, losses and notes, and rates, but not the values of single classes.
+    tags = [tag for start in ("eval/", "test/", "data/", "lr/") for tag in there if tag.startswith(start)]
     if not tags:
         return '<p class="note">No run has logs; train with --tensorboard.</p>'
     legend = "".join(f"<span>{head}</span>" for head in _heads(groups))
-    plots = "".join(plot(tag, groups) for tag in tags)
+    runs, plots = {g.name: [run.curves for run in g.runs] for g in groups}, []
+    for tag in tags:
+        name = escape(tag.removeprefix("data/"))
+        who = ", ".join(g.name for g in groups if any(tag in run.curves for run in g.runs))
+        svg = inline_svg(draw_curves(runs, [tag], width=PLOT), f"{tag} of {who}")
+        plots.append(f"<figure><figcaption><b>{name}</b> {escape(meaning(tag))}</figcaption>{svg}</figure>")
     return (
-        f'<div class="legend">{legend}</div><p class="note">Long curves are means of 200 stretches. Point at a plot, or use the '
-        f'arrow keys, for its values.</p><div class="plots">{plots}</div>'
+        f'<div class="legend">{legend}</div><p class="note">Lines are means over a twentieth of what was logged, around each '
+        "iteration; pale is what was logged, or, of several seeds, a standard deviation to either side.</p>"
+        f'<div class="plots">{"".join(plots)}</div>'
     )
 
 
@@ -187,41 +237,44 @@ def _patches(classes: LabelSet) -> dict[str, str]:
     return {name: f'<span class="patch" style="background:{colour}"></span>' for name, colour in zip(classes.names, colours)}
 
 
-def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Column]) -> str:
-    notes = "".join(f'<p class="note">No pictures of {escape(c.title)}: {escape(c.note)}</p>' for c in panels if c.note)
-    shown = [c for c in panels if c.pictures]
-    if not shown:
-        return notes or '<p class="note">Left out.</p>'
-    rows = []
-    for row, name in enumerate(names):
+def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Column], rows: slice) -> str:
+    """The test images of `rows`; what is to be said of all of them stands with the first."""
+    notes, shown = "", [c for c in panels if c.pictures]
+    if not rows.start:
+        notes = "".join(f'<p class="note">No pictures of {escape(c.title)}: {escape(c.note)}</p>' for c in panels if c.note)
+    parts = []
+    for row, name in list(enumerate(names))[rows] if shown else ():
         pictures = "".join(
             f'<figure><img src="{c.pictures[row]}" alt="{escape(f"{c.title}, {name}")}" loading="lazy">'
             f"<figcaption>{escape(c.title)}</figcaption></figure>"
             for c in shown
         )
-        rows.append(f'<p class="note">{escape(name)}</p><div class="panels">{pictures}</div>')
-    classes, legend = classes_of_groups(groups), ""
-    if classes is not None:
+        parts.append(f'<div class="panels" style="--columns:{len(shown)}">{pictures}</div><p class="note">{escape(name)}</p>')
+    classes = classes_of_groups(groups)
+    if parts and classes is not None and not rows.start:
         legend = "".join(f"<span>{patch}{escape(name)}</span>" for name, patch in _patches(classes).items())
-    notes += '<p class="note">Evenly spaced over the test, not chosen; the first seed of each method.</p>'
-    return f'{notes}<div class="classes">{legend}</div>{"".join(rows)}'
+        chosen = "The first of the test images below" if len(names) > 1 else "A test image"
+        parts.append(f'<div class="classes">{legend}</div><p class="note">{chosen}; evenly spaced, not chosen; first seeds.</p>')
+    return notes + "".join(parts)
 
 
 def _cost(groups: Sequence[Group]) -> str:
     def row(name: str, attribute: str, form: str, factor: float = 1.0) -> str:
         values = [value_of([getattr(run, attribute) for run in g.runs]) for g in groups]
-        return _row(name, [_cell(form.format(v.mean * factor) if v.count else NONE) for v in values])
+        if not any(v.count for v in values):
+            return ""
+        return _row(name, [_cell(form.format(v.mean * factor) if v.count else "not logged") for v in values])
 
     rows = [
         row("iterations", "iterations", "{:.0f}"),
         row("parameters (million)", "parameters", "{:.2f}", 1e-6),
-        row("training time (h)", "wall_seconds", "{:.2f}", 1 / 3600),
-        row("seconds an iteration", "seconds_per_iteration", "{:.3f}"),
+        row("training time (minutes)", "wall_seconds", "{:.1f}", 1 / 60),
+        row("seconds an iteration", "seconds_per_iteration", "{:.2f}"),
         row("source images a second", "images_per_second", "{:.2f}"),
         row("peak memory (GB)", "peak_memory", "{:.2f}"),
     ]
-    note = "Times and memory are from the logs (train.py --tensorboard), means over seeds; loading weights takes part in none."
-    return _table(["", *_heads(groups)], rows) + f'<p class="note">{note}</p>'
+    note = "Times and memory are from the logs (train --tensorboard), means over seeds; loading weights takes part in none."
+    return _table(["", *_heads(groups)], rows) + f'<p class="note">{note}</p>' if any(rows) else ""
 
 
 def _origin(groups: Sequence[Group]) -> str:

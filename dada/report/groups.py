@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dada.config import flat_options
-from dada.figures.scalars import Curve, thinned
 from dada.label_sets import LabelSet
 from dada.report.run_records import RunRecord
 
@@ -45,16 +44,6 @@ class Group:
                 scores = {**run.headline.iou, **{f"mIoU {count}": v for count, v in run.headline.means.items()}}
                 values.append(scores.get(name, np.nan))
         return value_of(values)
-
-    def curve(self, tag: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Iterations, mean and standard deviation over the seeds (0 for one); None if no seed has logged it."""
-        own = [thinned(run.curves[tag]) for run in self.runs if tag in run.curves]
-        if not own:
-            return None
-        first: Curve = min(own, key=lambda c: c.step[-1])  # as far as all got
-        values = np.stack([np.interp(first.step, c.step, c.value) for c in own])
-        std = values.std(axis=0, ddof=1) if len(own) > 1 else np.zeros(len(first.step))
-        return first.step + 1, values.mean(axis=0), std
 
 
 def value_of(values: Sequence[float | None]) -> Value:
