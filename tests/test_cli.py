@@ -109,7 +109,7 @@ def test_the_package_tells_what_there_is_and_imports_it_when_it_is_used():
 def test_the_list_of_commands_is_whole_and_commands_named_anywhere_exist():
     texts = {path: path.read_text("utf-8") for path in [*PAGES, *(ROOT / "dada").rglob("*.py")]}
     named = {path.name: set(re.findall(r"`dada ([a-z][a-z-]*)", text)) for path, text in texts.items()}
-    assert named["architecture.md"] == set(cli.COMMANDS)
+    assert named["README.md"] == set(cli.COMMANDS)
     assert set().union(*named.values()) == set(cli.COMMANDS)
 
 

@@ -71,6 +71,21 @@ def test_options_named_in_the_pages_exist():
     assert named - others <= set(flat_options()) | set(REMOVED)  # whose going CHANGELOG and results.md tell
 
 
+def test_the_badges_say_what_pyproject_says():
+    project, readme = (ROOT / "pyproject.toml").read_text("utf-8"), README.read_text("utf-8")
+    pythons, (torch,) = re.findall(r"Python :: (3\.\d+)", project), re.findall(r'"torch>=([\d.]+)"', project)
+    (licence,) = re.findall(r'^license = { text = "(.*)" }', project, re.MULTILINE)
+    badges = re.findall(r"^!\[(.*?)\]\(https://img.shields.io/badge/(.*)\)$", readme, re.MULTILINE)
+    assert [text for text, _ in badges] == [
+        f"Python {pythons[0]} to {pythons[-1]}",
+        f"PyTorch {torch} or newer",
+        f"Licence {licence}",
+    ]
+    for text, address in badges:
+        shown = address.replace("%20", " ").replace("--", "~").rpartition("-")[0].replace("-", " ").replace("~", "-")
+        assert shown.lower() == text.lower()
+
+
 def test_no_page_names_a_place_on_a_machine():
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(?:home|root|work|Users)/", page.read_text("utf-8")), page.name
