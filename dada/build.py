@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
+from dada.config import not_imported
 from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, step_loader
 from dada.dataset.loader import Loader
 from dada.dataset.own_classes import own_classes
@@ -30,6 +32,8 @@ from dada.normalization import CAFFE_BGR, TORCHVISION_RGB, Normalization
 from dada.parallel.device import choose_device
 from dada.parallel.distributed import share_of
 from dada.parallel.ranks import rank, world_size
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -71,16 +75,19 @@ def build_network(
         ValueError: `weights` do not fit; or the network is to be a `trained` one and they are of an encoder alone.
     """
     train = cfg.TRAIN
-    network = build_model(
-        name or train.MODEL,
-        cfg.NUM_CLASSES,
-        multi_level=train.MULTI_LEVEL if multi_level is None else multi_level,
-        head_bias=train.HEAD_BIAS,
-        with_depth=cfg.USE_DEPTH,
-        bn_policy=train.BN_POLICY,
-        domain_bn=train.DOMAIN_BN,
-        output_stride=train.OUTPUT_STRIDE,
-    )
+    with without_imports(cfg):
+        network = build_model(
+            name or train.MODEL,
+            cfg.NUM_CLASSES,
+            multi_level=train.MULTI_LEVEL if multi_level is None else multi_level,
+            head_bias=train.HEAD_BIAS,
+            with_depth=cfg.USE_DEPTH,
+            bn_policy=train.BN_POLICY,
+            domain_bn=train.DOMAIN_BN,
+            output_stride=train.OUTPUT_STRIDE,
+        )
+    if missing := not_imported(cfg):
+        log.warning("%s", missing)
     network.set_recompute(train.RECOMPUTE)
     plca_order = cfg.LEGACY.PLCA_CLASS_ORDER
     report = load_weights(network, weights, plca_class_order=plca_order, accept_licence=train.ACCEPT_LICENCE, head=head)
@@ -92,6 +99,17 @@ def build_network(
     network.normalization = _normalization(cfg, network.normalization)
     # The weights alone decide: a convolution with channels-last weights gives channels-last maps.
     return network.to(memory_format=torch.channels_last) if train.CHANNELS_LAST else network
+
+
+@contextmanager
+def without_imports(cfg: Any) -> Iterator[None]:
+    """An error within the block, which may be about a name of theirs, also says which of IMPORTS are not imported."""
+    try:
+        yield
+    except ValueError as error:
+        if missing := not_imported(cfg):
+            raise ValueError(f"{error}; {missing}") from error
+        raise
 
 
 def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
@@ -174,7 +192,8 @@ def _dataset(cfg: Any, role: str, split: str, transform: Callable, **options: An
     upper = role.upper()
     options.update(_own_options(cfg, cfg[upper], role), num_classes=cfg.NUM_CLASSES, list_file=cfg[f"DATA_LIST_{upper}"])
     root = cfg[f"DATA_DIRECTORY_{upper}"]
-    return build_dataset(cfg[upper], root, split=split, transform=transform, role=role, **options)
+    with without_imports(cfg):
+        return build_dataset(cfg[upper], root, split=split, transform=transform, role=role, **options)
 
 
 def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:

@@ -69,13 +69,13 @@ def set_aside(folder: Path, after: int = 0, logs: Path | None = None) -> Path | 
         after: the iteration from which an earlier run is continued: what it wrote until then stays. 0: all goes.
 
     Returns:
-        The folder moved to, or None if there was nothing but the cfg, which every run writes anew.
+        The folder moved to, or None if there was nothing but cfg and code, which every run writes anew.
     """
-    patterns = ("model_*.pth", "teacher_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml")
+    patterns = ("model_*.pth", "teacher_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml", "*.py")
     left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
     if logs is not None and not after:
         left += sorted(logs.glob("events.out.tfevents.*"))
-    if all(p.name == "train_cfg.yml" for p in left):
+    if all(p.suffix in (".yml", ".py") for p in left):
         return None
     number = 1
     while (folder / f"former_{number}").exists():

@@ -56,6 +56,7 @@ LONG = [
     "report",
     "visualize",
     "faults",
+    "own_code",
     "scripts",
     "selection",
     "training_golden",

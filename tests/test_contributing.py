@@ -1,6 +1,7 @@
-"""The worked examples of CONTRIBUTING.md: each is added as the page says, and trained."""
+"""The worked examples of CONTRIBUTING.md: each is written to a file, imported by IMPORTS as the page says, and trained."""
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from conftest import LONG
 from pages import ROOT, blocks
 from PIL import Image
 
-from dada.config import cfg, cfg_from_list
+from dada.config import cfg, cfg_from_file, cfg_from_list, imports
 from dada.dataset import DATASETS, IGNORE_LABEL
 from dada.domain_adaptation.objectives import METHODS
 from dada.evaluation.tester import evaluate_run as run_test
@@ -21,29 +22,42 @@ PAGE = ROOT / "CONTRIBUTING.md"
 
 
 @pytest.fixture(autouse=True)
-def registries():
-    """What an example registers is gone after its test."""
+def registries(monkeypatch):
+    """What an example registers, and that it was imported, is gone after its test."""
     before = [(registry, dict(registry)) for registry in (METHODS, DATASETS, MODELS)]
+    monkeypatch.setattr(imports, "_sources", {})
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield
+    for name in imports._sources:
+        del sys.modules[name.removesuffix(".py")]
     for registry, entries in before:
         registry.clear()
         registry.update(entries)
 
 
-def example(word: str) -> SimpleNamespace:
-    """What the block that holds `word` defines."""
-    (text,) = [b for b in blocks(PAGE, "python") if word in b]
-    found: dict = {}
-    exec(compile(text, f"CONTRIBUTING.md: {word}", "exec"), found)
-    return SimpleNamespace(**{name: value for name, value in found.items() if not name.startswith("__")})
+@pytest.fixture
+def example(tmp_path):
+    """`example(word)`: the module of the block that holds `word`, imported by a YAML file beside it."""
+
+    def imported(word: str) -> ModuleType:
+        (text,) = [b for b in blocks(PAGE, "python") if word in b]
+        name = f"my_{word.lower()}"
+        (tmp_path / f"{name}.py").write_text(text)
+        (tmp_path / "own.yml").write_text(f"IMPORTS: [{name}.py]")
+        cfg_from_file(tmp_path / "own.yml")
+        return sys.modules[name]
+
+    return imported
 
 
-def trained(*options: str) -> torch.nn.Module:
+def trained(*options: str) -> None:
     cfg_from_list(["CONTRASTIVE_LEARNING=False", *options])
-    return train(cfg, run_of(cfg))
+    run = run_of(cfg)
+    train(cfg, run)
+    assert [p.name for p in run.snapshots.glob("*.py")] == list(cfg.IMPORTS)
 
 
-def test_the_method_is_the_formula_and_trains(tiny_cfg):
+def test_the_method_is_the_formula_and_trains(tiny_cfg, example):
     module = example("max_squares")
 
     class OneStep:
@@ -57,7 +71,7 @@ def test_the_method_is_the_formula_and_trains(tiny_cfg):
     trained("TRAIN.DA_METHOD=MaxSquares")
 
 
-def test_the_dataset_is_read_trained_on_and_tested(tiny_cfg, tmp_path):
+def test_the_dataset_is_read_trained_on_and_tested(tiny_cfg, tmp_path, example):
     example("BDD100K")
     root = tmp_path / "bdd"
     ids = np.arange(64 * 96, dtype=np.uint8).reshape(64, 96) % 20
@@ -84,7 +98,7 @@ def test_the_dataset_is_read_trained_on_and_tested(tiny_cfg, tmp_path):
         DATASETS["BDD100K"](root, "val", 19, transform=None)
 
 
-def test_the_network_keeps_what_is_promised_and_trains(tiny_cfg):
+def test_the_network_keeps_what_is_promised_and_trains(tiny_cfg, example):
     example("SmallCNN")
     network = build_model("small-cnn", 5, multi_level=True, with_depth=True, bn_policy="frozen_affine")
     check_parameter_groups(network, network.parameter_groups())

@@ -54,6 +54,8 @@ def model_card(
         "Code": ", ".join(f"{name} {version}" for name, version in versions.items())
         + f", commit {f'`{commit}`' if commit else 'not known'}, when this file was written",
     }
+    if cfg.IMPORTS:
+        facts["Trained with code of its own"] = f"{', '.join(cfg.IMPORTS)}, not part of this file"
     lines = [f"# {cfg.SOURCE} to {cfg.TARGET}: {train.MODEL}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join([*lines, "", *_result(test), "", *_licence(cfg, licence, encoder_licence), "", *_use()]) + "\n"

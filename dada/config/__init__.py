@@ -3,6 +3,7 @@
     option.py           one option: how a value of it is read and shown, and what it decides
     removed_options.py  options of earlier versions, and what is said of them
     table.py            every option: default, type, unit, one sentence
+    imports.py          files of code that a user names
     loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
     protocols.py        how published methods measure, as values of options
     yaml_files.py       YAML from anybody: no code of theirs runs, nothing grows
@@ -11,6 +12,7 @@
 `from dada.config import cfg, cfg_from_file` and the like is all that others need.
 """
 
+from dada.config.imports import imported_sources, not_imported
 from dada.config.loading import (
     CONFIGS,
     ROOT,
@@ -42,6 +44,8 @@ __all__ = [
     "default_cfg",
     "find_config",
     "flat_options",
+    "imported_sources",
+    "not_imported",
     "option_value",
     "plain_cfg",
     "read_cfg",

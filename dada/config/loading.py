@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from easydict import EasyDict
 
+from dada.config.imports import import_files
 from dada.config.option import Option, shown
 from dada.config.protocols import PROTOCOLS
 from dada.config.removed_options import REMOVED, advice, has_no_effect, says_nothing
@@ -62,8 +63,11 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _merge(values: Mapping[str, Any], origin: str, into: EasyDict) -> EasyDict:
-    """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none."""
+def _merge(values: Mapping[str, Any], origin: str, into: EasyDict, folder: Path | None = None) -> EasyDict:
+    """Check every dotted name and value, then set them all, or raise ConfigError with all mistakes and set none.
+
+    IMPORTS are imported from `folder`; None imports nothing.
+    """
     options = flat_options()
     if plcas := [name for name in _PLCAS_SECTIONS if isinstance(values.get(name), Mapping)]:
         raise ConfigError(
@@ -97,6 +101,8 @@ def _merge(values: Mapping[str, Any], origin: str, into: EasyDict) -> EasyDict:
         mistakes[_MOST_MISTAKES:] = [f"and {len(mistakes) - _MOST_MISTAKES} more mistakes"]
     if mistakes:
         raise ConfigError("\n".join(mistakes))
+    if folder is not None and accepted.get("IMPORTS"):  # they add up, since what is imported stays
+        accepted["IMPORTS"] = tuple(dict.fromkeys((*into.IMPORTS, *import_files(accepted["IMPORTS"], folder))))
     # A protocol is written out where it is named, so that what stands beside it, or comes later, prevails.
     for name, value in {**PROTOCOLS.get(accepted.get("TEST.PROTOCOL", ""), {}), **accepted}.items():
         *sections, key = name.split(".")
@@ -118,9 +124,12 @@ def find_config(name: str | Path) -> Path:
 
 
 def cfg_from_file(name: str | Path, into: EasyDict = cfg) -> EasyDict:
-    """Merge a YAML file into a cfg, and return that. Raises ConfigError that lists every unknown key and wrong type."""
+    """Merge a YAML file into a cfg, and return that. Raises ConfigError that lists every unknown key and wrong type.
+
+    Files that it names in IMPORTS are imported.
+    """
     path = find_config(name)
-    return _merge(_flatten(read_cfg(path)), str(path), into)
+    return _merge(_flatten(read_cfg(path)), str(path), into, path.parent)
 
 
 def read_cfg(path: str | Path) -> dict[str, Any]:
@@ -146,7 +155,7 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
 def cfg_from_dict(values: Mapping[str, Any], origin: str, into: EasyDict = cfg) -> EasyDict:
     """Merge nested plain values, such as `plain_cfg` gives, into a cfg, and return that; `origin` names them in the messages.
 
-    Folders in which an earlier version may have written are passed over.
+    Folders in which an earlier version may have written are passed over. IMPORTS are not imported.
     """
     return _merge({name: value for name, value in _flatten(values).items() if not says_nothing(name, value)}, origin, into)
 
@@ -168,7 +177,7 @@ def cfg_from_list(pairs: Iterable[str], into: EasyDict = cfg) -> EasyDict:
             mistakes.append(f"--set {pair}: not a YAML value: {error}")
     if mistakes:
         raise ConfigError("\n".join(mistakes))
-    return _merge(values, "--set", into)
+    return _merge(values, "--set", into, Path())
 
 
 def option_value(cfg: Mapping[str, Any], name: str, default: Any = None) -> Any:

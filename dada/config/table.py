@@ -109,6 +109,12 @@ OPTIONS: dict[str, Any] = {
     },
     "FOLDER_SOURCE": _folder("SOURCE"),  # read where SOURCE is Folder
     "FOLDER_TARGET": _folder("TARGET"),
+    "IMPORTS": Option(
+        (),
+        "Python files of your own that add methods, datasets or networks; paths are relative to the YAML file, and several YAML "
+        "files add up. The run keeps a copy.",
+        element=str,
+    ),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}.", role="machine"),
     "EXP_ROOT": Option(
         "experiments",

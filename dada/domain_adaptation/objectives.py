@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from dada.config import not_imported
 from dada.domain_adaptation import losses
 from dada.domain_adaptation.adversarial import Adversary, InputMap, depth_entropy_map, entropy_map_of, probability_map
 from dada.domain_adaptation.association_term import association_term
@@ -262,9 +263,12 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
         normalization: of the images, for what changes their colours.
 
     Raises:
-        ValueError: unknown method, batches that do not pair up, batch norms that nothing trains, or nothing to minimise.
+        ValueError: unknown method, IMPORTS that are not imported, batches that do not pair up, batch norms that nothing
+            trains, or nothing to minimise.
     """
     train = cfg.TRAIN
+    if missing := not_imported(cfg):
+        raise ValueError(missing)
     if train.DA_METHOD not in METHODS:
         raise ValueError(f"TRAIN.DA_METHOD {train.DA_METHOD!r} is not one of {', '.join(METHODS)}")
     terms = [

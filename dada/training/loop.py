@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
+from hashlib import sha256
 from pathlib import Path
 from signal import Signals
 from typing import Any
@@ -17,9 +18,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device, source_loader, target_loader
-from dada.config import plain_cfg, save_cfg
+from dada.config import imported_sources, plain_cfg, save_cfg
 from dada.dataset.sample import Batch
-from dada.files import remove_parts
+from dada.files import remove_parts, write_whole
 from dada.matmul_precision import products_in_use
 from dada.model.weight_files import read_weights
 from dada.parallel.device import choose_device
@@ -218,6 +219,7 @@ class Training:
         self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
         domains = {"source": source, "target": target}
         self._data = {f"{name} images": fingerprint(loader) for name, loader in domains.items() if loader is not None}
+        self._data |= {f"IMPORTS {name}": sha256(code).hexdigest() for name, code in imported_sources(cfg).items()}
         own_seed(cfg.TRAIN.RANDOM_SEED, rank(), self.start)
         if saved:
             check_unchanged(self.path, saved["data"], self._data, "the run")
@@ -266,10 +268,12 @@ class Training:
             yield iteration + 1, found
 
     def claim_folder(self) -> Path | None:
-        """Make the folder this run's: set aside what an earlier one has left there, and write the cfg. Returns where to."""
+        """Make the folder this run's: set aside what an earlier one has left there, write cfg and IMPORTS. Returns where to."""
         remove_parts(self.run.snapshots)
         former = set_aside(self.run.snapshots, after=self.own, logs=self.run.logs)
         save_cfg(self.cfg, self.run.snapshots / "train_cfg.yml")
+        for name, code in imported_sources(self.cfg).items():
+            write_whole(self.run.snapshots / name, code)
         return former
 
     def save_networks(self, done: int) -> None:
