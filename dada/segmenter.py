@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Mapping, Sequence
+import operator
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +28,7 @@ from torch.nn import functional as F
 from dada.build import classes_of, eval_transform
 from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, default_cfg, flat_options
 from dada.dataset import EvalTransform
-from dada.dataset.pictures import as_picture
+from dada.dataset.pictures import Picture, as_picture, is_one_picture
 from dada.evaluation.predictor import Predictor
 from dada.evaluation.tester import load_predictor
 from dada.label_sets import LabelSet, cityscapes_id_of_class, colorize
@@ -37,8 +39,6 @@ from dada.runs import file_hash
 
 # Scores of larger pictures are computed at this many pixels and brought to their size by the nearest: 16 classes take 1 GB.
 MOST_PIXELS = 1 << 24
-
-Picture = Image.Image | np.ndarray | Tensor | str | Path
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ class Segmenter:
             FileNotFoundError, ValueError: no such file; a damaged one; one without a cfg where none was given; weights that
                 do not fit the cfg, or of an encoder alone; a device that is not there.
         """
-        paths = [path] if isinstance(path, (str, Path)) else list(path)
+        paths = [path] if isinstance(path, (str, os.PathLike)) else list(path)
         if not paths:
             raise ValueError("give at least one checkpoint")
         return cls(_fill(default_cfg(), paths[0], cfg, options), paths, device)
@@ -156,7 +156,8 @@ class Segmenter:
         What is None is as the TEST section of the cfg has it. Images that the network sees at one size go through it together.
 
         Args:
-            image: see dada.dataset.pictures.as_picture; a sequence, or an array (B, H, W, 3) or tensor (B, 3, H, W), for several.
+            image: a path, bytes, a file object, a PIL image, an array or a tensor, see pictures.as_picture; a sequence
+                of them, or an array (B, H, W, 3) or tensor (B, 3, H, W), for several.
             size: (width, height) that images are resized to for the network, TEST.INPUT_SIZE_TARGET.
             keep_ratio: they keep their shape, TEST.KEEP_RATIO; recommended for photographs of any shape.
             flip: TEST.FLIP.
@@ -168,10 +169,10 @@ class Segmenter:
         Returns:
             A Prediction, or a list of them for a sequence.
         """
-        if isinstance(image, (str, Path, Image.Image)) or (isinstance(image, (np.ndarray, Tensor)) and image.ndim < 4):
-            one, pictures = True, [as_picture(image, self.white)]
-        else:
-            one, pictures = False, [as_picture(picture, self.white) for picture in image]
+        one = is_one_picture(image) or not isinstance(image, Iterable)
+        pictures = [as_picture(picture, self.white) for picture in ([image] if one else image)]
+        if not pictures:
+            raise ValueError("there is no image to predict: the sequence is empty")
         transform = self._transform(size, keep_ratio)
         predictor = self._predictor(flip, scales, window, stride, aggregate)
         groups: dict[tuple, list[int]] = {}
@@ -200,9 +201,7 @@ class Segmenter:
         transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))
         transform.label_size = None
         if size is not None:
-            if len(size) != 2 or min(size) < 1:
-                raise ValueError(f"size is (width, height) in pixels, got {tuple(size)}")
-            transform.size = (size[0], size[1])
+            transform.size = _sides("size", size)
         if keep_ratio is not None:
             transform.keep_ratio, transform.pad = keep_ratio, transform.pad and not keep_ratio
         return transform
@@ -215,12 +214,12 @@ class Segmenter:
         stride: tuple[int, int] | None,
         aggregate: bool | None,
     ) -> Predictor:
-        given: dict[str, Any] = {"flip": flip, "scales": None if scales is None else tuple(scales), "aggregate": aggregate}
+        given: dict[str, Any] = {"flip": flip, "scales": scales, "aggregate": aggregate}
         given = {name: value for name, value in given.items() if value is not None}
         if window is not None:
-            given.update(window=tuple(window)[::-1] or None, stride=None)
+            given.update(window=None if window == () else _sides("window", window)[::-1], stride=None)
         if stride is not None:
-            given["stride"] = tuple(stride)[::-1]
+            given["stride"] = _sides("stride", stride)[::-1]
         return replace(self.predictor, **given) if given else self.predictor
 
     def _prediction(self, picture: Image.Image, score: Tensor, size: tuple[int, int], with_probabilities: bool) -> Prediction:
@@ -239,6 +238,17 @@ class Segmenter:
             own_size(score) if with_probabilities else None,
             self.classes,
         )
+
+
+def _sides(name: str, given: Any) -> tuple[int, int]:
+    """(width, height), checked."""
+    try:
+        width, height = map(operator.index, given)
+    except (TypeError, ValueError):
+        width = height = 0
+    if min(width, height) < 1:
+        raise ValueError(f"{name} is (width, height) in whole pixels, got {given!r}")
+    return width, height
 
 
 def _affordable(size: tuple[int, int]) -> tuple[int, int]:

@@ -1,9 +1,11 @@
 """A trained network as one object: the numbers of the test, from every kind of file and every kind of picture."""
 
+import io
 import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -128,6 +130,14 @@ def test_every_kind_of_picture_gives_the_same(segmenter, photo, tmp_path):
         photo.convert("RGBA"),
         np.dstack([pixels, np.zeros((61, 90), np.uint8)]),
         pixels.astype(np.uint16) << 8,
+        (pixels.astype(np.uint16) << 8).astype(">u2"),
+        torch.from_numpy(np.dstack([pixels, np.zeros((61, 90), np.uint8)])).permute(2, 0, 1),
+        (tmp_path / "a.png").read_bytes(),
+        bytearray((tmp_path / "a.png").read_bytes()),
+        io.BytesIO((tmp_path / "a.png").read_bytes()),
+        SimpleNamespace(read=(tmp_path / "a.png").read_bytes),
+        type("Entry", (), {"__fspath__": lambda self: str(tmp_path / "a.png")})(),
+        type("Shared", (), {"__array__": lambda self, *_, **__: pixels, "ndim": 3})(),
     ]
     found = segmenter.predict(alike)
     single = segmenter.predict(photo)
@@ -136,7 +146,7 @@ def test_every_kind_of_picture_gives_the_same(segmenter, photo, tmp_path):
     batch = segmenter.predict(np.stack([pixels, pixels]), probabilities=False)
     assert len(batch) == 2 and batch[0].probabilities is None
     mixed = segmenter.predict([photo, photo.resize((40, 70))], keep_ratio=True)
-    assert [p.ids.shape for p in mixed] == [(61, 90), (70, 40)] and segmenter.predict([]) == []
+    assert [p.ids.shape for p in mixed] == [(61, 90), (70, 40)]
 
 
 def test_grey_16_bit_and_turned_pictures_are_read_as_they_look(segmenter, photo, tmp_path):
@@ -167,14 +177,49 @@ def test_scores_of_huge_pictures_take_no_more_memory_than_they_may(segmenter, ph
     [
         (np.full((4, 4), -1, np.float32), "holds fractions from -1 to -1, expected 0 to 1"),
         (np.zeros((3, 8, 9), np.uint8), r"\(H, W, 3\), RGB.* got \(3, 8, 9\); tensors have the channels first"),
-        (torch.zeros(8, 9, 3), r"\(3, H, W\) or \(1, H, W\), got \(8, 9, 3\)"),
-        (7, "'int' object is not iterable|expected a path"),
-        ([None], "expected a path, a PIL image, an array or a tensor, got NoneType"),
+        (torch.zeros(8, 9, 3), r"a tensor of an image is \(3, H, W\), .* got \(8, 9, 3\)"),
+        (7, "expected a path, bytes, a file object, a PIL image, an array or a tensor, got int"),
+        (None, r"the image is None, which is what cv2\.imread gives"),
+        ([None], r"the image is None, which is what cv2\.imread gives"),
+        ([], "no image to predict: the sequence is empty"),
+        (b"", r"cannot read the given bytes \(0 bytes\)"),
+        (b"\x89PNG\r\n", "cannot read the given bytes"),
+        (io.StringIO("text"), "opened in binary mode, 'rb'"),
     ],
 )
 def test_what_is_no_picture_is_refused(picture, message, segmenter):
-    with pytest.raises((ValueError, TypeError), match=message):
+    with pytest.raises(ValueError, match=message):
         segmenter.predict(picture)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 256}, r"size is \(width, height\) in whole pixels, got 256"),
+        ({"size": (64.5, 64)}, r"size is \(width, height\) in whole pixels, got \(64\.5, 64\)"),
+        ({"window": (48.0, 40)}, "window is"),
+        ({"window": (48, 40), "stride": [0, 8]}, r"stride is \(width, height\) in whole pixels, got \[0, 8\]"),
+        ({"scales": []}, "scales .* one or more numbers above 0"),
+        ({"scales": 0.5}, "scales .* one or more numbers above 0"),
+        ({"scales": [1.0, 0.0]}, "scales .* one or more numbers above 0"),
+        ({"scales": [float("nan")]}, "scales .* one or more numbers above 0"),
+        ({"scales": [1e-4]}, "at scale 0.0001 nothing is left of an image of"),
+    ],
+)
+def test_an_option_that_cannot_be_used_is_named(options, message, segmenter, photo):
+    with pytest.raises(ValueError, match=message):
+        segmenter.predict(photo, **options)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_the_default_dtype_of_the_program_around_changes_nothing(plain, segmenter, photo, dtype):
+    expected = segmenter.predict(photo).probabilities
+    torch.set_default_dtype(dtype)
+    try:
+        found = dada.Segmenter.from_checkpoint(plain, device="cpu").predict(photo).probabilities
+        assert torch.get_default_dtype() == dtype and np.array_equal(found, expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_missing_and_broken_files_are_named(segmenter, tmp_path):

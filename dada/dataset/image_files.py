@@ -29,7 +29,12 @@ class LabelIdError(ValueError):
 
 
 def read_image(
-    path: str | Path, white: float = 0, *, beside: tuple[int, int] | None = None, orientation: str = "auto"
+    path: str | Path,
+    white: float = 0,
+    *,
+    beside: tuple[int, int] | None = None,
+    orientation: str = "auto",
+    content: bytes | None = None,
 ) -> Image.Image:
     """An image file of any kind -> PIL RGB; grey, paletted and transparent images are converted.
 
@@ -41,14 +46,16 @@ def read_image(
         beside: (width, height) of a label or depth file that lies on the picture.
         orientation: "upright" turns as EXIF says, "stored" does not; "auto" does, unless `beside` fits the stored picture alone.
 
+        content: what stands in the file, where it is known already; `path` then only names it.
+
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is cut short, damaged, no image, or holds numbers that are no brightness.
     """
-    pixels = storage.decoded_pixels(path, packed.IMAGE)
+    pixels = storage.decoded_pixels(path, packed.IMAGE) if content is None else None
     if pixels is not None:
         return Image.fromarray(pixels)
-    content = content_of(path)
+    content = content_of(path) if content is None else content
     stored = stored_in(path, content)
     try:
         rgb = samples.as_stored(samples.rgb_of(stored, white), stored)

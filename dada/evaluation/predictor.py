@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -61,6 +62,12 @@ class Predictor:
         weights = list(self.weights) if self.weights else [1.0] * len(self.networks)
         if len(weights) != len(self.networks) or not self.networks:
             raise ValueError(f"{len(self.networks)} networks and {len(weights)} weights: give one weight to each network")
+        try:
+            self.scales = tuple(map(float, self.scales))
+        except TypeError:
+            self.scales = ()
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError("scales (TEST.SCALES) are one or more numbers above 0, such as (0.75, 1.0)")
         if self.average not in ("probabilities", "logits"):
             raise ValueError(f"average must be 'probabilities' or 'logits', not {self.average!r}")
         if self.aggregate and self.average == "logits" and len(self.networks) * self._views > 1:
@@ -95,6 +102,9 @@ class Predictor:
         for network, share in zip(self.networks, self._shares):
             prepared = self._prepared(image, network)
             for scale in self.scales:
+                height, width = image.shape[-2:]
+                if scale * min(height, width) < 1:
+                    raise ValueError(f"at scale {scale} nothing is left of an image of {width}x{height} pixels")
                 scaled = prepared if scale == 1.0 else F.interpolate(prepared, scale_factor=scale, mode="bilinear")
                 for mirrored in (False, True) if self.flip else (False,):
                     scores = self._one(network, scaled.flip(-1) if mirrored else scaled, size)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from dada.model.batch_norm import convert_domain_batch_norm
 from dada.model.deeplabv2 import DeepLabV2, undilated_resnet18
@@ -36,6 +39,19 @@ MODELS: dict[str, Callable[..., SegmentationModel]] = {
 }
 
 
+@contextmanager
+def _float32_on_cpu() -> Iterator[None]:
+    """Networks are built so, whatever the program around them has as torch's default dtype and device."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device("cpu"):
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+@_float32_on_cpu()
 def build_model(
     name: str,
     num_classes: int,
