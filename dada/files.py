@@ -7,8 +7,13 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 @contextmanager
@@ -24,8 +29,11 @@ def whole_file(path: str | Path, ending: str = "") -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=f".part{ending}")
-    os.close(handle)
     part = Path(name)
+    if fcntl is None:  # Windows lets nobody remove or rename what is open
+        os.close(handle)
+    else:
+        _lock(handle)
     try:
         yield part
         with open(part, "rb") as written:
@@ -47,6 +55,17 @@ def whole_file(path: str | Path, ending: str = "") -> Iterator[Path]:
         raise
     finally:
         part.unlink(missing_ok=True)
+        if fcntl is not None:
+            os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether the open file is now this process's, until it closes it or ends, however that happens."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # another process's, or a file system without locks
+        return False
+    return True
 
 
 def _sync_folder(folder: Path) -> None:
@@ -72,10 +91,12 @@ def _disk_full(error: BaseException | None) -> int:
 
 
 def remove_parts(folder: str | Path) -> None:
-    """Remove what processes that were killed in the middle of `whole_file` have left in `folder`."""
+    """Remove what processes that were killed in the middle of `whole_file` have left in `folder`; not what is being written."""
     for pattern in (".*.part", ".*.part.*"):
         for part in Path(folder).glob(pattern):
-            part.unlink(missing_ok=True)
+            with suppress(OSError), open(part, "rb") as file:
+                if fcntl is None or _lock(file.fileno()):
+                    part.unlink(missing_ok=True)
 
 
 def write_whole(path: str | Path, content: bytes) -> None:

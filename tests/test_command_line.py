@@ -1,13 +1,16 @@
 """What the scripts share: flags, and one message for every error that a user can mend."""
 
 import argparse
+import io
 import re
 import shutil
+import sys
 
 import pytest
 from tiny import tiny_options
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, add_set_flag, load_cfg, reporting_errors
+from dada.cli import parser_of
+from dada.cli.shared import add_cfg_flags, add_device_flag, add_set_flag, load_cfg, print_what_can_be_printed, reporting_errors
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.runs import run_of
 from dada.training.loop import train
@@ -68,6 +71,42 @@ def test_a_device_of_an_unknown_name_is_refused_by_the_parser(capsys):
     with pytest.raises(SystemExit):
         parser.parse_args(["--device", "gpu"])
     assert "argument --device: expected one of 'auto', 'cpu', 'cuda', 'cuda:N', 'mps', got 'gpu'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "others"),
+    [
+        ("export", "--checkpoint", ["--out", "a.onnx"]),
+        ("release", "--checkpoint", ["--out", "a.safetensors"]),
+        ("explore", "--checkpoint", []),
+        ("make-toycity", "--out", []),
+        ("predict", "--out", ["photo.png", "--checkpoint", "a.pth"]),
+    ],
+)
+def test_a_flag_of_which_one_counts_is_refused_when_it_is_given_twice(command, flag, others, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        parser_of(command).parse_intermixed_args([*others, flag, "first.pth", flag, "second.pth"])
+    assert exit_.value.code == 2
+    assert re.search(
+        rf"{flag} is given twice, first.pth and second.pth: give (one|all after one) {flag}", capsys.readouterr().err
+    )
+
+
+def test_flags_that_may_be_repeated_are(capsys):
+    args = parser_of("predict").parse_intermixed_args(["--checkpoint", "a", "x.png", "--checkpoint", "b", "--out", "o"])
+    assert args.checkpoint == ["a", "b"] and args.inputs == ["x.png"]
+
+
+@pytest.mark.parametrize("name", ["道路", "Straße → Süd", "🚗"])
+def test_what_a_redirected_output_cannot_hold_is_printed_escaped(name, monkeypatch):
+    log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", log)
+    print_what_can_be_printed()
+    print(f"mIoU of {name}: 0.5")
+    log.flush()
+    text = log.buffer.getvalue().decode("cp1252")
+    assert text.startswith("mIoU of ") and text.rstrip().endswith(": 0.5")
+    assert text == f"mIoU of {name}: 0.5\n".encode("cp1252", "backslashreplace").decode("cp1252")
 
 
 def test_cfg_is_required_and_the_suffix_is_not(capsys):

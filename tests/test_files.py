@@ -62,6 +62,16 @@ def test_parts_of_killed_writers_are_removed_and_nothing_else(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {"model_1.pth", "a.part"}
 
 
+def test_a_part_that_is_being_written_is_left_alone(tmp_path):
+    with whole_file(tmp_path / "long.mp4", ".mp4") as part:
+        (tmp_path / ".other.mp4.abc.part.mp4").touch()
+        part.write_bytes(b"first frames")
+        remove_parts(tmp_path)
+        assert list(tmp_path.iterdir()) == [part]
+        part.write_bytes(b"all frames")
+    assert (tmp_path / "long.mp4").read_bytes() == b"all frames"
+
+
 def test_others_may_read_what_the_umask_allows(tmp_path):
     old = os.umask(0o027)
     try:

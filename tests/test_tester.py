@@ -1,7 +1,9 @@
 """Testing a run: which snapshots count, what the report holds, and what is refused."""
 
 import hashlib
+import io
 import json
+import sys
 
 import pytest
 import torch
@@ -68,6 +70,17 @@ def test_the_report_says_under_which_protocol_with_which_weights_and_versions(ti
     assert report["checkpoints"] == [{"file": str(weights), "sha256": digest}]
     assert report["mIoU"]["16"] == round(100 * results["model_10"].miou, 4)
     assert report["confusion"] == results["model_10"].confusion.tolist()
+
+
+def test_the_report_is_written_before_anything_is_printed(tiny_cfg, run, monkeypatch):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        measure(tiny_cfg, run)
+    assert len(json.loads((run.snapshots / "test_model_10.json").read_text())["IoU"]) == 16
 
 
 def test_the_batch_size_changes_no_count(tiny_cfg, run):

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 from dada import __version__
-from dada.cli.shared import reporting_errors
+from dada.cli.shared import Parser, print_what_can_be_printed, reporting_errors
 
 COMMANDS = tuple(sorted(file.name.replace("_", "-") for file in pkgutil.iter_modules(__path__) if file.name != "shared"))
 _AsItStands = argparse.RawDescriptionHelpFormatter
@@ -28,6 +28,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         SystemExit: with a message for an error that a user can mend; with the exit code of the command, if it has one.
     """
     argv = sys.argv[1:] if argv is None else list(argv)
+    print_what_can_be_printed()
     if argv[:1] and argv[0] in COMMANDS:
         parser = parser_of(argv[0])
         # argparse has no inputs among flags for a command with kinds of its own.
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parser_of(command: str) -> argparse.ArgumentParser:
     """The parser of a command, with its flags."""
-    parser = argparse.ArgumentParser(f"dada {command}", description=_help_of(command), formatter_class=_AsItStands)
+    parser = Parser(f"dada {command}", description=_help_of(command), formatter_class=_AsItStands)
     _module_of(command).add_flags(parser)
     return parser
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import re
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from easydict import EasyDict
 
@@ -16,6 +18,34 @@ from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
 _DEVICE = flat_options()["DEVICE"]
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses a flag that is given twice where one value counts; argparse would take the last without a word."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        for name in (None, "store"):
+            self.register("action", name, _StoreOnce)
+
+
+class _StoreOnce(argparse._StoreAction):
+    def __call__(self, parser, namespace, values, option_string=None):
+        before = getattr(namespace, self.dest, self.default)
+        if self.option_strings and before is not self.default:
+            how = "give all after one" if self.nargs else "give one"
+            parser.error(f"{option_string} is given twice, {_listed(before)} and {_listed(values)}: {how} {option_string}")
+        super().__call__(parser, namespace, values, option_string)
+
+
+def _listed(values: Any) -> str:
+    return " ".join(map(str, values)) if isinstance(values, list) else str(values)
+
+
+def print_what_can_be_printed() -> None:
+    """Have what the encoding of the output lacks, as that of a redirected log on Windows may, printed as \\uXXXX."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -111,13 +111,8 @@ def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
 
 
 def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: Evaluation) -> None:
-    print(table({name: evaluation}))
     settings = protocol(cfg)
-    print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
     chosen = {path.name: read_torch_file(path).get("chosen") for path in checkpoints if path.name == BEST}
-    for file, how in chosen.items():
-        if how and how["by"]["split"].startswith("target:"):
-            print(f"{file} was chosen among others by labels of the target ({how['by']['split']}): not a headline")
     result = {
         **evaluation.as_dict(),
         "protocol": settings,
@@ -128,7 +123,12 @@ def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: 
         "cfg": plain_cfg(cfg),
     }
     path = run.snapshots / f"test_{name}.json"
-    write_whole(path, to_json(result))
+    write_whole(path, to_json(result))  # first: a closed pipe or a full log must not cost hours of evaluation
+    print(table({name: evaluation}))
+    print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
+    for file, how in chosen.items():
+        if how and how["by"]["split"].startswith("target:"):
+            print(f"{file} was chosen among others by labels of the target ({how['by']['split']}): not a headline")
     print(f"written: {path}")
 
 
