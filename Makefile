@@ -2,13 +2,14 @@
 # make check  set up, then lint and run the tests that take no longer than a minute together
 # make test   set up, then lint and test
 # make gpu    all that a GPU has to show, in under nine minutes; ARGS="--device cpu --small" where there is none
+# make docs   the site of these pages, with the API from docstrings, in site/
 # make test-slurm   the batch scripts on a Slurm of one node, started and stopped here
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
 export OMP_WAIT_POLICY ?= passive
 
-.PHONY: demo check test gpu test-slurm lint clean
+.PHONY: demo check test gpu docs test-slurm lint clean
 
 # The virtual environment is made once; a change of what is required updates it.
 .venv/ready: requirements.txt requirements-dev.txt pyproject.toml
@@ -35,6 +36,10 @@ test: lint
 # With the python of .venv if it is there, else with $(PYTHON), which may be one whose torch knows the GPU: sets up nothing.
 gpu:
 	$(if $(filter command line,$(origin PYTHON)),$(PYTHON),$(or $(wildcard $(BIN)/python),$(PYTHON))) benchmarks/gpu.py $(ARGS)
+
+docs: .venv/ready
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/mkdocs build --strict
 
 test-slurm: .venv/ready
 	@PATH="$$PATH:/usr/sbin"; for program in munged slurmctld slurmd sbatch; do \

@@ -39,6 +39,7 @@ LONG = [
     "fuzz",
     "self_training",
     "tutorial",
+    "notebook",
     "domain_batch_norm",
     "cuda_operators",
     "bench",
