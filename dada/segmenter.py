@@ -35,6 +35,7 @@ from dada.label_sets import LabelSet, cityscapes_id_of_class, colorize
 from dada.model.weight_files import read_metadata, read_weights
 from dada.parallel.device import find_device, tell
 from dada.parallel.place import local_rank
+from dada.publishing.hub import find_weights, push, write_folder
 from dada.runs import file_hash
 
 # Scores of larger pictures are computed at this many pixels and brought to their size by the nearest: 16 classes take 1 GB.
@@ -128,6 +129,46 @@ class Segmenter:
         if not paths:
             raise ValueError("give at least one checkpoint")
         return cls(_fill(default_cfg(), paths[0], cfg, options), paths, device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        device: torch.device | str | None = None,
+        options: Mapping[str, Any] | Sequence[str] = (),
+    ) -> Segmenter:
+        """Read what `save_pretrained` or `push_to_hub` wrote: a folder, else the repository `user/name` of the Hugging Face Hub.
+
+        Args:
+            revision: branch, tag or commit of the repository.
+            token: for a private repository; None takes the one of `hf auth login`.
+            device, options: as in `from_checkpoint`.
+        """
+        return cls.from_checkpoint(find_weights(name, revision, token), device=device, options=options)
+
+    def save_pretrained(self, folder: str | Path, *, licence: str = "") -> None:
+        """Write `model.safetensors`, and the model card as README.md; see dada.publishing.hub.
+
+        Args:
+            licence: of the weights, for example "cc-by-4.0"; that of a release that was read stays.
+        """
+        write_folder(self.cfg, self._only_checkpoint(), folder, licence)
+
+    def push_to_hub(self, name: str, *, licence: str = "", private: bool | None = None, token: str | bool | None = None) -> str:
+        """Publish what `save_pretrained` writes as the repository `user/name`. Returns its address.
+
+        Args:
+            private: None for what the Hub does by itself: everybody can see it.
+        """
+        return push(self.cfg, self._only_checkpoint(), name, licence, private, token)
+
+    def _only_checkpoint(self) -> Path:
+        if len(self.checkpoints) > 1:
+            raise ValueError(f"an ensemble of {len(self.checkpoints)} networks is no single file; save each of them")
+        return self.checkpoints[0]
 
     @property
     def names(self) -> tuple[str, ...]:

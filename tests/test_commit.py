@@ -28,7 +28,7 @@ def committed(folder: Path, *paths: str) -> str:
 
 def said_by(folder: Path, **environment: str) -> list[str]:
     """Commit and number of changed files, as the package in `folder` tells them."""
-    code = "from dada.commands.commit import *; print(git_commit(), changed_files(), PACKAGE)"
+    code = "from dada.publishing.commit import *; print(git_commit(), changed_files(), PACKAGE)"
     done = subprocess.run(
         [sys.executable, "-c", code],
         cwd=folder,

@@ -12,12 +12,12 @@ from torch.utils._pytree import tree_leaves
 
 import dada
 from dada.cli.shared import load_cfg
-from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list, reset
 from dada.domain_adaptation.objectives import METHODS
 from dada.parallel import device as module
 from dada.parallel import distributed
 from dada.parallel.device import choose_device, find_device
+from dada.publishing.release_file import write_release
 
 NO_CUDA = "no GPU found (this torch has no CUDA): running on the CPU"
 

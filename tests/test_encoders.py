@@ -13,7 +13,6 @@ from torch import nn
 
 import dada.torchvision_compat  # noqa: F401
 from dada.build import build_network
-from dada.commands.release import write_release
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.losses import upsample
 from dada.evaluation.tester import evaluate_run as run_test
@@ -24,6 +23,7 @@ from dada.model.licences import check_licence, licence_of
 from dada.model.timm_encoder import TimmSegmenter, needed_multiple, resized_to_multiple
 from dada.model.vit_encoder import VitSegmenter
 from dada.model.weight_files import read_weights
+from dada.publishing.release_file import write_release
 from dada.runs import run_of
 from dada.training.checkpoint import read_checkpoint
 from dada.training.loop import train

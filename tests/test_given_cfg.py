@@ -9,10 +9,10 @@ from tiny import TINY_NETWORK, tiny_options
 
 from dada.build import build_network
 from dada.commands.check_data import as_dict, check_data
-from dada.commands.release import write_release
 from dada.config import cfg, cfg_from_list, default_cfg, plain_cfg
 from dada.evaluation.tester import protocol
 from dada.model.weight_files import read_metadata
+from dada.publishing.release_file import write_release
 from dada.runs import run_of, save_snapshot
 from dada.training.adabn import adapt_snapshot
 from dada.training.loop import is_finished, train

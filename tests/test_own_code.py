@@ -11,11 +11,11 @@ import yaml
 from tiny import tiny_options
 
 from dada import config
-from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_dict, cfg_from_file, cfg_from_list, default_cfg, imports, plain_cfg
 from dada.domain_adaptation.objectives import METHODS
 from dada.model import MODELS
 from dada.model.weight_files import read_weights
+from dada.publishing.release_file import write_release
 from dada.runs import run_of
 from dada.segmenter import Segmenter
 from dada.training.loop import train

@@ -10,11 +10,11 @@ import torch
 from dada import config
 from dada.build import build_network
 from dada.cli.shared import add_cfg_flags, load_cfg
-from dada.commands.release import write_release
 from dada.config import ConfigError, cfg, cfg_from_list
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import build_model
 from dada.model.weight_files import read_weights
+from dada.publishing.release_file import write_release
 from dada.runs import file_hash, find_snapshots, run_of
 from dada.training.loop import train
 

@@ -15,13 +15,13 @@ from tiny import TINY_NETWORK, tiny_options, untrained_snapshot
 
 import dada
 from dada import build, config
-from dada.commands import release
-from dada.commands.release import write_release
 from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.evaluation.tester import load_predictor
 from dada.label_sets import label_set
 from dada.model import build_model
 from dada.model.batch_norm import DomainBatchNorm2d
+from dada.publishing import release_file as release
+from dada.publishing.release_file import write_release
 from dada.runs import file_hash
 from dada.segmenter import Prediction
 

@@ -22,7 +22,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> None:
     load_cfg(args, otherwise=[args.checkpoint])
 
-    from dada.commands.release import write_release
+    from dada.publishing.release_file import write_release
     from dada.runs import file_hash
 
     for key, value in write_release(cfg, args.checkpoint, args.out, args.licence).items():

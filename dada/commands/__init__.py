@@ -7,9 +7,7 @@
     predict.py, predict_video.py         predictions as files
     visualize.py                         figures of checkpoints, test reports and logs
     export.py                            ONNX and torch.export
-    release.py, model_card.py            a network as one file for others, and its page
     environment.py                       what a maintainer asks for first
-    commit.py                            which commit of the project this is
     replay.py                            a step whose loss was not finite, once more
 
 One of them may use another; nothing below imports any.

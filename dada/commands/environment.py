@@ -25,11 +25,11 @@ from torch.utils import collect_env
 
 from dada import __version__
 from dada.build import files_of
-from dada.commands.commit import PACKAGE, changed_files, git_commit
 from dada.dataset import Draw, storage
 from dada.dataset.spread import spread
 from dada.matmul_precision import error_of, products_of
 from dada.parallel.device import find_device
+from dada.publishing.commit import PACKAGE, changed_files, git_commit
 
 PACKAGES = [
     "torch",

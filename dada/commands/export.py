@@ -23,12 +23,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dada.commands.release import encoder_licence
 from dada.files import whole_file
 from dada.model import SegmentationModel
 from dada.model.batch_norm import TARGET, select_domain
 from dada.model.weight_files import read_metadata
 from dada.normalization import Normalization
+from dada.publishing.release_file import encoder_licence
 from dada.runs import versions
 
 if TYPE_CHECKING:

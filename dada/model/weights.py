@@ -11,7 +11,7 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | any of these under further names | {"state_dict_ema": ...}, {"model": {"state_dict": ...}}, {"teacher": ...} |
 | any of these under longer names | `module.`, `_orig_mod.` and the like; or one prefix before all: `backbone.`, `model.` |
 | a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
-| a release of this project | safetensors whose metadata holds the cfg; see dada.commands.release |
+| a release of this project | safetensors whose metadata holds the cfg; see dada.publishing.release_file |
 | torchvision or timm classification weights | bare state dict, with or without the classifier; trunk only |
 | DINOv2, ConvNeXt and others as their authors publish them | names that timm converts; trunk only |
 """

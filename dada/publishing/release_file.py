@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from dada.build import build_network, classes_of
-from dada.commands.commit import git_commit
-from dada.commands.model_card import model_card
 from dada.config import flat_options, plain_cfg
 from dada.files import whole_file, write_whole
 from dada.model.torch_files import read_torch_file
+from dada.publishing.commit import git_commit
+from dada.publishing.model_card import model_card
 from dada.runs import file_hash, versions
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
         is the network's name, `checkpoint_sha256` the hash of the file that it was made from; `encoder_licence` names the
         licence of the pretrained weights that a timm encoder started from. `test`, mIoU and protocol, is
         there if `dada test` has tested exactly this checkpoint and its report lies beside it. `model_card` says all
-        that in Markdown; see dada.commands.model_card.
+        that in Markdown; see dada.publishing.model_card.
 
     Raises:
         ValueError: `out` has another ending, or the checkpoint does not fit the cfg.
@@ -52,7 +52,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
         "classes": json.dumps(classes.names),
         "palette": json.dumps(classes.palette.tolist()),
         "normalization": json.dumps(dataclasses.asdict(network.normalization)),
-        "dada_cfg": json.dumps(_portable(cfg)),
+        "dada_cfg": json.dumps(portable_cfg(cfg)),
         "versions": json.dumps(versions()),
         "checkpoint_sha256": digest,
     }
@@ -101,7 +101,7 @@ def _iteration(checkpoint: Path) -> int | None:
     return found if type(found) is int else None
 
 
-def _portable(cfg: Any) -> dict[str, Any]:
+def portable_cfg(cfg: Any) -> dict[str, Any]:
     """The plain cfg without what only this machine understands."""
     plain = plain_cfg(cfg)
     for name, option in flat_options().items():
