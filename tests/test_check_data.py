@@ -9,9 +9,11 @@ import pytest
 from PIL import Image
 from tiny import tiny_options
 
+from dada.build import files_of
 from dada.commands import check_data as module
 from dada.commands.check_data import as_dict, check_data, report
-from dada.config import cfg, cfg_from_list
+from dada.config import cfg, cfg_from_dict, cfg_from_list, default_cfg
+from dada.dataset.conventions import warn_of_foreign_ids
 from dada.dataset.synthia_release import guess_release
 from dada.evaluation.evaluator import to_json
 
@@ -64,7 +66,7 @@ def test_every_broken_file_is_named_with_its_kind_and_none_stops_the_check(own_c
     target = sorted((cityscapes / "leftImg8bit/train").rglob("*.png"))
     target[-1].write_text("<html>404</html>")
     test = sorted((cityscapes / "gtFine/val").rglob("*labelIds.png"))
-    Image.fromarray(np.zeros((64, 128, 3), np.uint8)).save(test[0])
+    Image.fromarray(np.dstack([np.zeros((64, 128, 2), np.uint8), np.ones((64, 128), np.uint8)])).save(test[0])
 
     check = check_data(cfg)
     assert kinds(check, "source") == {
@@ -117,14 +119,15 @@ def test_depth_is_read_where_the_run_reads_it(own_city):
     assert kinds(check, "source") == {module.DEPTH: [depth.name]} and domain(check, "source").depths == 4
 
 
-def test_a_label_without_a_trained_class_is_a_warning_and_a_class_in_no_label_too(own_city):
+def test_a_label_without_a_trained_class_is_a_warning_and_a_class_in_no_label_an_error(own_city):
     for path in (own_city / "SYNTHIA/parsed_LABELS").iterdir():
         Image.fromarray(np.full((64, 128), 3 if path.stem.endswith("0") else 0, np.uint8)).save(path)
     check = check_data(cfg)
-    assert check.trainable
+    assert not check.trainable and check_data(cfg, limit=2).trainable, "others may hold them"
     text = report(check)
     assert "warning  source: no trained class in the label, 3 files:" in text
-    assert "no label that was read holds sidewalk, building, " in text
+    assert "75.0 % of label pixels ignored" in text
+    assert "error    source: classes in no label: no label holds sidewalk, building, " in text
     rows = {line.split()[0]: line.split()[1:] for line in text.splitlines() if line.startswith(("road", "sidewalk"))}
     # Pixels and images of the source, of the test split, then pairs with the class in the source alone, the test alone, both.
     assert rows["road"][:2] == ["100.000", "25.00"] and rows["road"][4:] == ["0.00", "75.00", "25.00"]
@@ -215,3 +218,102 @@ def test_another_archive_is_named_even_when_its_labels_are_not_there(own_city):
     text = report(check_data(cfg))
     assert "warning  source: unusual archive: " in text and "SYNTHIA looks like SYNTHIA-RAND-CVPR16: RGB/ holds ap_" in text
     assert "error    source: dataset cannot be opened: " in text
+
+
+# ---- what files may be taken for by mistake
+
+
+@pytest.mark.parametrize(
+    ("dataset", "void", "kind"),
+    [("SYNTHIA", 255, module.FOREIGN), ("SYNTHIA", 0, module.PERHAPS_FOREIGN), ("Cityscapes", 255, module.FOREIGN)],
+)
+def test_train_ids_under_the_names_of_original_labels_are_told_from_these(own_city, caplog, dataset, void, kind):
+    role, pattern = ("source", "parsed_LABELS/*.png") if dataset == "SYNTHIA" else ("test", "gtFine/val/*/*labelIds.png")
+    assert not any("numbering" in p.kind for d in check_data(cfg).domains for p in d.problems)
+    for path in (own_city / dataset).glob(pattern):
+        ids = np.arange(64 * 128).reshape(64, 128) % 20
+        Image.fromarray(np.where(ids == 19, void, ids).astype(np.uint8)).save(path)
+    found = [p for p in domain(check_data(cfg), role).problems if "numbering" in p.kind]
+    assert [p.kind for p in found] == [kind] and f"{role == 'source' and 'SOURCE' or 'TARGET'}=Folder" in found[0].message
+    warn_of_foreign_ids(files_of(cfg, role))
+    assert "look like train ids of Cityscapes" in caplog.text
+
+
+def test_where_labels_are_missing_the_files_that_are_there_are_named(own_city):
+    for path in (own_city / "Cityscapes/gtFine/val").rglob("*labelIds.png"):
+        path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))
+    message = domain(check_data(cfg), "test").problems[0].message
+    assert "labels of Cityscapes images are missing" in message and "labelTrainIds.png" in message.split("holds")[1]
+
+
+def own_masks(tmp_path, masks, images=None, names="images/{}.png", **options):
+    """A folder with these masks as source, target and test, in a cfg."""
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir(exist_ok=True)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+    for k, mask in enumerate(masks):
+        (Image.fromarray(noise) if images is None else images[k]).save(tmp_path / names.format(k))
+        (mask if isinstance(mask, Image.Image) else Image.fromarray(np.asarray(mask, np.uint8))).save(tmp_path / f"masks/{k}.png")
+    folder = {"IMAGES": "images/*.*", "LABELS": "masks/*.*", **options}
+    values = {"SOURCE": "Folder", "TARGET": "Folder", "CLASSES": {"NAMES": ["ground", "crack"]}, "NUM_WORKERS": 0}
+    values.update({f"DATA_DIRECTORY_{role}": str(tmp_path) for role in ("SOURCE", "TARGET")})
+    values.update({f"FOLDER_{role}": folder for role in ("SOURCE", "TARGET")})
+    values["TRAIN"] = {"RESTORE_FROM": "random", "DA_METHOD": "MinEnt"}
+    return cfg_from_dict(values, "test", default_cfg())
+
+
+MASK = np.tile([0, 1, 1, 0], (8, 3))
+
+
+def test_masks_of_0_and_255_fail_with_the_map_that_reads_them(tmp_path):
+    check = check_data(own_masks(tmp_path, [MASK * 255, MASK * 255]))
+    text = report(check)
+    assert not check.trainable and "50.0 % of label pixels ignored" in text
+    assert "set FOLDER_SOURCE.LABEL_MAP to {0: ground, 255: crack}" in text
+    assert "set FOLDER_TARGET.LABEL_MAP to {0: ground, 255: crack}" in text and "no label holds crack" in text
+    mapped = check_data(own_masks(tmp_path, [MASK * 255], LABEL_MAP={"0": "ground", "255": "crack"}))
+    assert mapped.trainable and domain(mapped, "source").ignored == 0
+
+
+@pytest.mark.parametrize("mask", [np.full((8, 12), 255), np.full((8, 12), 7)])
+def test_a_source_without_a_labelled_pixel_fails_and_its_ids_are_named(tmp_path, mask):
+    check = check_data(own_masks(tmp_path, [mask, mask], DEFAULT="ignore"))
+    found = [p.message for p in domain(check, "source").errors]
+    assert not check.trainable and found == [
+        f"2 labels were read, and no pixel is of a trained class; they hold ids {mask[0, 0]}"
+    ]
+
+
+def test_palettes_that_differ_are_a_warning_where_an_index_that_occurs_has_several_colours(tmp_path):
+    def paletted(colors):
+        image = Image.fromarray(MASK.astype(np.uint8))
+        image.putpalette(np.array(colors, np.uint8).tobytes())
+        return image
+
+    alike = [paletted([(9, 9, 9), (200, 0, 0), (1, 2, 3)]), paletted([(9, 9, 9), (200, 0, 0), (7, 7, 7)])]
+    assert not domain(check_data(own_masks(tmp_path, alike)), "source").problems
+    found = domain(check_data(own_masks(tmp_path, [*alike, paletted([(200, 0, 0), (9, 9, 9)])])), "source").problems
+    assert [p.kind for p in found] == [module.PALETTES] and "FOLDER_SOURCE.LABEL_FORMAT to rgb" in found[0].message
+
+
+def test_black_pictures_pages_and_photos_that_sizes_do_not_turn_are_named(tmp_path):
+    noise = [Image.fromarray(np.random.default_rng(k).integers(0, 256, (8, 12, 3), dtype=np.uint8)) for k in range(3)]
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    config = own_masks(tmp_path, [MASK] * 3, [*noise[:2], Image.new("RGB", (12, 8), (3, 3, 4))], names="images/{}.tif")
+    noise[0].save(tmp_path / "images/0.tif", save_all=True, append_images=noise[1:])
+    noise[1].save(tmp_path / "images/1.tif", exif=exif)
+    found = {p.kind: p.file.rpartition("/")[2] for p in domain(check_data(config), "source").problems}
+    assert found == {module.PAGES: "0.tif", module.TURNED: "1.tif", module.FLAT: "2.tif"}
+    assert "1 stored turned (EXIF)" in report(check_data(config))
+
+
+def test_pictures_with_several_whites_are_named_and_masks_beside_images_left_out(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (8, 12)).astype(np.uint16)
+    patterns = {"IMAGES": "images/**/*.*", "LABELS": "images/masks/*.*"}
+    config = own_masks(tmp_path, [MASK] * 2, [Image.fromarray(grey << 4), Image.fromarray(grey << 8)], **patterns)
+    (tmp_path / "masks").rename(tmp_path / "images/masks")
+    source = domain(check_data(config), "source")
+    assert source.images == 2 and dict(source.whites) == {4095: 1, 65535: 1}
+    assert {p.kind for p in source.problems} == {module.WHITES, module.LEFT_OUT}
+    assert {p.kind for p in domain(check_data(config), "target").problems} == {module.WHITES, module.LEFT_OUT}

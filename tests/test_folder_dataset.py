@@ -498,3 +498,45 @@ def test_build_dataset_knows_folders(orchard):
         "Folder", orchard / "photos", split="val", num_classes=3, transform=PLAIN, role="target", classes=CLASSES, **PHOTOS
     )
     assert len(dataset) == 3
+
+
+# ---- which files are images
+
+
+@pytest.mark.parametrize("pattern", ["images/*.jpg", "images/*.JPG", "images/*.jp*g"])
+def test_the_case_of_an_extension_does_not_decide_what_is_read(tmp_path, pattern):
+    for number, name in enumerate(("1.jpg", "2.JPG", "3.Jpg")):
+        save_image(tmp_path / "images" / name, number)
+    found = Folder(tmp_path, transform=PLAIN, classes=CLASSES, images=pattern, with_labels=False)
+    assert [item.name for item in found.items] == ["images/1.jpg", "images/2.JPG", "images/3.Jpg"]
+
+
+def test_gif_masks_are_found_where_the_extension_is_open(tmp_path):
+    save_image(tmp_path / "images/1.tif", 1)
+    save(tmp_path / "masks/1.gif", truth(1))
+    dataset = Folder(tmp_path, transform=PLAIN, classes=CLASSES, images="images/*.*", labels="masks/*.*")
+    np.testing.assert_array_equal(dataset[0].label, truth(1))
+
+
+@pytest.mark.parametrize(
+    ("image", "mask", "patterns"),
+    [
+        ("train/{}.jpg", "train/{}_mask.png", {"images": "{split}/*.*", "labels": "{split}/*_mask.png"}),
+        ("train/{}.png", "train/masks/{}.png", {"images": "{split}/**/*.*", "labels": "{split}/masks/*.png"}),
+        ("train/{}.png", "train/{}_depth.png", {"images": "{split}/*.png", "labels": "", "depth": "{split}/*_depth.png"}),
+    ],
+)
+@pytest.mark.parametrize("with_labels", [False, True])
+def test_a_file_that_labels_or_depth_fits_is_no_image(tmp_path, image, mask, patterns, with_labels):
+    for number in range(3):
+        save_image(tmp_path / image.format(number), number)
+        save(tmp_path / mask.format(number), truth(number))
+    options = {**patterns, "with_labels": with_labels and bool(patterns["labels"])}
+    found = Folder(tmp_path, "train", transform=PLAIN, classes=CLASSES, **options)
+    assert [item.name for item in found.items] == [image.format(number) for number in range(3)] and found.left_out == 3
+
+
+def test_images_that_labels_fits_too_stay_where_there_are_no_others(tmp_path):
+    save_image(tmp_path / "1.png", 1)
+    found = Folder(tmp_path, transform=PLAIN, classes=CLASSES, images="*.*", labels="*.png", with_labels=False)
+    assert len(found) == 1 and found.left_out == 0

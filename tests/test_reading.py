@@ -98,9 +98,9 @@ def encoded(pixels, end=".png"):
     return cv2.imencode(end, pixels)[1].tobytes()
 
 
-def paletted(ids):
+def paletted(ids, colors=()):
     image = Image.fromarray(ids)
-    image.putpalette(bytes(range(255, -1, -1)) * 3)
+    image.putpalette(bytes(sum(colors, ())) or bytes(range(255, -1, -1)) * 3)
     return image
 
 
@@ -126,7 +126,9 @@ MASKS = {
     "16-bit big-endian, 0 is white": (tiff(IDS.astype(np.uint16) * 300, ">", inverted=True), IDS.astype(int) * 300),
     "TIFF, compressed, 0 is white": (saved(IDS, "TIFF", compression="tiff_lzw", tiffinfo={262: 0}), None),
     "palette": (saved(paletted(IDS)), IDS),
-    "GIF": (saved(paletted(IDS), "GIF"), IDS),
+    "GIF of colours": (saved(paletted(IDS, ((9, 8, 7), (0, 0, 9), (1, 2, 3), (4, 4, 4))), "GIF", optimize=False), IDS),
+    "GIF of grey levels, which Pillow numbers anew": (saved(IDS * 85, "GIF"), IDS * 85),
+    "GIF of 0 and 255": (saved(IDS % 2 * 255, "GIF"), IDS % 2 * 255),
     "BMP": (saved(IDS, "BMP"), IDS),
     "PGM of few levels": (b"P5\n# made by hand\n16 6\n18\n" + (IDS * 6).tobytes(), IDS * 6),
     "plain PGM": (b"P2 16 6 3\n" + " ".join(map(str, IDS.ravel())).encode() + b"\n", IDS),

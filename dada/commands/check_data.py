@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,11 +12,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image
 from tqdm import tqdm
 
 from dada.build import files_of
 from dada.config import plain_cfg
-from dada.dataset import SegmentationDataset, image_files
+from dada.dataset import IGNORE_LABEL, SegmentationDataset, image_files
+from dada.dataset.packed import IDS as IDS_KIND
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.spread import spread
 from dada.dataset.statistics import Overlap, class_frequencies, class_overlap
@@ -31,7 +33,25 @@ UNUSABLE = "options cannot be used"
 IMAGE, LABEL, DEPTH = "unreadable image", "unreadable label", "unreadable depth"
 SIZE, IDS, MISSING = "sizes differ", "label ids outside the map", "image without label"
 BLANK, ABSENT, RELEASE = "no trained class in the label", "classes in no label", "unusual archive"
-WARNINGS = (BLANK, ABSENT, RELEASE)
+NOTHING, FEWER = "no labelled pixel", "classes not in all that was read"
+FOREIGN, PERHAPS_FOREIGN, TWO_VALUES = "ids of another numbering", "perhaps ids of another numbering", "255 is ignored"
+FLAT, PAGES, WHITES = "nearly all one value", "several pictures in a file", "several whites"
+TURNED, PALETTES, LEFT_OUT = "turned by EXIF", "palettes differ", "masks among the images"
+WARNINGS = (BLANK, FEWER, RELEASE, PERHAPS_FOREIGN, TWO_VALUES, FLAT, PAGES, WHITES, TURNED, PALETTES, LEFT_OUT)
+OF_ALL = (
+    UNOPENED,
+    RELEASE,
+    ABSENT,
+    NOTHING,
+    FEWER,
+    FOREIGN,
+    PERHAPS_FOREIGN,
+    TWO_VALUES,
+    WHITES,
+    PALETTES,
+    LEFT_OUT,
+)  # not of single files
+FLAT_SHARE = 0.99
 
 
 @dataclass(frozen=True)
@@ -43,11 +63,15 @@ class Problem:
 
 @dataclass(frozen=True)
 class Pair:
-    """What was found in the files of one sample: `counts` is (K,) pixels of each class, None without labels."""
+    """What was found in the files of one sample."""
 
     problems: list[Problem]
     size: tuple[int, int] | None  # (width, height) of the image
-    counts: np.ndarray | None
+    counts: np.ndarray | None  # (K,) pixels of each class; None without labels
+    pixels: int = 0  # of the label
+    ids: dict[int, int] = field(default_factory=dict)  # pixels of each id in the label file
+    palette: dict[int, tuple[int, int, int]] = field(default_factory=dict)  # colours of the indices that occur in it
+    facts: dict[str, Any] = field(default_factory=dict)  # what else stands in the image file, see image_files.read_image
 
 
 @dataclass
@@ -61,6 +85,10 @@ class Domain:
         images, labels, depths: how many files the split has; `checked` how many of its samples were read.
         sizes: (width, height) of images, counted.
         counts: (read labels, K) pixels of each class.
+        pixels: of these labels, with those that are ignored.
+        ids: pixels of each id in the label files.
+        turned: images by their EXIF orientation, of those that are stored turned.
+        whites: images of more than 8 bits, by what was taken for white.
         release: which of SYNTHIA's archives it is, if SYNTHIA.
     """
 
@@ -75,8 +103,17 @@ class Domain:
     classes: tuple[str, ...] = ()
     sizes: Counter = field(default_factory=Counter)
     counts: np.ndarray | None = None
+    pixels: int = 0
+    ids: Counter = field(default_factory=Counter)
+    turned: Counter = field(default_factory=Counter)
+    whites: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     release: Release | None = None
+
+    @property
+    def ignored(self) -> float:
+        """Share of the labels' pixels that belong to no trained class, 0..1."""
+        return 1 - self.counts.sum() / self.pixels if self.counts is not None and self.pixels else 0.0
 
     @property
     def errors(self) -> list[Problem]:
@@ -159,20 +196,74 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
             Problem(MISSING, items[i].image, f"{items[i].image} has no label") for i in indices if items[i].label is None
         ]
     loader = parallel_map(partial(read_pair, dataset), indices, workers)
-    found = []
+    found, palettes = [], defaultdict(set)
     for pair in tqdm(loader, desc=f"{domain.role} {domain.split}", total=len(indices), unit="image", dynamic_ncols=True):
         domain.problems += pair.problems
         if pair.size is not None:
             domain.sizes[pair.size] += 1
         if pair.counts is not None:
             found.append(pair.counts)
-    if not domain.labels:
+        domain.pixels += pair.pixels
+        domain.ids.update(pair.ids)
+        domain.turned.update(key for key in (pair.facts.get("orientation"),) if key)
+        domain.whites.update(key for key in (pair.facts.get("white"),) if key)
+        for index, color in pair.palette.items():
+            palettes[index].add(color)
+    _judge_images(dataset, domain)
+    if domain.labels:
+        domain.counts = np.stack(found) if found else np.zeros((0, dataset.num_classes), dtype=np.int64)
+        _judge_labels(dataset, domain, palettes)
+
+
+def _judge_images(dataset: SegmentationDataset, domain: Domain) -> None:
+    """Add what the image files, taken together, are suspected of."""
+
+    def add(kind: str, message: str) -> None:
+        domain.problems.append(Problem(kind, domain.root, message))
+
+    if left_out := getattr(dataset, "left_out", 0):
+        add(LEFT_OUT, f"{_number(left_out, 'file')} that IMAGES fits are left out, since LABELS or DEPTH fits them too")
+    if len(domain.whites) > 1:
+        whites = ", ".join(f"{white:g} ({count})" for white, count in sorted(domain.whites.items()))
+        add(WHITES, f"in images of more than 8 bits different numbers were taken for white, {whites}: {_option(domain, 'WHITE')}")
+
+
+def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[int, set[tuple[int, int, int]]]) -> None:
+    """Add what the labels, taken together, lack, or are suspected of."""
+
+    def add(kind: str, message: str) -> None:
+        domain.problems.append(Problem(kind, domain.root, message))
+
+    if text := dataset.foreign_ids(set(domain.ids)):
+        add(FOREIGN if IGNORE_LABEL in domain.ids else PERHAPS_FOREIGN, text)
+    several = {index: colors for index, colors in palettes.items() if len(colors) > 1}
+    if several:
+        index, colors = min(several.items())
+        shown = image_files.first_few(sorted(colors), 3)
+        add(PALETTES, f"index {index} has the colours {shown}: an index is another class from file to file. If colours are "
+            f"classes, {_option(domain, 'LABEL_FORMAT')} to rgb")  # fmt: skip
+    if set(domain.ids) == {0, IGNORE_LABEL} and dataset.id_map[IGNORE_LABEL] == IGNORE_LABEL and domain.name == "Folder":
+        names = (*domain.classes[:2], "...")
+        add(TWO_VALUES, f"label files hold 0 and 255 alone, and 255 is ignored. If it is a class, "
+            f"{_option(domain, 'LABEL_MAP')} to {{0: {names[0]}, 255: {names[1]}}}")  # fmt: skip
+    totals = domain.counts.sum(axis=0)
+    absent = [name for name, pixels in zip(domain.classes, totals) if not pixels]
+    if not domain.counts.size or domain.role == "target" or not absent:
         return
-    domain.counts = np.stack(found) if found else np.zeros((0, dataset.num_classes), dtype=np.int64)
-    absent = [name for name, pixels in zip(domain.classes, domain.counts.sum(axis=0)) if not pixels]
-    if absent and domain.role == "source":
-        message = f"no label that was read holds {', '.join(absent)}: nothing teaches these classes"
-        domain.problems.append(Problem(ABSENT, ", ".join(absent), message))
+    if not totals.any():
+        ids = image_files.first_few(sorted(domain.ids), 8)
+        held = f"; they hold ids {ids}" if ids else ""
+        add(NOTHING, f"{domain.checked} labels were read, and no pixel is of a trained class{held}")
+    elif domain.role == "source" and domain.checked == domain.images:
+        add(ABSENT, f"no label holds {', '.join(absent)}: nothing teaches these classes. Leave them out of the classes, or "
+            "take images that hold them")  # fmt: skip
+    else:
+        means = ": IoU says nothing of these classes" if domain.role == "test" else ""
+        add(FEWER, f"no label that was read holds {', '.join(absent)}{means}")
+
+
+def _option(domain: Domain, name: str) -> str:
+    return f"set FOLDER_{'SOURCE' if domain.role == 'source' else 'TARGET'}.{name}"
 
 
 def read_pair(dataset: SegmentationDataset, index: int) -> Pair:
@@ -186,20 +277,56 @@ def read_pair(dataset: SegmentationDataset, index: int) -> Pair:
             problems.append(Problem(IDS if isinstance(error, image_files.LabelIdError) else kind, path, _text(error)))
             return None
 
-    image = attempt(IMAGE, item.image, lambda: image_files.read_image(item.image))
-    label = None if item.label is None else attempt(LABEL, item.label, lambda: dataset.read_label(index))
+    ids = None if item.label is None else attempt(LABEL, item.label, lambda: dataset.read_ids(index))
+    label = None if ids is None else attempt(LABEL, item.label, lambda: dataset.train_ids(ids, item.label))
     depth = None if item.depth is None else attempt(DEPTH, item.depth, lambda: image_files.read_inverse_depth(item.depth))
-    others = {item.label: label and label.size, item.depth: None if depth is None else depth.shape[::-1]}
+    image = attempt(IMAGE, item.image, lambda: dataset.read_image(index, ids, depth))
+    facts = {} if image is None else image.info
+    others = {item.label: ids and ids.size, item.depth: None if depth is None else depth.shape[::-1]}
     for path, size in others.items():
         if image is not None and size is not None and size != image.size:
             (w, h), (width, height) = size, image.size
-            problems.append(Problem(SIZE, path, f"{path} is {w}x{h}, its image {item.image} is {width}x{height}"))
+            turned = f", and is stored turned (EXIF orientation {facts['orientation']})" if "orientation" in facts else ""
+            problems.append(Problem(SIZE, path, f"{path} is {w}x{h}, its image {item.image} is {width}x{height}{turned}"))
+    if image is not None:
+        problems += [Problem(kind, item.image, f"{item.image} {text}") for kind, text in _oddities(image, item.label is not None)]
+    if ids is not None and ids.info.get("pages", 1) > 1:
+        problems.append(Problem(PAGES, item.label, f"{item.label} holds {ids.info['pages']} pictures; the first is read"))
     counts = None
     if label is not None:
         counts = np.array(label.histogram()[: dataset.num_classes], dtype=np.int64)
         if not counts.any():
             problems.append(Problem(BLANK, item.label, f"{item.label} holds no pixel of a trained class"))
-    return Pair(problems, None if image is None else image.size, counts)
+    held = {} if ids is None or dataset.label_kind != IDS_KIND else _counted(ids)
+    colors = [] if ids is None else ids.info.get("palette", [])
+    palette = {k: tuple(colors[3 * k : 3 * k + 3]) for k in held if len(colors) >= 3 * k + 3}
+    size, pixels = (None if image is None else image.size), (0 if label is None else label.width * label.height)
+    return Pair(problems, size, counts, pixels, held, palette, facts)
+
+
+def _counted(ids: Image.Image) -> dict[int, int]:
+    """Pixels of each id."""
+    if ids.mode == "L":
+        return {k: count for k, count in enumerate(ids.histogram()) if count}
+    return dict(zip(*(found.tolist() for found in np.unique(np.asarray(ids), return_counts=True))))
+
+
+def _oddities(image: Image.Image, labelled: bool) -> Iterator[tuple[str, str]]:
+    """Kinds and descriptions of what an image makes one suspect."""
+    bands = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
+    if (np.lib.stride_tricks.sliding_window_view(bands, 3, axis=1).sum(axis=2).max(axis=1) >= FLAT_SHARE).all():
+        values = ", ".join(str(level) for level in bands.argmax(axis=1))
+        yield FLAT, f"is nearly all of one colour ({values}, of 255), once read"
+    if (pages := image.info.get("pages", 1)) > 1:
+        yield PAGES, f"holds {pages} pictures; the first is read"
+    if labelled and "orientation" in image.info and not image.info["decided"]:
+        turned = "turned upright" if image.info["upright"] else "read as it is stored"
+        number = image.info["orientation"]
+        yield (
+            TURNED,
+            f"is stored turned (EXIF orientation {number}) and was {turned}; the size of its label does not tell on which of "
+            "the two that lies: FOLDER_SOURCE.ORIENTATION or FOLDER_TARGET.ORIENTATION says",
+        )
 
 
 def _text(error: Exception) -> str:
@@ -229,6 +356,8 @@ def _domain_line(domain: Domain) -> str:
     sizes = [f"{w}x{h}" + (f" ({n})" if len(domain.sizes) > 1 else "") for (w, h), n in domain.sizes.most_common()]
     parts = [f"{domain.images} images of {image_files.first_few(sizes, 3) or 'unknown size'}"]
     parts.append(f"{domain.labels} labels" if domain.role != "target" else "labels are not read in training")
+    parts += [f"{100 * domain.ignored:.1f} % of label pixels ignored"] if domain.pixels else []
+    parts += [f"{sum(domain.turned.values())} stored turned (EXIF)"] if domain.turned else []
     parts += [f"{domain.depths} depth files"] if domain.depths else []
     parts += [f"{domain.checked} of them read"] if domain.checked < domain.images else []
     parts += [f"{domain.release.name}: {domain.release.reason}"] if domain.release and domain.release.fits else []
@@ -243,7 +372,7 @@ def _problem_lines(check: Check) -> list[str]:
             by_kind[problem.kind].append(problem)
         for kind, found in by_kind.items():
             weight = "warning" if kind in WARNINGS else "error"
-            if kind in (UNOPENED, RELEASE, ABSENT):
+            if kind in OF_ALL:
                 lines.append(f"{weight:<8} {domain.role}: {kind}: {found[0].message}")
                 continue
             names = image_files.first_few([_below(p.file, domain.root) for p in found], 3)
@@ -318,6 +447,9 @@ def as_dict(check: Check) -> dict[str, Any]:
 def _domain_dict(domain: Domain) -> dict[str, Any]:
     result = {key: getattr(domain, key) for key in ("role", "name", "split", "root", "images", "labels", "depths", "checked")}
     result["sizes"] = {f"{w}x{h}": count for (w, h), count in domain.sizes.most_common()}
+    result["ignored"] = float(domain.ignored)
+    result["ids"] = {str(key): count for key, count in sorted(domain.ids.items())}
+    result["turned"] = {str(key): count for key, count in sorted(domain.turned.items())}
     result["release"] = None if domain.release is None else domain.release._asdict()
     result["problems"] = [{**vars(p), "error": p.kind not in WARNINGS} for p in domain.problems]
     if domain.counts is not None:

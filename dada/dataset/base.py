@@ -154,6 +154,10 @@ class SegmentationDataset(Dataset):
         """What `read_ids` returned -> train ids; `path` for the message. Raises ValueError as `read_label`."""
         return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title)
 
+    def foreign_ids(self, ids: set[int]) -> str:
+        """Why these ids, of many label files, are not this dataset's own, though it defines them; "" if they may well be."""
+        return ""
+
     @property
     def label_kind(self) -> str:
         """What its label files hold, packed.IDS or packed.COLORS."""
@@ -169,8 +173,8 @@ class SegmentationDataset(Dataset):
         return self.classes.num_classes
 
 
-def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str) -> None:
-    """Raise FileNotFoundError unless all files of all items exist; it counts the missing, names a few."""
+def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str, label_advice: str = "") -> None:
+    """Raise FileNotFoundError unless all files of all items exist; it counts the missing, names a few, and what is there."""
     image_files.require_files(
         [item.image for item in items],
         what=f"{title} images",
@@ -179,7 +183,7 @@ def check_items(items: Sequence[Item], title: str, setting: str, list_setting: s
     image_files.require_files(
         [item.label for item in items if item.label is not None],
         what=f"labels of {title} images",
-        advice=f"Unpack the labels again, or name in a list file ({list_setting}) only images that have one.",
+        advice=label_advice or f"Unpack the labels again, or name in a list file ({list_setting}) only images that have one.",
     )
     image_files.require_files(
         [item.depth for item in items if item.depth is not None],

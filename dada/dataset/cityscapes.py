@@ -26,6 +26,11 @@ class Cityscapes(PublishedDataset):
     splits = ("train", "val", "test", "train_extra")
     usual_role = "target"
     num_ids = 35  # 34 is the licence plate
+    usual_ids_above = 18  # vegetation, sky and cars
+    label_advice = (
+        "Take *_gtFine_labelIds.png of gtFine_trainvaltest.zip, or name in a list file only images that have one. Train ids, "
+        "as in *_labelTrainIds.png, are read with Folder (docs/datasets.md#train-ids)."
+    )
     holds = f"{_IMAGES}/"
 
     def find(self) -> list[Item]:

@@ -33,7 +33,7 @@ class Folder(SegmentationDataset):
         info: JSON file with an id map and classes of one's own; see label_set_from_info.
         role: "source" or "target", whose settings the messages name.
         classes: names and colours of the train ids.
-        images, labels, depth: patterns from the root on.
+        images, labels, depth: patterns from the root on. A file that `labels` or `depth` fits is no image.
         white, orientation: of image files, see files.read_image.
         label_format: "ids", one number a pixel, or "rgb", colours.
         label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the classes.
@@ -73,6 +73,7 @@ class Folder(SegmentationDataset):
         self.root, self.split, self.role = Path(root), split, role
         self.setting, self.list_setting = f"FOLDER_{role.upper()}", f"DATA_LIST_{role.upper()}"
         self.white, self.orientation = white, orientation
+        self._beside, self.left_out = ((labels, "LABELS"), (depth, "DEPTH")), 0
         self.strict = default == "error"
         self.colors: list[Color] | None = None
         self.ids: MappedIds | None = None
@@ -169,6 +170,11 @@ class Folder(SegmentationDataset):
             found, in_list = [line.image for line in lines], [line.label for line in lines if line.label]
         else:
             found, in_list = self._find(image_pattern), []
+            masks = [self._pattern(text, key) for text, key in self._beside if text and text != images]
+            pictures = [path for path in found if all(mask.key(path) is None for mask in masks)]
+            if pictures and len(pictures) < len(found):  # masks that lie beside the images
+                self.left_out = len(found) - len(pictures)
+                found = pictures
 
         def partners(text: str, key: str, what: str, otherwise: str) -> list[str]:
             if not text:

@@ -20,6 +20,7 @@ class GTA5(PublishedDataset):
 
     title = "GTA5"
     num_ids = 35  # as Cityscapes; 34 is the licence plate
+    usual_ids_above = 18  # vegetation, sky and cars
     holds = "images/ and labels/"
     download = "Images and labels, ten archives each, are at https://download.visinf.tu-darmstadt.de/data/from_games/."
     size_advice = (

@@ -77,8 +77,8 @@ def read_image(
 def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel: bool = False) -> Image.Image:
     """A label file of ids -> PIL "L" with the ids as they stand in the file, or "I" where they do not fit into 8 bits.
 
-    A paletted file gives its indices, and one whose channels are equal gives one of them. `info` of the result has the "bits"
-    of a number in the file, the "pages" and the "palette" where there are any.
+    A paletted file gives its indices, unless it is a GIF of grey levels, and one whose channels are equal gives one of them.
+    `info` of the result has the "bits" of a number in the file, the "pages", and the "palette" of indices.
 
     Args:
         advice: what to do about a colour picture, for the message.
@@ -105,7 +105,8 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel
         small = not ids.size or (ids.min() >= 0 and ids.max() <= 255)
         ids = ids.astype(np.uint8) if small else ids.clip(-(2**31), 2**31 - 1).astype(np.int32)
     image = samples.as_stored(Image.fromarray(ids), stored)
-    palette = stored.image.getpalette() if stored.image is not None and stored.image.mode == "P" else None
+    indices = stored.image is not None and stored.image.mode == "P" and np.array_equal(ids, np.asarray(stored.image))
+    palette = stored.image.getpalette() if indices else None
     image.info = {"bits": stored.bits, "pages": stored.pages, **({"palette": palette} if palette else {})}
     return image
 
@@ -235,8 +236,10 @@ def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
         present = set(storage.list_dir(folder)) if storage.is_dir(folder) else set()
         missing += [os.path.join(folder, name) for name in names - present]
     if missing:
-        named = first_few(sorted(missing))
-        raise FileNotFoundError(f"{len(missing)} of {total} {what} are missing: {named}.\n  {advice}")
+        named, folder = first_few(sorted(missing)), os.path.dirname(min(missing))
+        there = storage.list_dir(folder) if storage.is_dir(folder) else []
+        seen = f"{folder} holds {first_few(there, 3) or 'nothing'}" if storage.is_dir(folder) else f"there is no folder {folder}"
+        raise FileNotFoundError(f"{len(missing)} of {total} {what} are missing: {named}\n  ({seen}).\n  {advice}")
 
 
 def content_of(path: str | Path) -> bytes:

@@ -3,7 +3,7 @@
 A pattern is a path with wildcards: `*`, `?` and `[abc]` stand for characters of one name, `**` for any folders. What
 the wildcards stand for is the file's key, and files with one key belong together: `photos/**/img_*.jpg` gives
 `photos/farm/img_007.jpg` the key `farm/007`, and so does `masks/**/lab_*.png` to `masks/farm/lab_007.png`. The
-extension is no part of the key; where the pattern leaves it open, only pictures are taken.
+extension is no part of the key, and its case does not matter; where the pattern leaves it open, only pictures are taken.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from dada.dataset import image_files, storage
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm")
 _WILD = re.compile(r"(?:\*|\?|\[[^]]+])+")
 
 
@@ -37,7 +37,7 @@ class Pattern:
         self.stem, self.extension = posixpath.splitext(name)
         self.open_extension = not self.extension or _WILD.search(self.extension) is not None
         folders = "".join("((?:[^/]+/)*)" if f == "**" else f"{_regex(f, capture=True)}/" for f in self.folders)
-        end = _regex(self.extension, capture=False)
+        end = f"(?i:{_regex(self.extension, capture=False)})"
         self._fits = re.compile(folders + _regex(self.stem, capture=True) + end).fullmatch
 
     @property
@@ -55,7 +55,9 @@ class Pattern:
 
     def find(self, root: str | Path) -> list[str]:
         """Files below `root` that fit, as sorted paths from there."""
-        return [path for path in storage.glob(self.text, root) if self.key(path) is not None]
+        head = self.text.removesuffix(self.extension)
+        either = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() and "[" not in self.extension else c for c in self.extension)
+        return [path for path in storage.glob(head + either, root) if self.key(path) is not None]
 
     def with_stem(self, before: str, after: str) -> Pattern:
         """The pattern that wants `before` and `after` around the last `*` of the name."""

@@ -44,6 +44,8 @@ class PublishedDataset(SegmentationDataset):
     num_ids: int  # a label file may hold 0 to num_ids - 1, and 255 for unlabelled
     label_sets: tuple[int, ...] = (19, 16, 13, 7)  # numbers of classes, the usual one first
     has_depth = False
+    usual_ids_above = 0  # nearly every file holds a larger id, so that files without are converted ones; 0: not known
+    label_advice = ""  # where labels are missing, what to do
     download: str  # where to get it, a sentence
     holds: str  # what the root must contain
 
@@ -68,7 +70,7 @@ class PublishedDataset(SegmentationDataset):
         self.role = role or self.usual_role
         self.setting, self.list_setting = f"DATA_DIRECTORY_{self.role.upper()}", f"DATA_LIST_{self.role.upper()}"
         items = self.find()
-        check_items(items, self.title, self.setting, self.list_setting)
+        check_items(items, self.title, self.setting, self.list_setting, self.label_advice)
         num_classes = num_classes or self.label_sets[0]
         classes, id_map = self.classes_and_map(num_classes, info)
         # The 7 categories leave no class out; what they ignore is none.
@@ -94,6 +96,16 @@ class PublishedDataset(SegmentationDataset):
     def map_of(self, num_classes: int) -> np.ndarray:
         """File ids -> train ids of that label set, (256,) uint8."""
         raise NotImplementedError
+
+    def foreign_ids(self, ids: set[int]) -> str:
+        if not self.usual_ids_above or not ids - {IGNORE_LABEL} or max(ids - {IGNORE_LABEL}) > self.usual_ids_above:
+            return ""
+        void = ", and some hold 255" if IGNORE_LABEL in ids else ""
+        return (
+            f"no label of the {self.title} {self.role} that was read holds an id above {self.usual_ids_above}{void}: these look "
+            f"like train ids of Cityscapes, and are read as ids of {self.title}, that is as other classes. Take the original "
+            f"labels, or read these with {self.role.upper()}=Folder (docs/datasets.md#train-ids)"
+        )
 
     def classes_and_map(self, num_classes: int, info: str | Path) -> LabelInfo:
         """The classes to train and the id map that leads to them."""

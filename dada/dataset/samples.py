@@ -144,6 +144,8 @@ def ids_of(stored: Stored, first_channel: bool = False) -> np.ndarray | None:
             numbers = shown.view(np.int8) if stored.signed else shown
         else:
             numbers = shown[..., 0] if stored.image.mode == "PA" else shown
+            if stored.image.format == "GIF" and stored.image.mode == "P":
+                numbers = _levels(numbers, stored.image.getpalette())
     if numbers.ndim == 3:
         colors = numbers[..., :1] if numbers.shape[2] == 2 else numbers[..., :3]
         if not first_channel and (numbers.shape[2] > 4 or (colors != colors[..., :1]).any()):
@@ -154,6 +156,14 @@ def ids_of(stored: Stored, first_channel: bool = False) -> np.ndarray | None:
         if not (whole.all() and (numbers == np.rint(numbers)).all()):
             raise ValueError("it holds numbers that are not whole, as a map of depth or of probabilities does")
     return np.ascontiguousarray(numbers) if numbers.dtype == np.uint8 else numbers.astype(np.int64)
+
+
+def _levels(indices: np.ndarray, palette: list[int]) -> np.ndarray:
+    """Of a GIF whose colours are grey, the levels: it has no grey but by a palette, which programs number as they like."""
+    colors = np.zeros((256, 3), dtype=np.uint8)
+    colors.reshape(-1)[: len(palette)] = palette[:768]
+    used = colors[np.unique(indices)]
+    return colors[indices, 0] if (used == used[:, :1]).all() else indices
 
 
 def white_of(numbers: np.ndarray) -> float:

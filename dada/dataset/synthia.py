@@ -32,6 +32,7 @@ class SYNTHIA(PublishedDataset):
     has_depth = True
     first_channel = True
     num_ids = 23
+    usual_ids_above = 18  # lane markings are 22
     holds = "RGB/"
     download = "SYNTHIA-RAND-CITYSCAPES (RGB/, GT/LABELS/, Depth/) is at https://synthia-dataset.net/downloads/."
 

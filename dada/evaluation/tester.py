@@ -13,6 +13,7 @@ from torch import nn
 from dada.build import build_network, eval_loader
 from dada.config import option_value, plain_cfg
 from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
+from dada.dataset.conventions import warn_of_foreign_ids
 from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
 from dada.evaluation.predictor import Predictor
 from dada.files import write_whole
@@ -100,6 +101,8 @@ def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
     for group in groups:
         predictor = load_predictor(cfg, group, device)
         loader = eval_loader(cfg, predictor.networks[0].normalization)
+        if not results and is_main():
+            warn_of_foreign_ids(loader.dataset)
         evaluation = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
         name = "+".join(path.stem for path in group)
         results[name] = evaluation

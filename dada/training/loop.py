@@ -19,6 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device, source_loader, target_loader
 from dada.config import imported_sources, plain_cfg, save_cfg
+from dada.dataset.conventions import warn_of_foreign_ids
 from dada.dataset.sample import Batch
 from dada.files import remove_parts, write_whole
 from dada.matmul_precision import products_in_use
@@ -48,6 +49,7 @@ from dada.training.prefetch import Prefetcher, paired
 from dada.training.rng import own_seed, rng_state, seed_all, set_rng_state
 from dada.training.stopping import StopSignals, WaitEnded
 from dada.training.trainer import Iteration, NonFiniteLoss, build_trainer, check_weights
+from dada.training.unlabelled import LabelledPixels
 from dada.training.validation import Validation
 
 log = logging.getLogger(__name__)
@@ -216,6 +218,8 @@ class Training:
         if objective.uses_target:
             target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
         self.classes = source.dataset.classes
+        if is_main():
+            warn_of_foreign_ids(source.dataset)
         self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
         domains = {"source": source, "target": target}
         self._data = {f"{name} images": fingerprint(loader) for name, loader in domains.items() if loader is not None}
@@ -259,10 +263,12 @@ class Training:
             WaitEnded: one of `signals` came while an iteration waited to begin; `done` are, and nothing has changed since.
         """
         batches = (signals or StopSignals()).ending_waits(self._batches, self.cfg.TRAIN.ITER_SIZE)
+        labelled = LabelledPixels(self.stop - self.start)
         for iteration in range(self.start, self.stop):
             self.done = iteration
             try:
                 found = self.trainer.iterate(iteration, batches)
+                labelled.look(found.step.source.label)
             except NonFiniteLoss as error:
                 raise self._with_post_mortem(error) from error
             yield iteration + 1, found
