@@ -263,7 +263,7 @@ def _run(pairs: list[str], dropout: float = 0.0, act=None, **options) -> None:
             act(self, iteration)
         return original(self, iteration, batches)
 
-    build = mock.patch.object(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES, dropout))
+    build = mock.patch.object(trainer_module, "build_network", lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES, dropout))
     with build, mock.patch.object(Trainer, "iterate", iterate):
         train(cfg, run_of(cfg), **options)
 

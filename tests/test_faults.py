@@ -43,7 +43,7 @@ class SmallNetwork(TinyNetwork):
 @pytest.fixture
 def small(tiny_cfg, monkeypatch):
     """The tiny cfg for six iterations of a small network. Returns the run's folder."""
-    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES))
+    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES))
     cfg_from_list(["TRAIN.MAX_ITERS=6", "TRAIN.CHECKPOINT_EVERY=2", "DATA_TRANSFORM.CROPSIZE=32"])
     return run_of(cfg).snapshots
 
@@ -166,7 +166,7 @@ def test_a_post_mortem_goes_with_the_run_that_wrote_it(explodes, monkeypatch):
     with pytest.raises(NonFiniteLoss):
         run()
     monkeypatch.undo()
-    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES))
+    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES))
     run("TRAIN.EARLY_STOP=1")
     assert (explodes / "former_1" / "post_mortem_3.pth").exists() and not (explodes / "post_mortem_3.pth").exists()
 

@@ -92,7 +92,7 @@ def test_a_run_that_loads_ahead_and_is_resumed_is_the_run_that_does_neither(tiny
             "DATA_TRANSFORM.CROPSIZE=32",
         ]
     )
-    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES))
+    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES))
     train(cfg, run_of(cfg))
     plain = read_checkpoint(run_of(cfg).snapshots / "checkpoint_4.pth")
     assert plain["bad_files"]["draws"] == 4 * iter_size * (2 + 2)

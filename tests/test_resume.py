@@ -79,7 +79,7 @@ def small(tiny_cfg, monkeypatch):
     monkeypatch.setattr(
         trainer_module,
         "build_network",
-        lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES, aux=cfg.TRAIN.MULTI_LEVEL, depth=cfg.USE_DEPTH),
+        lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES, aux=cfg.TRAIN.MULTI_LEVEL, depth=cfg.USE_DEPTH),
     )
     cfg_from_list(AUGMENTED)
     cfg_from_list(["TRAIN.MAX_ITERS=6", "TRAIN.CHECKPOINT_EVERY=2", "DATA_TRANSFORM.CROPSIZE=32"])

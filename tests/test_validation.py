@@ -43,7 +43,7 @@ class SmallNetwork(TinyNetwork):
 @pytest.fixture
 def small(tiny_cfg, monkeypatch):
     """The tiny cfg for six iterations of a small network. Returns the run's folder."""
-    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: SmallNetwork(cfg.NUM_CLASSES))
+    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, **_: SmallNetwork(cfg.NUM_CLASSES))
     cfg_from_list(["TRAIN.MAX_ITERS=6", "TRAIN.CHECKPOINT_EVERY=2", "DATA_TRANSFORM.CROPSIZE=32", "TRAIN.LEARNING_RATE=0.01"])
     return run_of(cfg).snapshots
 
