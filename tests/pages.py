@@ -26,7 +26,7 @@ def commands(page: Path) -> list[str]:
 
 
 def run_here(command: str, more: list[str], run_script: Callable[..., None]) -> None:
-    """Run `python scripts/NAME.py ...`, and `more` after it, in this process and folder.
+    """Run `python scripts/NAME.py ...` in this process and folder; flags of `more` replace those of the command, --set adds.
 
     Raises:
         AssertionError: it is no such command, or it ends with an error.
@@ -34,8 +34,19 @@ def run_here(command: str, more: list[str], run_script: Callable[..., None]) -> 
     python, script, *flags = shlex.split(command)
     assert python == "python" and script.startswith("scripts/"), command
     try:
-        run_script(script.removeprefix("scripts/"), *flags, *more)
+        run_script(script.removeprefix("scripts/"), *without(flags, more), *more)
     except SystemExit as end:
         assert not end.code, f"{command}: {end.code}"
     finally:
         config.reset()
+
+
+def without(flags: list[str], more: list[str]) -> list[str]:
+    """`flags` without those that `more` gives too, which counts for --set alone."""
+    replaced = {flag for flag in more if flag.startswith("--") and flag != "--set"}
+    kept, dropping = [], False
+    for flag in flags:
+        dropping = flag in replaced or (dropping and not flag.startswith("--"))
+        if not dropping:
+            kept.append(flag)
+    return kept

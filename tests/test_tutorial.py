@@ -14,7 +14,7 @@ from tiny import TINY_NETWORK
 
 PAGE = ROOT / "docs" / "tutorial.md"
 ITERATIONS = 2
-# What makes each command small; flags that come last prevail.
+# What makes each command small.
 SMALL = {
     "make_toycity": ["--source", "4", "--target", "4", "--val", "2", "--size", "128x64", "--workers", "1"],
     "check_data": ["--workers", "0"],
