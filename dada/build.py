@@ -213,7 +213,7 @@ def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
             "white": options.WHITE,
             "orientation": options.ORIENTATION,
             "label_format": options.LABEL_FORMAT,
-            "label_map": dict(options.LABEL_MAP),
+            "label_map": options.LABEL_MAP,
             "default": options.DEFAULT,
         }
     return {}

@@ -156,13 +156,14 @@ def street_classes(num_classes: int) -> tuple[str, ...]:
     return LABEL_SETS[num_classes].names
 
 
-def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.ndarray:
+def _id_map(ids: Iterable[int], only_category: dict[int, str], num_classes: int) -> np.ndarray:
+    """`ids` are those of the 19 classes, in their order."""
     names = street_classes(num_classes)
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    for row in _TABLE:
+    for file_id, row in zip(ids, _TABLE):
         name = row[4] if num_classes == 7 else row[0]
         if name in names:
-            vector[row[column]] = names.index(name)
+            vector[file_id] = names.index(name)
     if num_classes == 7:
         for file_id, name in only_category.items():
             vector[file_id] = names.index(name)
@@ -171,7 +172,20 @@ def _id_map(column: int, only_category: dict[int, str], num_classes: int) -> np.
 
 def cityscapes_id_map(num_classes: int) -> np.ndarray:
     """Ids of Cityscapes, which are those of GTA5 -> train ids, (256,) uint8. The 7 classes are Cityscapes' own categories."""
-    return _id_map(2, _CITYSCAPES_ONLY_CATEGORY, num_classes)
+    return _id_map((row[2] for row in _TABLE), _CITYSCAPES_ONLY_CATEGORY, num_classes)
+
+
+def train_id_map(num_classes: int) -> np.ndarray:
+    """Train ids of the 19 classes -> train ids of that label set, (256,) uint8."""
+    return _id_map(range(len(_TABLE)), {}, num_classes)
+
+
+def wilddash_id_map(num_classes: int) -> np.ndarray:
+    """Ids of WildDash 2 -> train ids, (256,) uint8: those of Cityscapes, and five more, as its own label policy maps them."""
+    vector = cityscapes_id_map(num_classes)
+    # Pickup, van, billboard, street light, road marking; a group of poles, too, is an object and none of the 19 classes.
+    vector[[34, 35, 36, 37, 38]] = vector[[27, 26, 18, 18, 7]]
+    return vector
 
 
 def cityscapes_id_of_class(classes: LabelSet) -> np.ndarray:
@@ -197,10 +211,34 @@ def synthia_id_map(num_classes: int, published: bool = False) -> np.ndarray:
             parking, terrain, rider, truck, bus, train and wall. Numbers published with it need it; otherwise
             each belongs to its category.
     """
-    vector = _id_map(3, _SYNTHIA_ONLY_CATEGORY, num_classes)
+    vector = _id_map((row[3] for row in _TABLE), _SYNTHIA_ONLY_CATEGORY, num_classes)
     if published and num_classes == 7:
         vector[list(_SYNTHIA_7_GAPS)] = IGNORE_LABEL
     return vector
+
+
+# Numberings by the names that LABEL_MAP knows: the ids that there are, and the map of them.
+NAMED_IDS = {
+    "cityscapes": (35, cityscapes_id_map),  # 34 is the licence plate
+    "cityscapes_train_ids": (19, train_id_map),
+    "synthia": (23, synthia_id_map),
+    "wilddash": (39, wilddash_id_map),
+}
+
+
+def named_label_map(name: str, classes: LabelSet, ignore: str) -> dict[str, str]:
+    """The class of each id of NAMED_IDS, as a LABEL_MAP holds them; `ignore` for classes of the 19 that are not among `classes`.
+
+    Raises:
+        ValueError: `classes` has none of theirs. The 7 categories are taken for what they are.
+    """
+    count, id_map = NAMED_IDS[name]
+    categories = set(classes.names) == set(_CATEGORIES)
+    names, train_ids = street_classes(7 if categories else 19), id_map(7 if categories else 19)
+    if not set(names) & set(classes.names):
+        raise ValueError(f"is {name}, but none of the classes {', '.join(classes.names)} is one of its, {', '.join(names)}")
+    mapped = [names[t] if t < len(names) else ignore for t in train_ids[:count].tolist()]
+    return {str(file_id): given if given in classes.names else ignore for file_id, given in enumerate(mapped)}
 
 
 def camvid_id_map() -> np.ndarray:

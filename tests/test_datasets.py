@@ -203,7 +203,7 @@ def test_build_dataset_makes_either_and_lists_the_names_it_knows(synthia, citysc
     source = build_dataset("SYNTHIA", synthia, split="all", with_depth=True, labels="raw", **common)
     target = build_dataset("Cityscapes", cityscapes, split="val", with_labels=False, role="target", **common)
     assert source[0].depth is not None and target[0].label is None
-    with pytest.raises(ValueError, match="TARGET is 'Cityscape'; the datasets are SYNTHIA, GTA5, Cityscapes"):
+    with pytest.raises(ValueError, match="TARGET is 'Cityscape'; the datasets are SYNTHIA, Cityscapes, Mapillary"):
         build_dataset("Cityscape", cityscapes, split="val", role="target", **common)
 
 

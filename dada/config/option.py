@@ -47,7 +47,8 @@ class Option:
     """One option. Its type is that of `default`; `element` and `length` describe the entries of a tuple or dict.
 
     `element` is a scalar type, or an Option that reads each entry. A dict has strings as keys: what YAML reads as a
-    number becomes one. A tuple whose default is empty may be empty whatever its `length`.
+    number becomes one; one of its `choices` may stand in its place. A tuple whose default is empty may be empty whatever
+    its `length`.
     """
 
     default: Any
@@ -83,13 +84,16 @@ class Option:
             return type(self.default).__name__
         element = self.element.type_name if isinstance(self.element, Option) else self.element.__name__
         if isinstance(self.default, dict):
-            return f"mapping to {element}"
+            names = f", or one of {', '.join(self.choices)}" if self.choices else ""
+            return f"mapping to {element}{names}"
         count = "any number of" if self.length is None else self.length if self.default else f"none or {self.length}"
         return f"list of {count} {element}"
 
     def read(self, value: Any) -> Any:
         """`value` as this option's type. Raises ValueError that says what was expected."""
         if isinstance(self.default, dict):
+            if isinstance(value, str) and value in self.choices:
+                return value
             if not isinstance(value, Mapping):
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
             entries = {_key(k): self._entry(v, f"{_key(k)}: ") for k, v in value.items()}
@@ -115,7 +119,7 @@ class Option:
 
     def _checked(self, value: Any) -> Any:
         fits = re.fullmatch(self.pattern, value) if self.pattern else value in self.choices
-        if self.choices and not fits:
+        if self.choices and not isinstance(self.default, dict) and not fits:
             raise ValueError(f"expected one of {', '.join(map(repr, self.choices))}, got {shown(value)}")
         inside = (
             (self.minimum is None or value >= self.minimum)

@@ -74,7 +74,7 @@ def reference(options: dict[str, Any] = OPTIONS) -> str:
 
 def _row(name: str, option: Option) -> str:
     kind = option.type_name
-    if option.choices:
+    if option.choices and not isinstance(option.default, dict):
         kind = "one of " + ", ".join(f"`{_value(choice)}`" for choice in option.choices)
     elif option.limits:
         kind += f", {option.limits}"

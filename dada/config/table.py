@@ -55,8 +55,10 @@ def _folder(role: str) -> dict[str, Option]:
         "LABEL_MAP": Option(
             {},
             "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
-            "ids, colours those of the classes.",
+            "ids, colours those of the classes; a name: ids as Cityscapes, its train ids, SYNTHIA or WildDash 2 have them, "
+            "where classes that are not trained are ignored.",
             element=str,
+            choices=("cityscapes", "cityscapes_train_ids", "synthia", "wilddash"),
         ),
         "DEFAULT": Option(
             "error",
@@ -67,7 +69,11 @@ def _folder(role: str) -> dict[str, Option]:
 
 
 OPTIONS: dict[str, Any] = {
-    "SOURCE": Option("SYNTHIA", "Labelled dataset that training reads: SYNTHIA, GTA5, Cityscapes, Mapillary, CamVid or Folder."),
+    "SOURCE": Option(
+        "SYNTHIA",
+        "Labelled dataset to train on: SYNTHIA, GTA5, UrbanSyn, Synscapes, Cityscapes, FoggyCityscapes, ACDC, DarkZurich, "
+        "BDD100K, IDD, KITTI, WildDash, Mapillary, CamVid or Folder.",
+    ),
     "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
     "ON_BAD_FILE": Option(
         "fail",

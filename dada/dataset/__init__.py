@@ -9,17 +9,16 @@ from dada.dataset.base import Item, SegmentationDataset
 from dada.dataset.camvid import CamVid
 from dada.dataset.cityscapes import Cityscapes
 from dada.dataset.folder import Folder
-from dada.dataset.gta5 import GTA5
 from dada.dataset.mapillary import Mapillary
 from dada.dataset.sample import Batch, Sample, collate
 from dada.dataset.sampler import Draw, StepSampler, step_loader
+from dada.dataset.street_table import TABLE, dataset_class
 from dada.dataset.synthia import SYNTHIA
 from dada.dataset.transforms import EvalTransform, TrainTransform
 from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelSet
 
 __all__ = [
     "DATASETS",
-    "GTA5",
     "IGNORE_LABEL",
     "LABEL_SETS",
     "Batch",
@@ -43,13 +42,13 @@ __all__ = [
 
 DATASETS: dict[str, type[SegmentationDataset]] = {
     "SYNTHIA": SYNTHIA,
-    "GTA5": GTA5,
     "Cityscapes": Cityscapes,
     "Mapillary": Mapillary,
     "CamVid": CamVid,
+    **{entry.title: dataset_class(entry) for entry in TABLE},
     "Folder": Folder,
 }
-OTHER_NAMES = {"GTA": "GTA5", "GTAV": "GTA5"}  # as ADVENT and PLCA write it
+OTHER_NAMES = {"GTA": "GTA5", "GTAV": "GTA5", "BDD": "BDD100K", "WildDash2": "WildDash"}  # as ADVENT, PLCA and others write it
 
 
 def build_dataset(

@@ -15,7 +15,7 @@ from dada.dataset.lists import read_list
 from dada.dataset.masks import Color, MappedIds, color_numbers, parse_color, positions_of_colors, read_colors
 from dada.dataset.own_classes import IGNORE
 from dada.dataset.pairing import Pattern, paired
-from dada.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info
+from dada.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_info, named_label_map
 
 
 class Folder(SegmentationDataset):
@@ -36,7 +36,8 @@ class Folder(SegmentationDataset):
         images, labels, depth: patterns from the root on. A file that `labels` or `depth` fits is no image.
         white, orientation: of image files, see files.read_image.
         label_format: "ids", one number a pixel, or "rgb", colours.
-        label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the classes.
+        label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the
+            classes; a name of dada.label_sets.NAMED_IDS: ids as those have them.
         default: what ids and colours outside label_map are, "error" or "ignore". The id 255 is ignored unless mapped.
 
     Raises:
@@ -67,7 +68,7 @@ class Folder(SegmentationDataset):
         white: float = 0,
         orientation: str = "auto",
         label_format: str = "ids",
-        label_map: Mapping[str, str] | None = None,
+        label_map: Mapping[str, str] | str | None = None,
         default: str = "error",
     ) -> None:
         self.root, self.split, self.role = Path(root), split, role
@@ -86,6 +87,8 @@ class Folder(SegmentationDataset):
             known = np.arange(256)
         else:
             classes = classes or label_set(num_classes)
+            if isinstance(label_map, str):
+                label_map = self._named_map(label_map, classes, label_format)
             keys, targets = self._map(classes, label_format, label_map or {})
             self.wide = label_format == "ids" and not all(0 <= key <= 255 for key in keys)
             if label_format == "rgb":
@@ -134,6 +137,18 @@ class Folder(SegmentationDataset):
     @property
     def label_kind(self) -> str:
         return packed.IDS if self.colors is None else packed.COLORS
+
+    def _named_map(self, name: str, classes: LabelSet, label_format: str) -> dict[str, str]:
+        setting = f"{self.setting}.LABEL_MAP"
+        if label_format != "ids":
+            raise ValueError(
+                f"{setting} is {name}, which numbers classes, but LABEL_FORMAT is {label_format!r}. Leave {setting} empty: "
+                f"colours are then those of the classes; and set {self.setting}.DEFAULT to ignore, for the others."
+            )
+        try:
+            return named_label_map(name, classes, IGNORE)
+        except ValueError as error:
+            raise ValueError(f"{setting} {error}") from None
 
     def _map(self, classes: LabelSet, label_format: str, label_map: Mapping[str, str]) -> tuple[list, list[int]]:
         """Ids or colours in the files, and the train id of each."""

@@ -46,6 +46,16 @@ class Pattern:
         wild = [k for k, folder in enumerate(self.folders) if _WILD.search(folder)]
         return "/".join(self.folders[: wild[0]] if wild else self.folders)
 
+    def wildcards(self, path: str) -> tuple[str, ...] | None:
+        """What each run of wildcards stands for in `path`, None where it does not fit."""
+        match = self._fits(path)
+        return match and match.groups()
+
+    def filled(self, values: tuple[str, ...]) -> str:
+        """The path that has `values` in place of the runs of wildcards."""
+        rest = iter(values)
+        return _WILD.sub(lambda _: next(rest), self.text)
+
     def key(self, path: str) -> str | None:
         """What the wildcards stand for in `path`, None where it does not fit."""
         match = self._fits(path if self.extension else posixpath.splitext(path)[0])

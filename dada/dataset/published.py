@@ -1,7 +1,7 @@
 """What the published datasets share: how they are asked for, scanned, listed and mapped to classes.
 
 A dataset of this kind is a subclass that says where its files lie (`find`) and what its ids mean (`map_of`,
-`num_ids`); see gta5.py for the shortest.
+`num_ids`); see cityscapes.py for a short one. Most need no class but an entry of street_table.py.
 """
 
 from __future__ import annotations
