@@ -494,13 +494,13 @@ def test_the_caffe_file_sets_the_trunk_and_leaves_the_head(tmp_path, caplog):
     trunk = {k: v for k, v in trunk.items() if not k.startswith("Scale.layer5")}
     classifier = {"Scale.layer5.conv2d_list.0.weight": torch.zeros(21, 512, 3, 3)}
     was = model.conv1.weight.clone()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.INFO):
         report = load_weights(model, file_of({**trunk, **classifier}, tmp_path))
     assert torch.equal(model.conv1.weight, was + 1)
     assert torch.equal(model.layer6.conv2d_list[0].weight, head)
     assert all(name.startswith(("layer5.", "layer6.")) for name in report.missing)
     assert report.ignored == ("layer5.conv2d_list.0.weight",)
-    assert "left at their initial values" in caplog.text
+    assert "layer5, layer6: new, as it should be" in caplog.text
     trunk.pop("Scale.layer3.1.conv2.weight")
     with pytest.raises(ValueError, match=r"1 entries are missing: layer3\.1\.conv2\.weight\. Check"):
         load_weights(model, file_of(trunk, tmp_path))

@@ -307,7 +307,7 @@ def test_the_script_packs_checks_and_reports_errors(city, tmp_path, capsys, run_
     copy = tmp_path / "copy"
     cfg_flags = ["--cfg", "toycity.yml", "--set", *tiny_options(city, tmp_path / "runs")]
     made = script(*cfg_flags, "--role", "source", "--out", copy, "--workers", 0)
-    assert "SYNTHIA all: 4 images, at their own size" in made and f"--set DATA_DIRECTORY_SOURCE={copy}" in made
+    assert "SYNTHIA all: 4 images, at their own size" in made and f" DATA_DIRECTORY_SOURCE={copy}" in made
     assert "all checksums right" in script("--check", copy)
     _flip_a_byte(copy / "packed.bin")
     packed._packs.clear()

@@ -5,6 +5,7 @@ Starting Python and torch takes seconds: what needs no process of its own runs i
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -61,7 +62,7 @@ def test_a_run_is_trained_here_and_tested_by_a_process_from_inside_scripts(city,
     flags = ["--exp-suffix", "first", "--random-train", "--tensorboard", "--viz-every-iter", "2"]
     run_script("train.py", *tiny(city, out), *flags)
     folder = out / "snapshots" / "tiny_first"
-    assert capsys.readouterr().out.strip().endswith(f"snapshots: {folder}")
+    assert capsys.readouterr().out.strip().splitlines()[-2] == f"snapshots: {folder}"
     assert files_below(folder) == ["checkpoint_2.pth", "model_2.pth", "train_cfg.yml"]
     resolved = yaml.safe_load((folder / "train_cfg.yml").read_text())
     assert resolved["TRAIN"]["RANDOM_SEED"] != 1234 and resolved["TRAIN"]["TENSORBOARD_VIZRATE"] == 2
@@ -73,7 +74,9 @@ def test_a_run_is_trained_here_and_tested_by_a_process_from_inside_scripts(city,
     report = json.loads((folder / "test_model_2.json").read_text())
     printed = next(line for line in done.stdout.splitlines() if line.startswith("mIoU 16"))
     assert printed.split()[-1] == f"{report['mIoU']['16']:.1f}"
-    assert done.stdout.strip().endswith(f"written: {folder / 'test_model_2.json'}")
+    *_, written, following = done.stdout.strip().splitlines()
+    assert written == f"written: {folder / 'test_model_2.json'}"
+    assert following == f"next: python report.py {folder}"
 
 
 def test_train_runs_from_inside_scripts_and_a_run_without_snapshot_cannot_be_tested(
@@ -116,10 +119,10 @@ def test_a_truncated_image_met_by_a_loader_process_is_one_message(city, tmp_path
 
 
 def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work(city, tmp_path, run_script, capfd):
-    with pytest.raises(SystemExit) as ended:
-        run_script("check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", tmp_path / "found.json")
-    assert ended.value.code == 0
-    assert "training would work; testing would work" in capfd.readouterr().out
+    run_script("check_data.py", *tiny(city, tmp_path), "--workers", "1", "--json", tmp_path / "found.json")
+    printed = capfd.readouterr().out
+    assert "training would work; testing would work" in printed
+    assert shlex.split(printed.splitlines()[-1])[1:] == ["python", str(ROOT / "scripts/train.py"), *tiny(city, tmp_path)]
     assert json.loads((tmp_path / "found.json").read_text())["training_would_work"] is True
 
     missing = f"DATA_DIRECTORY_TARGET={tmp_path / 'nowhere'}"
@@ -133,13 +136,13 @@ def test_the_check_of_the_data_says_by_its_exit_code_whether_training_would_work
 
 def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, capsys):
     write_city = demo_module.write_city
-    monkeypatch.setattr(demo_module, "CITY", {"source": 2, "target": 4, "val": 2, "size": (128, 64), "seed": 0})
+    city = {"source": 2, "target": 4, "val": 2, "size": (128, 64), "seed": 0}
     monkeypatch.setattr(demo_module, "write_city", lambda out, workers, **city: write_city(out, **city))
     # Jobs in processes of their own are those of test_bench.py.
     monkeypatch.setattr(demo_module, "run_all", lambda jobs, work: [work(job) for job in jobs])
     demo = tmp_path / "demo"
     options = [o for o in tiny_options(demo / "city", demo) if not o.startswith("EXP_NAME")]
-    demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM="])
+    demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM="], city)
     results = json.loads((demo / "results.json").read_text())
     assert [(r["method"], r["seed"]) for r in results["runs"]] == [
         ("source-only", 1),

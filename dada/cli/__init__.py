@@ -1,7 +1,8 @@
 """The command `dada`: a file here for each command, named like it, with its flags; what it does is in the rooms below.
 
-`add_flags(parser)` and `main(args)` are all that a command needs; the head of its file is its help, and the first line of
-that stands in `dada --help`. torch and the like are imported inside `main`, after the flags are read.
+`add_flags(parser)` and `main(args)` are all that a command needs; `main` may return the command that comes next, which is then
+told, ready to paste. The head of the file is its help, and the first line of that stands in `dada --help`. torch and the like
+are imported inside `main`, after the flags are read.
 """
 
 from __future__ import annotations
@@ -9,8 +10,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import pkgutil
+import shlex
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 
 from dada import __version__
@@ -33,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser = parser_of(argv[0])
         # argparse has no inputs among flags for a command with kinds of its own.
         args = parser.parse_args(argv[1:]) if argv[0] == "visualize" else parser.parse_intermixed_args(argv[1:])
-        reporting_errors(lambda: _module_of(argv[0]).main(args))
+        reporting_errors(lambda: _tell_next(_module_of(argv[0]).main(args)))
         return
     lines = [f"  {name:<17} {_help_of(name).splitlines()[0].rstrip('.')}" for name in COMMANDS]
     parser = argparse.ArgumentParser("dada", None, _HEAD, "\n".join(["commands:", *lines]), formatter_class=_AsItStands)
@@ -47,6 +50,19 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     parser = Parser(f"dada {command}", description=_help_of(command), formatter_class=_AsItStands)
     _module_of(command).add_flags(parser)
     return parser
+
+
+def _tell_next(command: Sequence[object] | None) -> None:
+    """Print a command and its flags, to be called as this one was: by script, as a module, or as `dada`."""
+    if not command:
+        return
+    name, *flags = map(str, command)
+    called = Path(sys.argv[0])
+    if (called.parent / "_root.py").is_file():
+        program = f"python {called.with_name(name.replace('-', '_') + '.py')}"
+    else:
+        program = f"{'python -m dada' if called.name == '__main__.py' else 'dada'} {name}"
+    print(f"next: {program} {shlex.join(flags)}")
 
 
 def _module_of(command: str) -> ModuleType:

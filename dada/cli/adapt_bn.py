@@ -19,10 +19,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     load_cfg(args, otherwise=[args.checkpoint])
 
     from dada.training.adabn import adapt_snapshot
 
     adapt_snapshot(cfg, args.checkpoint, args.out, args.images)
     print(f"written: {args.out}")
+    return ["test", "--cfg", *(args.cfg or [args.out]), "--set", *args.set, f"TEST.RESTORE_FROM={args.out}"]

@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     from dada.commands.bench import Plan, compare
     from dada.commands.bench_tables import insert_tables, tables
 
@@ -56,3 +56,4 @@ def main(args: argparse.Namespace) -> None:
     print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")
     if args.write:
         insert_tables(args.write, tables(records, STEPS), "bench")
+    return ["report", args.out / "snapshots"]

@@ -9,7 +9,7 @@ import argparse
 import os
 import sys
 
-from dada.cli.shared import add_cfg_flags, load_cfg
+from dada.cli.shared import add_cfg_flags, cfg_flags, load_cfg
 from dada.config import cfg
 
 
@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write everything that was found")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     if args.workers < 0 or args.limit < 0:
         raise ValueError(f"--workers {args.workers} and --limit {args.limit} must not be negative")
     load_cfg(args)
@@ -34,4 +34,6 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         write_whole(args.json, to_json(as_dict(check)))
         print(f"written: {args.json}")
-    sys.exit(0 if check.trainable else 1)
+    if not check.trainable:
+        sys.exit(1)
+    return ["train", *cfg_flags(args)]

@@ -1,6 +1,7 @@
 """Draw a small city, train a source-only and an adapted network on it, and compare them on the target.
 
 dada demo [--seeds 1 2 3] [--out experiments/demo]
+dada demo --quick       # a smaller city and a fifth of the iterations: it shows how things work, its numbers say little
 """
 
 import argparse
@@ -11,12 +12,18 @@ from dada.cli.shared import add_device_flag, add_set_flag
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="train both networks once for each seed")
-    parser.add_argument("--out", type=Path, default=Path("experiments/demo"), help="folder for everything written")
+    parser.add_argument("--out", type=Path, help="folder for everything written (experiments/demo, or demo_quick)")
+    parser.add_argument(
+        "--quick", action="store_true", help="table and picture in one to two minutes, of networks hardly trained"
+    )
     add_set_flag(parser, "as in train")
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> None:
-    from dada.commands.demo import demo
+def main(args: argparse.Namespace) -> list[object]:
+    from dada.commands.demo import CITY, QUICK, QUICK_CITY, demo
 
-    demo(args.out, args.seeds, args.set)
+    out = args.out or Path("experiments/demo_quick" if args.quick else "experiments/demo")
+    city, options = (QUICK_CITY, QUICK) if args.quick else (CITY, ())
+    demo(out, args.seeds, [*options, *args.set], city)
+    return ["report", out, "--out", out / "report.html"]

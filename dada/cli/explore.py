@@ -26,10 +26,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     load_cfg(args, otherwise=[args.checkpoint])
 
     from dada.explorer.cycle_page import explore
 
     explore(cfg, args.checkpoint, args.out, args.pairs, args.megabytes, args.with_target_labels)
-    print(f"written: {args.out}")
+    print(f"written: {args.out}, to open in a browser")
+    return [
+        "visualize",
+        "cycles",
+        args.checkpoint,
+        *(["--cfg", *args.cfg] if args.cfg else []),
+        *(["--set", *args.set] if args.set else []),
+    ]

@@ -18,9 +18,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a toy city that is there")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     from dada.dataset.toycity import parse_size, write_city
 
     args.size = parse_size(args.size)
     out = write_city(**vars(args))
     print(f"{out}: {args.source} source and {args.target} target pictures")
+    return [
+        "train",
+        "--cfg",
+        "toycity.yml",
+        "--set",
+        f"DATA_DIRECTORY_SOURCE={out}/SYNTHIA",
+        f"DATA_DIRECTORY_TARGET={out}/Cityscapes",
+    ]

@@ -10,7 +10,7 @@ that size. docs/performance.md says how large copies are, and what they are wort
 import argparse
 import os
 
-from dada.cli.shared import add_cfg_flags, load_cfg
+from dada.cli.shared import add_cfg_flags, cfg_flags, load_cfg
 from dada.config import cfg
 
 
@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", metavar="DIR", help="only compare all checksums of a packed copy")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str] | None:
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers} must not be negative")
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> None:
     if args.check:
         found = check(args.check)
         print(f"{args.check}: {len(found.files)} files, all checksums right")
-        return
+        return None
     missing = [flag for flag in ("cfg", "role", "out") if not getattr(args, flag)]
     if missing:
         raise ValueError(f"give {', '.join(f'--{flag}' for flag in missing)}, or --check DIR")
@@ -60,4 +60,5 @@ def main(args: argparse.Namespace) -> None:
         print(f"{part.dataset} {part.split}: {part.images} images, {how}")
     unreadable = f", {done.broken} files kept as unreadable" if done.broken else ""
     print(f"{done.folder}: {done.bytes / 1e6:.1f} MB, from files of {done.from_bytes / 1e6:.1f} MB{unreadable}")
-    print(f"to read it: --set DATA_DIRECTORY_{args.role.upper()}={done.folder}")
+    args.set.append(f"DATA_DIRECTORY_{args.role.upper()}={done.folder}")
+    return ["train", *cfg_flags(args)]

@@ -19,7 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_cfg_flags(parser, required=False)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     load_cfg(args, otherwise=[args.checkpoint])
 
     from dada.publishing.release_file import write_release
@@ -29,3 +29,4 @@ def main(args: argparse.Namespace) -> None:
         if key != "model_card":
             print(f"{key}: {value}")
     print(f"written: {args.out}, sha256 {file_hash(args.out)}; model card: {Path(args.out).with_suffix('.md')}")
+    return ["export", "--checkpoint", args.out, "--out", Path(args.out).with_suffix(".onnx")]

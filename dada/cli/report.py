@@ -23,10 +23,12 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object] | None:
     from dada.report.comparison_page import write_page
 
     groups = write_page(args.runs, args.out, args.images, args.set)
     for group in groups:
         print(f"{group.name}: {len(group.runs)} run{'s' * (len(group.runs) > 1)}")
-    print(f"written: {args.out}")
+    print(f"written: {args.out}, to open in a browser")
+    weights = groups[-1].runs[0].weights
+    return ["explore", "--checkpoint", weights] if weights and weights.is_file() else None

@@ -27,7 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to this file")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     from dada.evaluation.evaluator import to_json
     from dada.evaluation.selection import as_record, candidates_of, judge, ranking, report
 
@@ -36,3 +36,5 @@ def main(args: argparse.Namespace) -> None:
     print(f"best by {args.by}: {ranking(found, args.by)[0].path}")
     if args.json:
         write_whole(args.json, to_json({"runs": [as_record(c) for c in ranking(found, args.by)]}))
+    best = ranking(found, args.by)[0].path
+    return ["release", "--checkpoint", best, "--out", Path(best).with_suffix(".safetensors")]

@@ -82,6 +82,12 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def cfg_flags(args: argparse.Namespace) -> list[str]:
+    """The flags of `add_cfg_flags` as they were given, for the command that comes next."""
+    suffix = ["--exp-suffix", args.exp_suffix] if args.exp_suffix else []
+    return ["--cfg", *args.cfg, *(["--set", *args.set] if args.set else []), *suffix]
+
+
 class _AddDevice(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), f"DEVICE={value}"])

@@ -15,12 +15,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     load_cfg(args)
 
     from dada.evaluation.tester import evaluate_run
     from dada.parallel.distributed import processes
     from dada.runs import run_of
 
+    run = run_of(cfg, args.exp_suffix)
     with processes(cfg):
-        evaluate_run(cfg, run_of(cfg, args.exp_suffix))
+        evaluate_run(cfg, run)
+    return ["report", run.snapshots]

@@ -13,7 +13,7 @@ import os
 import secrets
 import signal
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
+from dada.cli.shared import add_cfg_flags, add_device_flag, cfg_flags, load_cfg
 from dada.config import cfg, cfg_from_list, read_cfg
 from dada.parallel.signals import heard_at_once
 
@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--viz-every-iter", type=int, help="period of pictures, TRAIN.TENSORBOARD_VIZRATE")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     for number in EARLY:
         signal.signal(number, lambda *_: None)  # a signal without a handler is not heard either
     with heard_at_once(_end):
@@ -41,6 +41,7 @@ def main(args: argparse.Namespace) -> None:
 
         with processes(cfg):
             run_training(args)
+    return ["test", *cfg_flags(args)]
 
 
 def _end(number: int) -> None:

@@ -197,7 +197,9 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
         ]
     loader = parallel_map(partial(read_pair, dataset), indices, workers)
     found, palettes = [], defaultdict(set)
-    for pair in tqdm(loader, desc=f"{domain.role} {domain.split}", total=len(indices), unit="image", dynamic_ncols=True):
+    for pair in tqdm(
+        loader, desc=f"{domain.role} {domain.split}", total=len(indices), unit="image", dynamic_ncols=True, disable=None
+    ):
         domain.problems += pair.problems
         if pair.size is not None:
             domain.sizes[pair.size] += 1

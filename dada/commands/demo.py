@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,23 +18,33 @@ from dada.files import write_whole
 from dada.runs import find_snapshots, run_of, versions
 
 CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
+QUICK_CITY = {"source": 80, "target": 60, "val": 16, "size": (256, 128), "seed": 0}
+QUICK = (
+    "NUM_WORKERS=0",
+    "DATA_TRANSFORM.LOADSIZE=128",
+    "DATA_TRANSFORM.CROPSIZE=128",
+    "TRAIN.MAX_ITERS=60",
+    "TRAIN.SAVE_PRED_EVERY=60",
+    "TRAIN.CONTRASTIVE_START=25",
+    "TEST.INPUT_SIZE_TARGET=[256,128]",
+)
 METHODS = {"source-only": False, "adapted": True}  # the value of CONTRASTIVE_LEARNING
 PICTURES = 4
 
 
-def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = ()) -> None:
-    """Write the city to `out`/city, train and test both networks for every seed, write table and figure to `out`.
+def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = (), city: Mapping[str, Any] = CITY) -> None:
+    """Write the `city` to `out`/city, train and test both networks for every seed, write table and figure to `out`.
 
     What a former call has written with the same settings is used again: the city, and runs that reached their end.
     """
-    write_city(out / "city", **CITY, workers=2)
+    write_city(out / "city", **city, workers=2)
     results = _train_and_test(out, seeds, overrides)
     text = table({name: evaluations[0] for name, evaluations in results.items()})
     summary = _summary(results, seeds)
     print(f"\nHeld-out target images, seed {seeds[0]}, last snapshot\n{text}\n\n{summary}")
     write_whole(out / "table.txt", f"{text}\n\n{summary}\n".encode())
     write_whole(
-        out / "results.json", to_json(_as_dict(results, seeds, protocol(_job(out, "adapted", seeds[0], overrides).cfg())))
+        out / "results.json", to_json(_as_dict(results, seeds, city, protocol(_job(out, "adapted", seeds[0], overrides).cfg())))
     )
     _draw(out / "figure.png", out, seeds[0], overrides)
     print(f"written: {out / 'table.txt'}, {out / 'results.json'}, {out / 'figure.png'}")
@@ -78,9 +89,9 @@ def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int], measured: dict) -> dict:
+def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int], city: Mapping[str, Any], measured: dict) -> dict:
     return {
-        "city": CITY,
+        "city": dict(city),
         "protocol": measured,
         "versions": versions(),
         "runs": [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 from collections.abc import Callable, Sequence
@@ -70,7 +71,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
         outcomes = [_outcome(work, job) for job in jobs]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=_one_thread) as pool:
+        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=_begin) as pool:
             try:
                 outcomes = list(pool.map(partial(_outcome, work), jobs))
             except BrokenProcessPool:
@@ -93,8 +94,10 @@ def _outcome(work: Callable[[Job], Result], job: Job) -> tuple[Any, str]:
         os._exit(stopped.code)
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """In each process: one thread, and a log like that of the command."""
     torch.set_num_threads(1)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
 
 
 def _place() -> int:

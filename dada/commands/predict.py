@@ -187,7 +187,7 @@ def _read(work: Sequence[Work], batch: int, skip: bool, done: Done, white: float
     group: list[tuple[Work, Image.Image]] = []
     ahead: deque[tuple[Work, Future]] = deque()
     todo = iter(work)
-    bar = tqdm(total=len(work), desc="predicting", unit="image", dynamic_ncols=True, disable=not work)
+    bar = tqdm(total=len(work), desc="predicting", unit="image", dynamic_ncols=True, disable=None if work else True)
     with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         while True:
             while len(ahead) < 2 * batch and (w := next(todo, None)) is not None:

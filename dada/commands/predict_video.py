@@ -49,7 +49,9 @@ def predict_video(segmenter: Segmenter, video: str | Path, out: str | Path, *, a
                     raise ValueError(
                         f"OpenCV {cv2.__version__} cannot write MPEG-4 videos here; give the frames as images instead"
                     )
-                bar = tqdm(total=said if said > 0 else None, desc=Path(video).name, unit="frame", dynamic_ncols=True)
+                bar = tqdm(
+                    total=said if said > 0 else None, desc=Path(video).name, unit="frame", dynamic_ncols=True, disable=None
+                )
                 with bar:
                     group = [first]
                     while group := group + list(islice(frames, batch - len(group))):

@@ -93,7 +93,7 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
     log.info("counting the classes in %d labels of %s, once; kept in %s", len(dataset), dataset.title, path)
     # A generator of its own: the run draws the same whether its labels were counted before or not.
     loader = parallel_map(partial(_counts, dataset), range(len(dataset)), num_workers, generator=torch.Generator())
-    counts = np.stack(list(tqdm(loader, desc="classes", unit="label", dynamic_ncols=True)))
+    counts = np.stack(list(tqdm(loader, desc="classes", unit="label", dynamic_ncols=True, disable=None)))
     content = io.BytesIO()
     np.save(content, counts)
     write_whole(path, content.getvalue())

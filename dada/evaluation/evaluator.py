@@ -72,7 +72,7 @@ def evaluate(
     count = classes.num_classes
     total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
     seen = 0
-    for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=not is_main()):
+    for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=None if is_main() else True):
         image, label = (x.to(device, non_blocking=True) for x in (batch.image, batch.label))
         prediction = predictor(image, tuple(label.shape[-2:])).argmax(dim=1)
         total += confusion_matrix(label, prediction, count, other=rule == "count").cpu()

@@ -123,9 +123,9 @@ function center(side, index) {
 function drawWay(cycle) {
   if (!cycle) return void $("#way").replaceChildren();
   const points = [center(cycle.side, cycle.start), center(cycle.far, cycle.turn), center(cycle.side, cycle.end)];
-  // Two arcs, bent to different sides, one there, one back; neither rises over the images, where their names are.
-  const top = $("#source .stage").offsetTop;
-  const arc = ([x, y], [u, v]) => `M${x} ${y}Q${(x + u) / 2 + (v - y) * 0.16} ${Math.max(top, (y + v) / 2 - (u - x) * 0.16)} ${u} ${v}`;
+  // Two arcs, bent to different sides, one there, one back, and neither over the words above and below the images.
+  const [first, last] = sides.map((side) => $(`#${side} .stage`)), inside = (y) => Math.max(first.offsetTop, Math.min(last.offsetTop + last.offsetHeight, y));
+  const arc = ([x, y], [u, v]) => `M${x} ${y}Q${(x + u) / 2 + (v - y) * 0.16} ${inside((y + v) / 2 - (u - x) * 0.16)} ${u} ${v}`;
   const there = arc(points[0], points[1]), back = arc(points[1], points[2]);
   const badge = ([x, y], n) => `<circle cx="${x}" cy="${y}" r="9"/><text x="${x}" y="${y}">${n}</text>`;
   const ring = ([x, y]) => ["ring under", "ring"].map((name) => `<circle class="${name}" cx="${x}" cy="${y}" r="14"/>`).join("");

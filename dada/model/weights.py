@@ -19,7 +19,7 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -91,12 +91,17 @@ def load_weights(
         adapted = Adapted(kept, True, (*adapted.ignored, *left_out), adapted.note)
     report = _apply(model, adapted, origin)
     ignored = f", left out: {shortened(report.ignored, 4)}" if report.ignored else ""
-    log.info("%s: %d entries loaded%s", report.source, len(report.loaded), ignored)
+    log.info("weights: %d entries from %s%s", len(report.loaded), report.source, ignored)
     if adapted.note:
         log.warning("%s: %s", report.source, adapted.note)
     if report.missing:
-        log.warning("%s holds no %s: left at their initial values", report.source, shortened(report.missing, 4))
+        log.info("%s: new, as it should be, as only the encoder is taken from there", ", ".join(_modules(report.missing)))
     return report
+
+
+def _modules(names: Iterable[str]) -> list[str]:
+    """What the network calls the modules that hold these entries."""
+    return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:

@@ -13,8 +13,6 @@ from signal import Signals
 from typing import Any
 
 from torch import nn
-from torch.optim import Optimizer
-from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device, source_loader, target_loader
@@ -46,9 +44,10 @@ from dada.training.memory import explain_out_of_memory
 from dada.training.monitor import Monitor
 from dada.training.post_mortem import save_post_mortem
 from dada.training.prefetch import Prefetcher, paired
+from dada.training.progress import Progress
 from dada.training.rng import own_seed, rng_state, seed_all, set_rng_state
 from dada.training.stopping import StopSignals, WaitEnded
-from dada.training.trainer import Iteration, NonFiniteLoss, build_trainer, check_weights
+from dada.training.trainer import Iteration, NonFiniteLoss, Trainer, build_trainer, check_weights
 from dada.training.unlabelled import LabelledPixels
 from dada.training.validation import Validation
 
@@ -101,27 +100,15 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
     cfg, run, start = training.cfg, training.run, training.start
     logs = run.logs if tensorboard and is_main() else None
     monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start)
-    # Closed on the way out of an error too, so that the message starts on a line of its own.
-    with (
-        logging_redirect_tqdm(),
-        monitor,
-        tqdm(
-            total=training.stop,
-            desc=run.name,
-            initial=start,
-            unit="it",
-            dynamic_ncols=True,
-            position=bar_position,
-            disable=not is_main(),
-        ) as progress,
-    ):
+    progress = Progress(run.name, start, training.stop, bar_position, quiet=not is_main())
+    with logging_redirect_tqdm(), monitor, progress:
         if training.own:  # a signal has ended the run before it was evaluated
             _validate(training, training.own, signals, monitor)
         try:
             for done, found in training.iterations(signals):
                 if done == start + 1 and is_main():
-                    _claim_folder(training, progress)
-                _show(done, found, progress, monitor, training.trainer.optimizers[0])
+                    _claim_folder(training)
+                _show(done, found, progress, monitor, training.trainer)
                 training.save_networks(done)
                 _validate(training, done, signals, monitor)
                 _save_checkpoint(training, done, signals)
@@ -131,16 +118,17 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
             _save_checkpoint(training, training.done, signals)
 
 
-def _claim_folder(training: Training, progress: tqdm) -> None:
+def _claim_folder(training: Training) -> None:
     """After the first iteration the run is sound: data, network and losses worked once."""
     if former := training.claim_folder():
-        progress.write(f"files of an earlier run, which are no part of this one, are now in {former}")
+        log.info("files of an earlier run, which are no part of this one, are now in %s", former)
 
 
-def _show(done: int, found: Iteration, progress: tqdm, monitor: Monitor, optimizer: Optimizer) -> None:
-    progress.set_postfix({k: f"{v:.3g}" for k, v in found.values.items()}, refresh=False)
-    progress.update()
-    monitor.scalars(done - 1, found.values, optimizer)
+def _show(done: int, found: Iteration, progress: Progress, monitor: Monitor, trainer: Trainer) -> None:
+    terms = (term for term in trainer.objective.terms if term.name in found.values)
+    values = {"loss": sum(term.weight * found.values[term.name] for term in terms), **found.values}
+    progress.show(done, values)
+    monitor.scalars(done - 1, values, trainer.optimizers[0])
     monitor.by_class(done - 1, found.step, found.notes)
     monitor.pictures(done - 1, found.step, found.notes)
 
@@ -202,11 +190,13 @@ class Training:
             self._tell()
 
     def _tell(self) -> None:
-        """What is going to be trained, and what of it cannot be."""
-        objective = self.trainer.objective
+        """What is going to be trained, on what, and what of it cannot be."""
+        train, objective = self.cfg.TRAIN, self.trainer.objective
         begin = {t.name: f" from iteration {t.start} on" if t.start else "" for t in objective.terms}
         terms = ", ".join(f"{t.weight:g} {t.name}{begin[t.name]}" for t in objective.terms)
-        log.info("training %s on %s, products in %s: %s", self.run.name, self.device, products_in_use(), terms)
+        method = train.DA_METHOD + " with CONTRASTIVE_LEARNING" * self.cfg.CONTRASTIVE_LEARNING
+        log.info("data: %s", "; ".join(self._images))
+        log.info("training %s on %s, products in %s: %s: %s", self.run.name, self.device, products_in_use(), method, terms)
         for sentence in idle_parts(self.cfg, objective):
             log.warning("%s", sentence)
 
@@ -221,6 +211,9 @@ class Training:
         if is_main():
             warn_of_foreign_ids(source.dataset)
         self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
+        self._images = [f"{source.dataset.title} {cfg.TRAIN.SET_SOURCE}, {len(source.dataset)} labelled images"]
+        if target is not None:
+            self._images.append(f"{target.dataset.title} {cfg.TRAIN.SET_TARGET}, {len(target.dataset)} images without labels")
         domains = {"source": source, "target": target}
         self._data = {f"{name} images": fingerprint(loader) for name, loader in domains.items() if loader is not None}
         self._data |= {f"IMPORTS {name}": sha256(code).hexdigest() for name, code in imported_sources(cfg).items()}
