@@ -1,4 +1,4 @@
-"""An import only ever goes down: the order of the rooms is that of docs/draw_rooms.py, which draws them."""
+"""An import only ever goes down: the order of the packages is that of docs/draw_packages.py, which draws them."""
 
 import ast
 import importlib.util
@@ -9,20 +9,20 @@ from pathlib import Path
 import pytest
 from pages import ROOT
 
-spec = importlib.util.spec_from_file_location("draw_rooms", ROOT / "docs" / "draw_rooms.py")
-rooms = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(rooms)
+spec = importlib.util.spec_from_file_location("draw_packages", ROOT / "docs" / "draw_packages.py")
+drawing = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(drawing)
 
 METHOD = "dada.domain_adaptation."
-MODULES = rooms.modules_of()
+MODULES = drawing.modules_of()
 
 
 def upward(modules: Mapping[str, Path]) -> list[str]:
-    """Imports that do not go to a lower layer; inside a room they are free, but for the method, which has an order of its own."""
-    outer, inner = rooms.layer_of(rooms.LAYERS), rooms.layer_of(rooms.METHOD_LAYERS)
+    """Imports that do not go to a lower layer; inside a package they are free, but for the method."""
+    outer, inner = drawing.layer_of(drawing.LAYERS), drawing.layer_of(drawing.METHOD_LAYERS)
     found = []
-    for i in rooms.imports_of(modules):
-        a, b, depth = rooms.room_of(i.importer), rooms.room_of(i.imported), outer
+    for i in drawing.imports_of(modules):
+        a, b, depth = drawing.package_of(i.importer), drawing.package_of(i.imported), outer
         if a == b and i.importer.startswith(METHOD) and i.imported.startswith(METHOD):
             a, b, depth = i.importer.split(".")[2], i.imported.split(".")[2], inner
         if a != b and a != "dada" and depth[a] >= depth[b]:
@@ -33,7 +33,7 @@ def upward(modules: Mapping[str, Path]) -> list[str]:
 def in_circles(modules: Mapping[str, Path]) -> set[str]:
     """Modules that import each other, over however many others."""
     imports: dict[str, set[str]] = {}
-    for i in rooms.imports_of(modules):
+    for i in drawing.imports_of(modules):
         imports.setdefault(i.importer, set()).add(i.imported)
     left = set(imports)
     # What imports nothing that is left is in no circle; take it away until nothing changes.
@@ -68,11 +68,11 @@ def spoilt(folder: Path, added: Mapping[str, str]) -> dict[str, Path]:
     return MODULES | changed
 
 
-def test_every_room_has_a_layer():
-    known = {"dada", *rooms.layer_of(rooms.LAYERS)}
-    assert {rooms.room_of(name) for name in MODULES} <= known, "name the new one in LAYERS of docs/draw_rooms.py"
+def test_every_package_has_a_layer():
+    known = {"dada", *drawing.layer_of(drawing.LAYERS)}
+    assert {drawing.package_of(name) for name in MODULES} <= known, "name the new one in LAYERS of docs/draw_packages.py"
     inside = {n.split(".")[2] for n in MODULES if n.startswith(METHOD)}
-    assert inside == set(rooms.layer_of(rooms.METHOD_LAYERS)), "METHOD_LAYERS of docs/draw_rooms.py"
+    assert inside == set(drawing.layer_of(drawing.METHOD_LAYERS)), "METHOD_LAYERS of docs/draw_packages.py"
 
 
 def test_no_import_goes_up():
@@ -103,11 +103,11 @@ def test_an_import_that_goes_up_inside_the_method_is_found(tmp_path):
 
 
 def test_the_definition_of_cycle_association_knows_nothing_of_tiles_or_ranks():
-    imported = {i.imported for i in rooms.imports_of(MODULES) if i.importer == METHOD + "contrastive_learning"}
+    imported = {i.imported for i in drawing.imports_of(MODULES) if i.importer == METHOD + "contrastive_learning"}
     assert imported == {"dada.matmul_precision"}
 
 
-def test_a_circle_inside_a_room_is_found(tmp_path):
+def test_a_circle_inside_a_package_is_found(tmp_path):
     one, two = "from dada.model import two\n", "def late():\n    from dada.model.one import x\n"
     modules = spoilt(tmp_path, {"dada.model.one": one, "dada.model.two": two})
     assert in_circles(modules) == {"dada.model.one", "dada.model.two"}
@@ -126,7 +126,7 @@ def reads_of_the_global_cfg(modules: dict[str, Path]) -> list[str]:
     found = []
     for name, path in modules.items():
         source = path.read_text(encoding="utf-8")
-        if rooms.room_of(name) in ("config", "cli", "__main__") or "dada.config" not in source:
+        if drawing.package_of(name) in ("config", "cli", "__main__") or "dada.config" not in source:
             continue
         for node in ast.walk(ast.parse(source)):
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dada.config"):

@@ -1,4 +1,4 @@
-"""The command `dada`: a file here for each command, named like it, with its flags; what it does is in the rooms below.
+"""The command `dada`: a file here for each command, named like it, with its flags; what it does is in the packages below.
 
 `add_flags(parser)` and `main(args)` are all that a command needs; `main` may return the command that comes next, which is then
 told, ready to paste. The head of the file is its help, and the first line of that stands in `dada --help`. torch and the like

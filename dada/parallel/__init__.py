@@ -1,4 +1,4 @@
-"""Several processes as one run; see docs/architecture.md.
+"""Several processes as one run; see CONTRIBUTING.md.
 
 distributed.py        how processes start, share a step and end
 ranks.py              sums and means over all processes, for losses

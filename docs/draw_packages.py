@@ -1,6 +1,6 @@
-"""Draw docs/images/rooms.png, the rooms of `dada` and what imports what: python docs/draw_rooms.py
+"""Draw docs/images/packages.png, the packages of `dada` and what imports what: python docs/draw_packages.py
 
-The order of the rooms stands here, once: tests/test_imports.py holds the code to it.
+The order of the packages stands here, once: tests/test_imports.py holds the code to it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# From the top down. A room imports rooms of lower layers only; rooms of one layer know nothing of each other.
+# From the top down. A package imports packages of lower layers only; packages of one layer know nothing of each other.
 LAYERS = (
     ("__main__",),
     ("cli",),
@@ -108,26 +108,26 @@ def _import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
     return [node for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom))]
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     """`training` of dada.training.loop; `dada` of the package itself."""
     return module.split(".")[1] if "." in module else module
 
 
 def layer_of(layers: tuple[tuple[str, ...], ...]) -> dict[str, int]:
-    return {room: depth for depth, layer in enumerate(layers) for room in layer}
+    return {package: depth for depth, layer in enumerate(layers) for package in layer}
 
 
 def lines_of(modules: Mapping[str, Path]) -> dict[str, int]:
-    """Lines of Python in each room."""
+    """Lines of Python in each package."""
     lines: dict[str, int] = {}
     for name, path in modules.items():
-        lines[room_of(name)] = lines.get(room_of(name), 0) + len(path.read_text(encoding="utf-8").splitlines())
+        lines[package_of(name)] = lines.get(package_of(name), 0) + len(path.read_text(encoding="utf-8").splitlines())
     return lines
 
 
-def arrows_between_rooms(imports: Iterator[Import]) -> set[tuple[str, str]]:
+def arrows_between_packages(imports: Iterator[Import]) -> set[tuple[str, str]]:
     """Without those that follow from others: none from a to c where a imports b and b imports c."""
-    arrows = {(room_of(i.importer), room_of(i.imported)) for i in imports}
+    arrows = {(package_of(i.importer), package_of(i.imported)) for i in imports}
     below: dict[str, set[str]] = {}
     for a, b in arrows:
         if a != b:
@@ -147,7 +147,7 @@ def arrows_between_rooms(imports: Iterator[Import]) -> set[tuple[str, str]]:
 
 WIDTH, HEIGHT, GAP_X, GAP_Y = 2.6, 0.62, 0.4, 0.62  # of a box, and between boxes
 LANE = 0.14  # between arrows that run beside each other
-# Fill and line of the boxes of a layer's group; an arrow has the colour of the room that it leads to.
+# Fill and line of the boxes of a layer's group; an arrow has the colour of the package that it leads to.
 COLOURS = {
     "__main__ cli commands explorer report": ("#DCE9F5", "#3B6EA5"),
     "segmenter training": ("#DDF0EE", "#2E7F78"),
@@ -160,25 +160,25 @@ COLOURS = {
 OTHERS = ("#EEEEEE", "#8A8A8A")
 
 
-def colours_of(room: str) -> tuple[str, str]:
-    return next((pair for names, pair in COLOURS.items() if room in names.split()), OTHERS)
+def colours_of(package: str) -> tuple[str, str]:
+    return next((pair for names, pair in COLOURS.items() if package in names.split()), OTHERS)
 
 
 def _places(layers: list[list[str]]) -> dict[str, tuple[float, int]]:
-    """Middle and row of every room; the middle of the picture is 0."""
+    """Middle and row of every package; the middle of the picture is 0."""
     place = {}
     for row, layer in enumerate(layers):
-        for column, room in enumerate(layer):
-            place[room] = ((column - (len(layer) - 1) / 2) * (WIDTH + GAP_X), row)
+        for column, package in enumerate(layer):
+            place[package] = ((column - (len(layer) - 1) / 2) * (WIDTH + GAP_X), row)
     return place
 
 
 def _lanes(place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]]) -> dict[str, float]:
-    """Where arrows that pass by a row run down to a room: the nearest place without a box or another such lane."""
+    """Where arrows that pass by a row run down to a package: the nearest place without a box or another such lane."""
     taken: list[tuple[float, int, int]] = []
     lanes = {}
-    for room, (middle, row) in sorted(place.items(), key=lambda item: item[1][1]):
-        sources = [a for a, b in arrows if b == room and place[a][1] < row - 1]
+    for package, (middle, row) in sorted(place.items(), key=lambda item: item[1][1]):
+        sources = [a for a, b in arrows if b == package and place[a][1] < row - 1]
         if not sources:
             continue
         top = min(place[a][1] for a in sources)
@@ -191,7 +191,7 @@ def _lanes(place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]])
 
         candidates = [k * LANE / 2 for k in range(-100, 101)]
         lane = min((x for x in candidates if is_free(x)), key=lambda x: sum(abs(x - w) for w in wanted))
-        lanes[room] = lane
+        lanes[package] = lane
         taken.append((lane, top, row))
     return lanes
 
@@ -199,17 +199,17 @@ def _lanes(place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]])
 def _paths(
     place: Mapping[str, tuple[float, int]], arrows: set[tuple[str, str]]
 ) -> dict[tuple[str, str], list[tuple[float, float]]]:
-    """Corners of every arrow. Those to one room join before they reach it."""
+    """Corners of every arrow. Those to one package join before they reach it."""
     lanes = _lanes(place, arrows)
     rows = max(row for _, row in place.values()) + 1
     tracks: dict[tuple[int, str], float] = {}
     for gap in range(rows):  # below row `gap`
         here = {b for a, b in arrows if place[a][1] == gap or place[b][1] == gap + 1}
-        for k, room in enumerate(sorted(here, key=lambda b: (-place[b][1], place[b][0]))):
-            tracks[gap, room] = -gap * (HEIGHT + GAP_Y) - 0.1 - (GAP_Y - 0.26) * (k + 0.5) / len(here)
+        for k, package in enumerate(sorted(here, key=lambda b: (-place[b][1], place[b][0]))):
+            tracks[gap, package] = -gap * (HEIGHT + GAP_Y) - 0.1 - (GAP_Y - 0.26) * (k + 0.5) / len(here)
     paths = {}
-    for room, (middle, row) in place.items():
-        targets = sorted((b for a, b in arrows if a == room), key=lambda b: lanes[b] if place[b][1] > row + 1 else place[b][0])
+    for package, (middle, row) in place.items():
+        targets = sorted((b for a, b in arrows if a == package), key=lambda b: lanes[b] if place[b][1] > row + 1 else place[b][0])
         for k, b in enumerate(targets):
             start = middle + (k - (len(targets) - 1) / 2) * min(0.3, (WIDTH - 0.4) / len(targets))
             end, below = place[b]
@@ -219,12 +219,12 @@ def _paths(
             corners = [(start, -row * (HEIGHT + GAP_Y)), (start, first)]
             if below > row + 1:
                 corners += [(lanes[b], first), (lanes[b], last)]
-            paths[room, b] = [*corners, (end, last), (end, -below * (HEIGHT + GAP_Y) + HEIGHT)]
+            paths[package, b] = [*corners, (end, last), (end, -below * (HEIGHT + GAP_Y) + HEIGHT)]
     return paths
 
 
 def draw(out: Path) -> None:
-    """Layers from the top down, a bar for the lines of code of each room, arrows from importer to imported."""
+    """Layers from the top down, a bar for the lines of code of each package, arrows from importer to imported."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -233,10 +233,10 @@ def draw(out: Path) -> None:
 
     modules = modules_of()
     lines = lines_of(modules)
-    layers = [[room for room in layer if room in lines] for layer in LAYERS]
+    layers = [[package for package in layer if package in lines] for layer in LAYERS]
     place = _places([layer for layer in layers if layer])
-    most = max(lines[room] for room in place)
-    arrows = {(a, b) for a, b in arrows_between_rooms(imports_of(modules)) if a in place and b in place}
+    most = max(lines[package] for package in place)
+    arrows = {(a, b) for a, b in arrows_between_packages(imports_of(modules)) if a in place and b in place}
     paths = _paths(place, arrows)
     xs = [x for corners in paths.values() for x, _ in corners] + [
         m + side * WIDTH / 2 for m, _ in place.values() for side in (-1, 1)
@@ -256,15 +256,17 @@ def draw(out: Path) -> None:
             zorder=2,
             arrowprops={"arrowstyle": "-|>", "color": colour, "shrinkA": 0, "shrinkB": 0, "mutation_scale": 11},
         )
-    for room, (middle, row) in place.items():
+    for package, (middle, row) in place.items():
         x, y = middle - WIDTH / 2, -row * (HEIGHT + GAP_Y)
-        fill, edge = colours_of(room)
+        fill, edge = colours_of(package)
         style = "round,pad=0,rounding_size=0.07"
         axis.add_patch(FancyBboxPatch((x, y), WIDTH, HEIGHT, boxstyle=style, facecolor=fill, edgecolor=edge, zorder=3))
-        axis.text(x + 0.1, y + 0.43, room, fontsize=10, fontweight="bold", va="center", zorder=4)
-        axis.text(x + WIDTH - 0.1, y + 0.43, f"{lines[room]:,}", fontsize=8, va="center", ha="right", color="#333333", zorder=4)
-        axis.text(x + 0.1, y + 0.22, SENTENCES.get(room, ""), fontsize=7.5, va="center", color="#333333", zorder=4)
-        axis.add_patch(Rectangle((x + 0.1, y + 0.07), (WIDTH - 0.2) * lines[room] / most, 0.035, color=edge, zorder=4))
+        axis.text(x + 0.1, y + 0.43, package, fontsize=10, fontweight="bold", va="center", zorder=4)
+        axis.text(
+            x + WIDTH - 0.1, y + 0.43, f"{lines[package]:,}", fontsize=8, va="center", ha="right", color="#333333", zorder=4
+        )
+        axis.text(x + 0.1, y + 0.22, SENTENCES.get(package, ""), fontsize=7.5, va="center", color="#333333", zorder=4)
+        axis.add_patch(Rectangle((x + 0.1, y + 0.07), (WIDTH - 0.2) * lines[package] / most, 0.035, color=edge, zorder=4))
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
     plt.close(figure)
@@ -272,7 +274,7 @@ def draw(out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "rooms.png", help="file to write (%(default)s)")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "images" / "packages.png", help="file to write (%(default)s)")
     args = parser.parse_args()
     draw(args.out)
     print(f"written: {args.out}")
