@@ -216,3 +216,15 @@ def test_the_version_is_an_option(v2):
     cfg_from_list(["TEST.SET_TARGET=validation", "NUM_WORKERS=0"])
     dataset = build_eval_loader(cfg, lambda image: image.float()).dataset
     assert dataset.version == "v2.0" and dataset.class_names == MAPILLARY_NAMES
+
+
+def test_labels_of_v2_that_lie_in_labels_are_known_by_the_config_that_alone_is_there(tmp_path):
+    save_image(tmp_path / "training/images/a.jpg", 0)
+    save_ids(tmp_path / "training/labels/a.png", np.full((12, 20), 3))
+    write_mapillary_config(tmp_path / "config_v2.0.json")
+    for version in ("", "v2.0"):
+        dataset = Mapillary(tmp_path, "training", 19, version=version, transform=PLAIN)
+        assert dataset.version == "v2.0" and (dataset[0].label == LABEL_SETS[19].names.index("car")).all()
+    write_mapillary_config(tmp_path / "config_v1.2.json", NAMES_OF_V1_2)
+    dataset = Mapillary(tmp_path, "training", 19, transform=PLAIN)
+    assert dataset.version == "v1.2" and dataset.class_names[3] == "construction--barrier--fence" != MAPILLARY_NAMES[3]

@@ -45,7 +45,7 @@ def test_the_script_writes_what_was_asked_for_and_keeps_the_folders(checkpoint, 
     out = tmp_path / "out"
     flags = ["--write", "overlay", "palette", "cityscapes", "confidence", "--alpha", "0.3", "--batch", "2", "--device", "cpu"]
     run_script("predict.py", "--checkpoint", checkpoint, "--out", out, *flags, "--", photos)
-    assert f"3 predicted: {out}" in capsys.readouterr().out
+    assert f"3 predicted, passed over 1 .txt: {out}" in capsys.readouterr().out
     kinds = ("cityscapes", "confidence", "overlay", "palette")
     assert written(out) == [f"{k}/{n}.png" for k in kinds for n in ("a/1", "a/2", "b/1")] + ["prediction.json"]
     wanted = segmenter.predict(photos / "a/2.jpg")
@@ -118,6 +118,30 @@ def test_inputs_are_files_folders_and_patterns(photos, tmp_path):
     inside.mkdir(parents=True)
     Image.new("RGB", (4, 4)).save(inside / "x.png")
     assert [str(w.name) for w in find_inputs([photos], photos / "pred")] == ["a/1", "a/2", "b/1"]
+
+
+def test_a_folder_is_listed_as_datasets_are_and_what_is_passed_over_is_counted_by_ending(segmenter, photos, tmp_path):
+    """Neither hidden files nor hidden folders, linked folders once, loops cut."""
+    for name in ("._1.png", ".ipynb_checkpoints/1-checkpoint.png", "a/b.HEIC", "c.heic", "d.avif", "e.mp4", "noending"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"\0\5\26\7junk")
+    (tmp_path / "card").mkdir()
+    Image.new("RGB", (8, 5)).save(tmp_path / "card/9.png")
+    (photos / "day1").symlink_to(tmp_path / "card")
+    (photos / "day2").symlink_to(tmp_path / "card")
+    (photos / "loop").symlink_to(photos)
+    assert [str(w.name) for w in find_inputs([photos], tmp_path / "out")] == ["a/1", "a/2", "b/1", "day1/9"]
+    done = str(predict_files(segmenter, [photos], tmp_path / "out"))
+    assert (
+        done.startswith("4 predicted, passed over 2 .heic, ")
+        and "1 .mp4" in done
+        and "name videos" in done
+        and "1 without ending" in done
+    )
+    (tmp_path / "heics").mkdir()
+    (tmp_path / "heics/a.heic").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match=r"heics holds no image; images end in .*; there are 1 \.heic"):
+        find_inputs([tmp_path / "heics"], tmp_path / "out")
 
 
 def test_inputs_that_cannot_be_used_are_refused(segmenter, photos, tmp_path):

@@ -262,3 +262,23 @@ def test_encryption_and_unknown_packing_are_named(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="a.zip is encrypted, cannot read x in it"):
         storage.read_bytes(path / "x")
+
+
+def test_linked_folders_are_entered_once_and_loops_are_cut(tmp_path):
+    for name in ("root/a/1.png", "root/.cache/2.png", "outside/b/3.png", "root/links/keep.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    for name, target in (
+        ("links/again", tmp_path / "root/a"),
+        ("links/cached", tmp_path / "root/.cache"),
+        ("links/day1", tmp_path / "outside"),
+        ("links/day2", tmp_path / "outside"),
+        ("links/loop", tmp_path / "root"),
+        ("links/up", tmp_path),
+        ("links/itself", tmp_path / "root/links/itself"),
+    ):
+        (tmp_path / "root" / name).symlink_to(target)
+    found = ["a/1.png", "links/cached/2.png", "links/day1/b/3.png"]
+    assert storage.glob("**/*.png", tmp_path / "root") == found
+    assert storage.glob("links/**/*.png", tmp_path / "root") == ["links/again/1.png", *found[1:]]
+    assert storage.glob("links/*/*.png", tmp_path / "root") == ["links/again/1.png", "links/cached/2.png"]

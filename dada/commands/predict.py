@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dada.commands.predict_video import VIDEOS, predict_video
+from dada.dataset import storage
 from dada.dataset.pictures import as_picture
 from dada.files import remove_parts, whole_file, write_whole
 
@@ -57,11 +58,13 @@ class Done:
     written: int = 0
     skipped: int = 0  # that were there already
     unreadable: tuple[str, ...] = ()
+    passed_over: str = ""  # files of other kinds, counted by ending
 
     def __str__(self) -> str:
         parts = [f"{self.written} predicted"]
         parts += [f"{self.skipped} were there already (--overwrite writes them again)"] if self.skipped else []
         parts += [f"{len(self.unreadable)} could not be read"] if self.unreadable else []
+        parts += [f"passed over {self.passed_over}"] if self.passed_over else []
         return ", ".join(parts)
 
 
@@ -90,7 +93,10 @@ def find_inputs(inputs: Sequence[str | Path], out: str | Path) -> list[Work]:
             raise FileNotFoundError(f"{text} does not exist; give images, videos, folders, or patterns in quotes")
         files = [file for file in files if out not in file.resolve().parents]
         if not files:
-            raise FileNotFoundError(f"{text} holds no image; images end in {', '.join(IMAGES)}")
+            others = passed_over([text], out)
+            raise FileNotFoundError(
+                f"{text} holds no image; images end in {', '.join(IMAGES)}" + (f"; there are {others}" if others else "")
+            )
         found += [Work(file, file.relative_to(root).with_suffix("")) for file in files]
     unique: dict[Path, Work] = {}
     for work in dict.fromkeys(found):
@@ -104,7 +110,17 @@ def find_inputs(inputs: Sequence[str | Path], out: str | Path) -> list[Work]:
 
 
 def _images_below(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGES and p.is_file())
+    """All images below a folder, listed as datasets are: no hidden files and folders, linked folders once."""
+    return [folder / name for name in storage.glob("**/*", folder) if Path(name).suffix.lower() in IMAGES]
+
+
+def passed_over(inputs: Sequence[str | Path], out: str | Path) -> str:
+    """What lies in the folders among `inputs` and is no image, counted by ending: "2 .heic, 1 .mp4"; "" for nothing."""
+    out = Path(out).resolve()
+    files = [folder / name for folder in map(Path, inputs) if folder.is_dir() for name in storage.glob("**/*", folder)]
+    endings = Counter(f.suffix.lower() or "without ending" for f in files if out not in f.resolve().parents)
+    counted = ", ".join(f"{count} {ending}" for ending, count in endings.most_common() if ending not in IMAGES)
+    return counted + (" (name videos to have them predicted)" if any(ending in VIDEOS for ending in endings) else "")
 
 
 def _before_the_pattern(path: Path) -> tuple[str, ...]:
@@ -146,7 +162,7 @@ def predict_files(
         from dada.label_sets import cityscapes_id_of_class
 
         cityscapes_id_of_class(segmenter.classes)  # raises now, not after hours
-    out, done = Path(out), Done()
+    out, done = Path(out), Done(passed_over=passed_over(inputs, out))
     work = find_inputs(inputs, out)
     if any(w.is_video for w in work) and "overlay" not in kinds:
         raise ValueError("of a video an overlay is written, and nothing else: add overlay, or give its frames as images")

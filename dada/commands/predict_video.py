@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v")
+VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".wmv", ".mpg", ".mpeg", ".flv", ".ts", ".mts", ".3gp", ".ogv")
 
 
 def predict_video(segmenter: Segmenter, video: str | Path, out: str | Path, *, alpha: float = 0.5, batch: int = 1) -> int:
@@ -39,7 +39,10 @@ def predict_video(segmenter: Segmenter, video: str | Path, out: str | Path, *, a
         frames = _frames(capture)
         first = next(frames, None)
         if first is None:
-            raise ValueError(f"cannot read {video} as a video: OpenCV {cv2.__version__} finds no frame in it")
+            raise ValueError(
+                f"cannot read {video} as a video: OpenCV {cv2.__version__} finds no frame in it. If "
+                "other programs play it, convert it: `ffmpeg -i IN out.mp4`"
+            )
         count = 0
         with whole_file(out, ".mp4") as part:
             height, width = first.shape[:2]

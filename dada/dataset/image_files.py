@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin  # noqa: F401  plugins register themselves
 
 from dada.dataset import packed, samples, storage
+from dada.dataset.file_kinds import other_kind
 
 # What pictures are stored in. Pillow knows more, and hands some of them, EPS for one, to other programs.
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
@@ -275,8 +276,9 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
-        kind = "EPS and other formats are not read here" if content[:4] == b"%!PS" else "damaged at its very start"
-        raise ValueError(_broken(path, content, f"not an image, or {kind}")) from None
+        if kind := other_kind(str(path), content):
+            raise ValueError(f"{path} ({len(content)} bytes) is {kind}") from None
+        raise ValueError(_broken(path, content, "not an image, or damaged at its very start")) from None
     except Exception as error:
         raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
     if image.width * image.height > MOST_PIXELS:

@@ -103,12 +103,14 @@ _NINETEEN = {  # by the definitions of Cityscapes' classes; what is none of them
 # Version of the labels -> folders below a split where they may lie, and config files that name their ids.
 _VERSIONS = {
     "v1.2": (("labels", "v1.2/labels"), ("config_v1.2.json", "config.json")),
-    "v2.0": (("v2.0/labels",), ("config_v2.0.json",)),
+    "v2.0": (("v2.0/labels", "labels"), ("config_v2.0.json",)),
 }
 
 
 class Mapillary(PublishedDataset):
     """<split>/images/<name>.jpg with labels <split>/labels/<name>.png, or <split>/v1.2/labels, <split>/v2.0/labels.
+
+    Labels in <split>/labels are of v1.2, unless config_v2.0.json alone is beside the splits.
 
     Splits: "training", "validation" or "testing" (which has no labels); "train" and "val" stand for the first two where
     there are no folders of that name. A list file has one image a line, `<name>.jpg` (DADA).
@@ -156,13 +158,18 @@ class Mapillary(PublishedDataset):
 
     def _version_and_folder(self, split: str) -> tuple[str, str]:
         """The version to read and the folder of its labels, whether or not it is there."""
-        wanted = {self.version: _VERSIONS[self.version]} if self.version else _VERSIONS
+        wanted = {self.version: _VERSIONS[self.version]} if self.version else self._by_config()
         for version, (folders, _) in wanted.items():
             for folder in folders:
                 if storage.is_dir(self.root / split / folder):
                     return version, folder
         version = next(iter(wanted))
-        return version, wanted[version][0][-1] if self.version else "labels"
+        return version, wanted[version][0][-1 if version == "v1.2" else 0] if self.version else "labels"
+
+    def _by_config(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+        """_VERSIONS, in the order in which to look for them: where only the config of v2.0 is there, labels/ is of that."""
+        there = {v: any(storage.is_file(self.root / name) for name in names) for v, (_, names) in _VERSIONS.items()}
+        return dict(sorted(_VERSIONS.items(), key=lambda item: there["v2.0"] and not there[item[0]]))
 
     def _names_of_ids(self, config: str | Path) -> tuple[str, ...]:
         """The class names in the order of their ids, from `config` or else from the file beside the images."""

@@ -66,7 +66,8 @@ def glob(pattern: str, root: str | Path) -> list[str]:
     """Files below `root` that fit `pattern`, as sorted paths from there, divided by "/".
 
     `*`, `?` and `[abc]` stand for characters of one name, `**` for any number of folders; names that begin with
-    a dot fit only a part of the pattern that does, too. Upper and lower case differ.
+    a dot fit only a part of the pattern that does, too. Upper and lower case differ. `**` follows links to folders, and enters
+    each folder once.
     """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if parts and parts[-1] == "**":
@@ -195,7 +196,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
         return False
 
 
-def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visited: set[tuple]) -> None:
+def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visited: set[tuple], start: str = "") -> None:
     """Add to `found` the files in root/folder that fit the parts of a pattern that are left."""
     if (folder, parts) in visited:  # two ** reach a folder in several ways
         return
@@ -203,7 +204,9 @@ def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visit
     here, (part, *rest) = os.path.join(root, folder), parts
     if part == "**":
         _find(root, folder, tuple(rest), found, visited)
-        names, rest = ((n, d) for n, d in _scan(here).items() if d and not n.startswith(".")), parts
+        start = start or here
+        inside = [n for n, d in _scan(here).items() if d and not n.startswith(".")]
+        names, rest = ((n, True) for n in inside if not _was_there(os.path.join(here, n), start, parts, visited)), parts
     elif re.search(r"[*?[]", part):
         fits = re.compile(fnmatch.translate(part)).match
         hidden = part.startswith(".")
@@ -214,9 +217,24 @@ def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visit
     for name, is_folder in names:
         path = posixpath.join(folder, name)
         if rest and is_folder:
-            _find(root, path, tuple(rest), found, visited)
+            _find(root, path, tuple(rest), found, visited, start if part == "**" else "")
         elif not rest and not is_folder:
             found.add(path)
+
+
+def _was_there(path: str, start: str, parts: tuple[str, ...], visited: set[tuple]) -> bool:
+    """Whether a linked folder leads to one that `**`, which began at `start`, sees by its own name, or by another link."""
+    if not os.path.islink(path):
+        return False
+    real, begin = os.path.realpath(path), os.path.realpath(start)
+    if begin == real or begin.startswith(real + os.sep):  # back to where it came from
+        return True
+    if real.startswith(begin + os.sep) and "/." not in real[len(begin) :].replace(os.sep, "/"):
+        return True
+    seen = (real, parts)
+    before = seen in visited
+    visited.add(seen)
+    return before
 
 
 # ---- archives

@@ -1,0 +1,90 @@
+"""What a file is that holds no picture read here, so that no sound file is called damaged, and what to do with it."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from io import BytesIO
+
+from PIL import TiffImagePlugin
+
+_CONVERT = "convert it to PNG"
+_FRAMES = "`dada predict` knows videos by their ending, .mp4 for one; a dataset needs the frames as PNG or JPEG"
+
+# How a file begins, what it is and what to do.
+_BEGINNINGS = (
+    (b"\0\0\0\x0cjP  ", "JPEG 2000", _CONVERT),
+    (b"\xff\x4f\xff\x51", "JPEG 2000", _CONVERT),
+    (b"\0\0\0\x0cJXL ", "JPEG XL", _CONVERT),
+    (b"\xff\x0a", "JPEG XL", _CONVERT),
+    (b"%!PS", "EPS", _CONVERT),
+    (b"%PDF", "PDF", _CONVERT),
+    (b"8BPS", "Photoshop", _CONVERT),
+    (b"v/1\x01", "OpenEXR", "convert it to PNG, or a depth file to 16-bit PNG of centimetres"),
+    (b"#?RADIANCE", "Radiance HDR", _CONVERT),
+    (b"DDS ", "DDS", _CONVERT),
+    (b"qoif", "QOI", _CONVERT),
+    (b"\0\0\1\0", "ICO", _CONVERT),
+    (b"SIMPLE  =", "FITS", _CONVERT),
+    (b"\x89HDF", "HDF5", "write each array in it as PNG"),
+    (b"\x93NUMPY", "NumPy array", "write it as PNG, of 8 or 16 bits"),
+    (b"MATLAB", "MATLAB", "write each array in it as PNG"),
+    (b"PK\x03\x04", "zip archive", "give its name with .zip, or unpack it"),
+    (b"\x1f\x8b", "gzip archive", "unpack it"),
+    (b"Rar!", "RAR archive", "unpack it"),
+    (b"<svg", "SVG", _CONVERT),
+    (b"<?xml", "XML", "convert a drawing in it to PNG"),
+    (b"version https://git-lfs", "pointer of Git LFS, not the file itself", "fetch the files with `git lfs pull`"),
+    (b"<!DOCTYPE", "web page", "the download was answered with one: fetch the file again"),
+    (b"<html", "web page", "the download was answered with one: fetch the file again"),
+)
+_BRANDS = {
+    b"avif": "AVIF",
+    b"avis": "AVIF",
+    b"heic": "HEIC",
+    b"heix": "HEIC",
+    b"hevc": "HEIC",
+    b"mif1": "HEIF",
+    b"msf1": "HEIF",
+    b"crx ": "CR3",
+}
+
+
+def other_kind(name: str, content: bytes) -> str | None:
+    """What the file is and what to do, for a message: "HEIC, which is not read here: convert it to PNG"; None: not known.
+
+    Args:
+        name: of the file; TGA has no beginning of its own, and is known by its ending.
+        content: the whole file.
+    """
+    kind, advice = _known(name.lower(), content)
+    return kind and f"{kind}, which is not read here: {advice}"
+
+
+def _known(name: str, content: bytes) -> tuple[str, str]:
+    for begin, kind, advice in _BEGINNINGS:
+        if content[:64].lstrip().lower().startswith(begin.lower()) if begin[:1] == b"<" else content.startswith(begin):
+            return kind, advice
+    if content[4:8] == b"ftyp":
+        brands = [content[k : k + 4] for k in range(8, min(64, int.from_bytes(content[:4], "big")), 4)]
+        found = next((_BRANDS[brand] for brand in brands if brand in _BRANDS), "")
+        return (found, _CONVERT) if found else ("MP4 video", _FRAMES)
+    if content.startswith((b"\x1aE\xdf\xa3", b"\x30\x26\xb2\x75", b"\0\0\1\xba", b"FLV\1")) or content[8:12] == b"AVI ":
+        return "video", _FRAMES
+    if content[128:132] == b"DICM":
+        return "DICOM", _CONVERT
+    if content.startswith((b"II*\0", b"MM\0*")):
+        return _of_tiff(content)
+    if content[-18:].startswith(b"TRUEVISION-XFILE") or (name.endswith(".tga") and content[2:3] in b"\1\2\3\x09\x0a\x0b"):
+        return "TGA", _CONVERT
+    return "", ""
+
+
+def _of_tiff(content: bytes) -> tuple[str, str]:
+    """A TIFF whose packing Pillow does not know; nothing for others, and where the tags are damaged."""
+    with suppress(Exception):
+        tags, file = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), BytesIO(content)
+        file.seek(tags.next)
+        tags.load(file)
+        if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
+            return f"TIFF packed by method {tags[259]}", "write it again without compression, or convert it to PNG"
+    return "", ""
