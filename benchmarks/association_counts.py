@@ -28,7 +28,15 @@ from dada.domain_adaptation.association import aggregation, form, streamed_loss,
 CASES = ("cos-512-92", "cos-2048-92", "kl-19-92")
 ALPHA = 0.5
 # Passes that a compiler cannot join: a sum over rows ends before what needs it; sums over columns go the other way.
-PASSES = {**{"_contrast_exp_": 2, "_exp_": 1, "maxima": 2}, **{"_weigh_pair_": 1, "_pull_pair_": 2, "_weigh_and_pull_": 1}}
+PASSES = {
+    "_softmax_": 3,
+    "maxima": 2,
+    "_other_softmax_": 1,
+    "_both_": 1,
+    "_weigh_pair_": 1,
+    "_pull_pair_": 2,
+    "_weigh_and_pull_": 1,
+}
 
 
 class Counter(TorchDispatchMode):

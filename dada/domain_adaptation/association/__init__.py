@@ -11,7 +11,9 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     check.py         whether the fused form gives what the tiled one gives, before "auto" takes it
     cycle_search.py  the way of every source pixel
     streamed_loss.py the loss and its gradient
+    both_ways.py     for cosines, both ways of the cycles in one pass
     aggregation.py   spatial aggregation and its gradient
+    attention.py     aggregation of probabilities on a CPU
     operators.py     these as operators of torch, so that a model around them can be compiled
 
 Letters as in the dense form: C channels, S source and T target pixels, N and M either, R rows of a stripe;

@@ -11,49 +11,39 @@ from torch import Tensor
 from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
-from dada.domain_adaptation.association.tiles import TILE_ELEMENTS, Softmax, even_parts, softmax_, stripes, tiles_in
+from dada.domain_adaptation.association.tiles import TILE_ELEMENTS, even_parts, softmax_, stripes, tiles_in
 
 
-def aggregate(x: Tensor, metric: str, alpha: float, form: Form = PLAIN) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def aggregate(x: Tensor, metric: str, alpha: float, form: Form = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
     """(1 - alpha) x + alpha * softmax(similarity) x over the pixels of each image, (B, C, H, W) -> same; and
-    scale, peak and total of the softmax, each (B, H*W), from which `aggregate_backward` finds the weights again.
+    scale and level of the softmax, each (B, H*W), from which `aggregate_backward` finds the weights again.
     """
     mixed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     softmaxes = [_mix(PIXELS[metric](x[b].flatten(1), form=form), alpha, mixed[b].flatten(1)) for b in range(len(x))]
-    scale, peak, total = (torch.stack(part) for part in zip(*softmaxes))
-    return mixed, scale, peak, total
+    scale, level = (torch.stack(part) for part in zip(*softmaxes))
+    return mixed, scale, level
 
 
-def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> Softmax:
-    """Aggregate one image into `out_CN`; returns what is needed to find the weights again, each (N,)."""
+def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> tuple[Tensor, Tensor]:
+    """Aggregate one image into `out_CN`; returns scale and level of the softmax, each (N,)."""
     x_CN, contrast = pixels.x_CN, isinstance(pixels, Directions)
     count = x_CN.shape[1]
     own_N = torch.arange(count, device=x_CN.device)
     values_CN = pixels.columns_CN if contrast else operand(x_CN)
-    statistics = Softmax(*x_CN.new_empty(3, count))
+    scale_N, level_N = x_CN.new_empty(2, count)
     for part, tile_RN in stripes(count, pixels):
         rows_CR = pixels.rows(part)
         product_RN = pixels.product(rows_CR, out_RN=tile_RN)
-        # Nothing is more similar to a pixel than itself, by either metric: it is the peak of its row.
+        # Nothing is more similar to a pixel than itself, by either metric.
         weight_RN, softmax = softmax_(product_RN, rows_CR, pixels, own_N[part], contrast)
-        mean_CR = mm(weight_RN, values_CN.mT).div_(softmax.total).mT
-        torch.lerp(x_CN[:, part], mean_CR, alpha, out=out_CN[:, part])
-        for all_N, some_R1 in zip(statistics, softmax):
-            all_N[part] = some_R1[:, 0]
+        torch.lerp(x_CN[:, part], mm(weight_RN, values_CN.mT).mT, alpha, out=out_CN[:, part])
+        scale_N[part], level_N[part] = softmax.scale[:, 0], softmax.level[:, 0]
         del weight_RN  # a compiled epilogue writes the next one elsewhere
-    return statistics
+    return scale_N, level_N
 
 
 def aggregate_backward(
-    x: Tensor,
-    mixed: Tensor,
-    scale: Tensor,
-    peak: Tensor,
-    total: Tensor,
-    grad_mixed: Tensor,
-    metric: str,
-    alpha: float,
-    form: Form = PLAIN,
+    x: Tensor, mixed: Tensor, scale: Tensor, level: Tensor, grad_mixed: Tensor, metric: str, alpha: float, form: Form = PLAIN
 ) -> Tensor:
     """The gradient of x from that of `mixed` and the results of `aggregate`."""
     grad = torch.empty(x.shape, dtype=x.dtype, device=x.device)
@@ -64,7 +54,7 @@ def aggregate_backward(
         # mixed_j). To divide is harmless for small alpha, since the weights are multiplied by alpha in turn.
         mean_N = channel_dot(grad_mixed_CN, mixed[b].flatten(1)) - (1 - alpha) * channel_dot(grad_mixed_CN, x_CN)
         pixels = PIXELS[metric](x_CN, grad_CN, form)
-        rest = grad_CN, grad_mixed_CN, Softmax(scale[b], peak[b], total[b]), mean_N / alpha, alpha
+        rest = grad_CN, grad_mixed_CN, scale[b], level[b], mean_N / alpha, alpha
         if isinstance(pixels, Directions):
             _unmix_directions(pixels, *rest)
         else:
@@ -73,12 +63,12 @@ def aggregate_backward(
 
 
 def _unmix_distributions(
-    pixels: Pixels, grad_CN: Tensor, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
+    pixels: Pixels, grad_CN: Tensor, grad_mixed_CN: Tensor, _: Tensor, level_N: Tensor, mean_N: Tensor, alpha: float
 ) -> None:
     """Add the gradient of one image through weights and values, stripe by stripe."""
     form = pixels.form
     x_CN, grad_mixed_CN = operand(pixels.x_CN), operand(grad_mixed_CN)
-    shift_N = softmax.peak + softmax.total.log() - math.log(alpha)
+    shift_N = level_N - math.log(alpha)
     for part, weight_RN, pull_RN in stripes(x_CN.shape[1], pixels, tiles=2):
         rows_CR, grad_rows_CR = pixels.rows(part), grad_mixed_CN[:, part]
         pixels.product(rows_CR, out_RN=weight_RN)
@@ -98,7 +88,7 @@ def _weigh_and_pull_(weight_RN: Tensor, pull_RN: Tensor, shift_R: Tensor, mean_R
 
 
 def _unmix_directions(
-    pixels: Directions, grad_CN: Tensor, grad_mixed_CN: Tensor, softmax: Softmax, mean_N: Tensor, alpha: float
+    pixels: Directions, grad_CN: Tensor, grad_mixed_CN: Tensor, scale_N: Tensor, level_N: Tensor, mean_N: Tensor, alpha: float
 ) -> None:
     """The same for cosines, in half the tiles.
 
@@ -109,8 +99,7 @@ def _unmix_directions(
     """
     unit_N, form = pixels.unit_N, pixels.form
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
-    bias_N = math.log(alpha) - softmax.total.log() - softmax.peak * softmax.scale
-    numbers = (unit_N, softmax.scale, bias_N, -mean_N * softmax.scale)
+    numbers = (unit_N, scale_N, math.log(alpha) - level_N, -mean_N * scale_N)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
     parts = even_parts(x_CN.shape[1], pair_side(x_CN.shape[0], x_CN.device))
     buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(3 if form.compiled else 5)]

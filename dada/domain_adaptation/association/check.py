@@ -83,7 +83,7 @@ def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: F
     source, target = draw(*SOURCE), draw(*TARGET)
     tiled = fused._replace(compiled=False)
     # Each step from the same input, so that a difference does not grow from one to the next.
-    mixed, scale, peak, total = aggregation.aggregate(target, metric, ALPHA, tiled)
+    mixed, scale, level = aggregation.aggregate(target, metric, ALPHA, tiled)
     j, back, usable = streamed_loss.ways(source, target, metric, tiled)
     weights = usable * (torch.arange(usable.shape[1], device=device) % 3).to(dtype)  # a third does not count
 
@@ -92,7 +92,7 @@ def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: F
         sums = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (True, True), form)
         value = streamed_loss.sum_over_cycles(source, target, j, back, weights, metric, (False, False), form)[0]
         aggregated, *_ = aggregation.aggregate(target, metric, ALPHA, form)
-        grad = aggregation.aggregate_backward(target, mixed, scale, peak, total, mixed, metric, ALPHA, form)
+        grad = aggregation.aggregate_backward(target, mixed, scale, level, mixed, metric, ALPHA, form)
         return {
             "the aggregated map": aggregated,
             "the gradient of the aggregation": grad,

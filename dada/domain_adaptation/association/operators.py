@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dada.domain_adaptation.association import aggregation, streamed_loss
+from dada.domain_adaptation.association.attention import attend, attends
 from dada.domain_adaptation.association.form import form_for
 
 # ---- the functions that cycle_association.py calls -------------------------------------------------
@@ -41,7 +42,9 @@ def stream_loss(
 
 def stream_aggregation(x: Tensor, metric: str, alpha: float, fused: bool = False) -> Tensor:
     """(1 - alpha) x + alpha * softmax(similarity) x, over the pixels of each image: (B, C, H, W) -> same."""
-    return aggregate(x, metric, alpha, fused)[0] if alpha > 0 else x.clone()
+    if alpha == 0:
+        return x.clone()
+    return attend(x, alpha) if not fused and attends(x, metric) else aggregate(x, metric, alpha, fused)[0]
 
 
 def stream_cycles(source: Tensor, target: Tensor, metric: str, fused: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -121,9 +124,7 @@ associate.register_autograd(_associate_backward, setup_context=_keep_for_associa
 
 
 @torch.library.custom_op(
-    "dada::aggregate",
-    mutates_args=(),
-    schema="(Tensor x, str metric, float alpha, bool fused) -> (Tensor, Tensor, Tensor, Tensor)",
+    "dada::aggregate", mutates_args=(), schema="(Tensor x, str metric, float alpha, bool fused) -> (Tensor, Tensor, Tensor)"
 )
 def aggregate(x, metric, alpha, fused):
     with _plainly(x):
@@ -132,23 +133,23 @@ def aggregate(x, metric, alpha, fused):
 
 @aggregate.register_fake
 def _(x, metric, alpha, fused):
-    statistics = (x.new_empty(x.shape[0], x.shape[2] * x.shape[3]) for _ in range(3))
+    statistics = (x.new_empty(x.shape[0], x.shape[2] * x.shape[3]) for _ in range(2))
     return torch.empty(x.shape, dtype=x.dtype, device=x.device), *statistics
 
 
 @torch.library.custom_op(
     "dada::aggregate_backward",
     mutates_args=(),
-    schema="(Tensor x, Tensor mixed, Tensor scale, Tensor peak, Tensor total, Tensor grad_mixed, str metric, "
+    schema="(Tensor x, Tensor mixed, Tensor scale, Tensor level, Tensor grad_mixed, str metric, "
     "float alpha, bool fused) -> Tensor",
 )
-def aggregate_backward(x, mixed, scale, peak, total, grad_mixed, metric, alpha, fused):
+def aggregate_backward(x, mixed, scale, level, grad_mixed, metric, alpha, fused):
     with _plainly(x):
-        return aggregation.aggregate_backward(x, mixed, scale, peak, total, grad_mixed, metric, alpha, form_for(x.device, fused))
+        return aggregation.aggregate_backward(x, mixed, scale, level, grad_mixed, metric, alpha, form_for(x.device, fused))
 
 
 @aggregate_backward.register_fake
-def _(x, mixed, scale, peak, total, grad_mixed, metric, alpha, fused):
+def _(x, mixed, scale, level, grad_mixed, metric, alpha, fused):
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 

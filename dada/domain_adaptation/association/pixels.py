@@ -115,7 +115,7 @@ class Directions(Pixels):
         return self.unit_N > 0
 
     def rows(self, index: slice | Tensor) -> Tensor:
-        return self.x_CN[:, index] * self.unit_N[index]
+        return columns_of(self.x_CN, index) * self.unit_N[index]
 
     def row_constant(self, rows_CR: Tensor) -> Tensor:
         return rows_CR.new_zeros(rows_CR.shape[1], 1)
@@ -148,7 +148,7 @@ class Distributions(Pixels):
         return self.x_CN.new_ones(self.x_CN.shape[1], dtype=torch.bool)
 
     def rows(self, index: slice | Tensor) -> Tensor:
-        return self.x_CN[:, index]
+        return columns_of(self.x_CN, index)
 
     def row_constant(self, rows_CR: Tensor) -> Tensor:
         """-sum_c p_c log p_c of the row, which the softmax does not see."""
@@ -169,6 +169,11 @@ class Distributions(Pixels):
 
 
 PIXELS = {"cos": Directions, "kl": Distributions}
+
+
+def columns_of(x_CN: Tensor, index: slice | Tensor) -> Tensor:
+    """x_CN[:, index], which is four times slower for places one by one."""
+    return x_CN[:, index] if isinstance(index, slice) else x_CN.index_select(1, index)
 
 
 def channel_dot(x_CN: Tensor, y_CN: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dada.domain_adaptation.association.both_ways import sum_both_ways
 from dada.domain_adaptation.association.cycle_search import image_cycles
 from dada.domain_adaptation.association.form import PLAIN, Form
-from dada.domain_adaptation.association.pixels import PIXELS, Pixels
+from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
 from dada.domain_adaptation.association.tiles import softmax_, stripes
 
 
@@ -59,6 +60,8 @@ def _image_sum(source: Pixels, target: Pixels, j_S: Tensor, back_T: Tensor, weig
     """The sum of one image; the gradient goes into `source` and `target`."""
     # Cycles that turn around at one target pixel share their way back: one row, with the sum of their weights.
     weight_T = weight_S.new_zeros(back_T.shape).index_add_(0, j_S, weight_S)
+    if isinstance(source, Directions) and not (source.grad_CN is None and target.grad_CN is None):
+        return sum_both_ways(source, target, j_S, back_T, weight_S, weight_T)
     there = _cross_entropy(source, target, j_S, weight_S)
     back = _cross_entropy(target, source, back_T, weight_T)
     source.finish_gradient()
@@ -71,9 +74,8 @@ def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Te
 
     Rows of weight 0 are left out, unless their number would have to be waited for: then all are made.
 
-    With e = exp((sim - peak) * scale) and total = sum_j e_j the gradient of row m is
-        weight * scale * (e / total - onehot) = (weight * scale / total) * (e - total * onehot),
-    and the factor in front is a number per row: it goes to the (C, R) row vectors, not to the (R, N) tile.
+    With p the softmax of row m, its gradient is weight * scale * (p - onehot); the factor in front is a number per row,
+    and goes to the (C, R) row vectors, not to the (R, N) tile.
     """
     wants_gradient = rows.grad_CN is not None or columns.grad_CN is not None
     loss = rows.x_CN.new_zeros(())
@@ -82,14 +84,12 @@ def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Te
         index = part if index_K is None else index_K[part]
         chosen_R, weight_R, rows_CR = chosen_M[index], weight_M[index], rows.rows(index)
         product_RN = columns.product(rows_CR, out_RN=tile_RN)
-        grad_RN, (scale_R1, _, total_R1) = softmax_(
-            product_RN, rows_CR, columns, chosen_R, contrast=True, times_unit=wants_gradient
-        )
-        loss += weight_R @ total_R1[:, 0].log()  # log p(chosen) is -log total: the chosen one is the peak
+        grad_RN, softmax = softmax_(product_RN, rows_CR, columns, chosen_R, contrast=True, times_unit=wants_gradient)
+        loss -= weight_R @ softmax.log_p[:, 0]
         if wants_gradient:
-            factor_R, onehot_R1 = weight_R * (scale_R1 / total_R1)[:, 0], -total_R1
+            factor_R, onehot_R1 = weight_R * softmax.scale[:, 0], grad_RN.new_full((1, 1), -1.0).expand(len(chosen_R), 1)
             if columns.unit_N is not None:  # the products had it as a factor
-                onehot_R1 = onehot_R1 * columns.unit_N[chosen_R, None]
+                onehot_R1 = -columns.unit_N[chosen_R, None]
             grad_RN.scatter_add_(1, chosen_R[:, None], onehot_R1)
             columns.add_column_gradient(rows_CR * factor_R, grad_RN)
             if rows.grad_CN is not None:

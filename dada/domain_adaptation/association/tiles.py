@@ -70,66 +70,65 @@ def tiles_in(buffers: list[Tensor], height: int, width: int) -> list[Tensor]:
 
 
 class Softmax(NamedTuple):
-    """What `softmax_` tells of the rows of a stripe: p = exp((sim - peak) * scale) / total. All (R, 1)."""
+    """What `softmax_` tells of the rows of a stripe, p = exp(scale * sim - level). All (R, 1)."""
 
     scale: Tensor  # 1 / std, or 1
-    peak: Tensor
-    total: Tensor
+    level: Tensor  # log sum_j exp(scale * sim_j)
+    log_p: Tensor  # of the chosen place
 
 
 def softmax_(
-    product_RN: Tensor, rows_CR: Tensor, columns: Pixels, peak_R: Tensor, contrast: bool, times_unit: bool = False
+    product_RN: Tensor, rows_CR: Tensor, columns: Pixels, chosen_R: Tensor, contrast: bool, times_unit: bool = False
 ) -> tuple[Tensor, Softmax]:
-    """From `columns.product` the softmax times `total`, row by row; dividing is left to a smaller tensor.
+    """The softmax of each row, from `columns.product`.
 
     Args:
         product_RN: of rows_CR with all columns; not to be used afterwards.
-        peak_R: index of the greatest similarity of each row, known beforehand: no pass for it, no overflow.
+        chosen_R: a place in each row, that of its greatest similarity: its probability is no rounded zero.
         contrast: contrast-normalize, that is, take 1 / std of the row as scale; otherwise the scale is 1.
         times_unit: multiply the tile at last by `columns.unit_N`, if the columns have that.
 
     Returns:
-        The tile (R, N), exp((sim - peak) * scale); and what its rows are.
+        The tile (R, N); and what its rows are. The level is that of similarities without `row_constant`.
     """
-    peak_R1 = peak_R.clone()[:, None]
-    if not contrast:
-        tile_RN, peak_R1, total_R1 = columns.form.of(_exp_)(product_RN, columns.unit_N, peak_R1, times_unit)
-        return tile_RN, Softmax(torch.ones_like(peak_R1), peak_R1, total_R1)
-    mean_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None]
-    level_R1 = mean_R1 + columns.row_constant(rows_CR)
-    tile_RN, *rows = columns.form.of(_contrast_exp_)(product_RN, columns.unit_N, mean_R1, level_R1, peak_R1, times_unit)
-    return tile_RN, Softmax(*rows)
+    mean_R1 = constant_R1 = None
+    if contrast:
+        mean_R1, constant_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None], columns.row_constant(rows_CR)
+    softmax = columns.form.of(_softmax_)
+    tile_RN, *of_rows = softmax(product_RN, columns.unit_N, mean_R1, constant_R1, chosen_R.clone()[:, None], times_unit)
+    return tile_RN, Softmax(*of_rows)
 
 
 # What is done to a tile between two products: functions of tensors alone, to be compiled or not.
 
 
-def _contrast_exp_(
-    tile_RN: Tensor, unit_N: Tensor | None, mean_R1: Tensor, level_R1: Tensor, peak_R1: Tensor, times_unit: bool
+def _softmax_(
+    tile_RN: Tensor,
+    unit_N: Tensor | None,
+    mean_R1: Tensor | None,
+    constant_R1: Tensor | None,
+    chosen_R1: Tensor,
+    times_unit: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tile_RN = writable(tile_RN)
-    if unit_N is not None:
-        tile_RN.mul_(unit_N)
-    # Centred first, so that the sum of squares has nothing to cancel.
-    norm_R1 = torch.linalg.vector_norm(tile_RN.sub_(mean_R1), dim=1, keepdim=True)
-    std_R1 = norm_R1 / math.sqrt(max(tile_RN.shape[1] - 1, 1))
-    scale_R1 = contrast_scale(level_R1, std_R1)
-    peak_R1 = tile_RN.gather(1, peak_R1)
-    total_R1 = tile_RN.sub_(peak_R1).mul_(scale_R1).exp_().sum(dim=1, keepdim=True)
+    if mean_R1 is None:
+        scale_R1 = tile_RN.new_ones(tile_RN.shape[0], 1)
+        level_R1 = tile_RN.gather(1, chosen_R1)
+    else:
+        # Centred first, so that the sum of squares has nothing to cancel.
+        if unit_N is None:
+            tile_RN.sub_(mean_R1)
+        else:
+            torch.addcmul(-mean_R1, tile_RN, unit_N, out=tile_RN)
+        norm_R1 = torch.linalg.vector_norm(tile_RN, dim=1, keepdim=True)
+        scale_R1 = contrast_scale(mean_R1 + constant_R1, norm_R1 / math.sqrt(max(tile_RN.shape[1] - 1, 1)))
+        level_R1 = (tile_RN.gather(1, chosen_R1) + mean_R1) * scale_R1
+        tile_RN.mul_(scale_R1)
+    torch.softmax(tile_RN, dim=1, out=tile_RN)  # the same memory: each row is read before it is written
+    log_p_R1 = tile_RN.gather(1, chosen_R1).log()
     if unit_N is not None and times_unit:
         tile_RN.mul_(unit_N)
-    return tile_RN, scale_R1, peak_R1 + mean_R1, total_R1
-
-
-def _exp_(tile_RN: Tensor, unit_N: Tensor | None, peak_R1: Tensor, times_unit: bool) -> tuple[Tensor, Tensor, Tensor]:
-    tile_RN = writable(tile_RN)
-    if unit_N is not None:
-        tile_RN.mul_(unit_N)
-    peak_R1 = tile_RN.gather(1, peak_R1)
-    total_R1 = tile_RN.sub_(peak_R1).exp_().sum(dim=1, keepdim=True)
-    if unit_N is not None and times_unit:
-        tile_RN.mul_(unit_N)
-    return tile_RN, peak_R1, total_R1
+    return tile_RN, scale_R1, level_R1 - log_p_R1, log_p_R1
 
 
 def maxima(product_RN: Tensor, unit_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

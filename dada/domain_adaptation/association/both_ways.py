@@ -1,0 +1,119 @@
+"""The loss on cosines with its gradient, where both ways of the cycles share their products (docs/association.md, step 5).
+
+The cosine of source pixel i and target pixel j stands in the softmax of row i and in that of column j, and what it
+passes on is the sum of both. So where row i closes a cycle and column j is hit, one product finds it and two hand it on.
+The way back comes first, since a whole column must be known before anything of it is: its softmax, and its gradient at
+source pixels that close no cycle. Then the way there, whose stripes take along what is left of the way back.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dada.domain_adaptation.association.form import writable
+from dada.domain_adaptation.association.pixels import Directions
+from dada.domain_adaptation.association.products import addmm_, mm
+from dada.domain_adaptation.association.tiles import softmax_, stripes
+
+
+def sum_both_ways(
+    source: Directions, target: Directions, j_S: Tensor, back_T: Tensor, weight_S: Tensor, weight_T: Tensor
+) -> Tensor:
+    """-sum_i weight_i log p(j_i | i) - sum_j weight_j log p(back_j | j), 0-dim; and the gradient, in `source` and `target`."""
+    if source.form.static:
+        loss = _there_and_back(source, target, len(j_S), j_S, back_T, weight_S, weight_T)
+        source.finish_gradient()
+    else:
+        # With the pixels first that close a cycle, each part of the source is a slice. Until the gradient is known, the
+        # source in this order lies in its place: no further map.
+        order_S = weight_S.eq(0).sort(stable=True).indices
+        place_S = order_S.argsort()
+        x_CS = torch.index_select(source.x_CN, 1, order_S, out=source.grad_CN)
+        ordered = Directions(x_CS, None if source.grad_CN is None else torch.zeros_like(x_CS), source.form)
+        closed = int(weight_S.count_nonzero())
+        loss = _there_and_back(ordered, target, closed, j_S[order_S], place_S[back_T], weight_S[order_S], weight_T)
+        ordered.finish_gradient()
+        if ordered.grad_CN is not None:
+            torch.index_select(ordered.grad_CN, 1, place_S, out=source.grad_CN)
+    target.finish_gradient()
+    return loss
+
+
+def _there_and_back(
+    source: Directions, target: Directions, closed: int, j_S: Tensor, back_T: Tensor, weight_S: Tensor, weight_T: Tensor
+) -> Tensor:
+    """The same for a source whose first `closed` pixels alone have a weight; gradients are not finished."""
+    loss, back = _way_back(source, target, closed, back_T, weight_T)
+    for part, tile_RN, back_RN in stripes(closed, target, tiles=2):
+        j_R, weight_R, rows_CR = j_S[part], weight_S[part], source.rows(part)
+        product_RN = target.product(rows_CR, out_RN=tile_RN)
+        out_RN = None if target.form.compiled else back_RN
+        back_RN = target.form.of(_other_softmax_)(product_RN, back.scale_N, back.bias_N, out_RN)
+        p_RN, softmax = softmax_(product_RN, rows_CR, target, j_R, contrast=True)
+        loss -= weight_R @ softmax.log_p[:, 0]
+        _take_one(p_RN, j_R)
+        row_N = back_T - part.start
+        inside_N = (row_N >= 0) & (row_N < len(j_R))
+        back_RN.scatter_add_(0, (row_N * inside_N)[None], (-back.factor_N * inside_N)[None])
+        grad_RN = target.form.of(_both_)(back_RN, p_RN, weight_R[:, None] * softmax.scale, target.unit_N)
+        target.add_column_gradient(rows_CR, grad_RN)
+        if source.grad_CN is not None:
+            source.add_row_gradient(part, target.gradient_of_rows(grad_RN).mul_(source.unit_N[part]))
+        del product_RN, p_RN, back_RN, grad_RN  # a compiled epilogue writes the next ones elsewhere
+    return loss
+
+
+class WayBack(NamedTuple):
+    """What is known of the target pixels as rows, (T,): at source pixel i they pass on exp(scale * product + bias), and
+    -factor where they go.
+    """
+
+    scale_N: Tensor  # of products with directions of the source
+    bias_N: Tensor
+    factor_N: Tensor
+
+
+def _way_back(source: Directions, target: Directions, closed: int, back_T: Tensor, weight_T: Tensor) -> tuple[Tensor, WayBack]:
+    """Its part of the loss and its softmax; adds the gradient at the source pixels after the first `closed`."""
+    loss = weight_T.new_zeros(())
+    back = WayBack(torch.zeros_like(weight_T), torch.full_like(weight_T, -torch.inf), torch.zeros_like(weight_T))
+    index_K = None if source.form.static else weight_T.nonzero()[:, 0]
+    open_ones = slice(closed, None)
+    for part, tile_RN in stripes(weight_T.numel() if index_K is None else index_K.numel(), source):
+        index = part if index_K is None else index_K[part]
+        chosen_R, weight_R, rows_CR = back_T[index], weight_T[index], target.rows(index)
+        p_RN, softmax = softmax_(source.product(rows_CR, out_RN=tile_RN), rows_CR, source, chosen_R, contrast=True)
+        loss -= weight_R @ softmax.log_p[:, 0]
+        factor_R = weight_R * softmax.scale[:, 0]
+        back.scale_N[index] = softmax.scale[:, 0] * target.unit_N[index]
+        back.bias_N[index] = factor_R.log() - softmax.level[:, 0]
+        back.factor_N[index] = factor_R
+        if closed < source.x_CN.shape[1]:
+            _take_one(p_RN, chosen_R)
+            grad_RN, columns_CN = p_RN[:, open_ones].mul_(source.unit_N[open_ones]), source.columns_CN[:, open_ones]
+            if source.grad_CN is not None:
+                addmm_(source.grad_CN[:, open_ones], rows_CR * factor_R, grad_RN)
+            if target.grad_CN is not None:
+                target.add_row_gradient(index, mm(grad_RN, columns_CN.mT).mT * (factor_R * target.unit_N[index]))
+        del p_RN
+    return loss, back
+
+
+def _take_one(p_RN: Tensor, chosen_R: Tensor) -> None:
+    """p - onehot, in place."""
+    p_RN.scatter_add_(1, chosen_R[:, None], p_RN.new_full((1, 1), -1.0).expand(len(chosen_R), 1))
+
+
+# What is done to a tile between two products, as in tiles.py.
+
+
+def _other_softmax_(product_RN: Tensor, scale_N: Tensor, bias_N: Tensor, out_RN: Tensor | None) -> Tensor:
+    """exp(scale * product + bias), of columns."""
+    return torch.addcmul(bias_N, product_RN, scale_N, out=out_RN).exp_()
+
+
+def _both_(tile_RN: Tensor, p_RN: Tensor, factor_R1: Tensor, unit_N: Tensor) -> Tensor:
+    return writable(tile_RN).addcmul_(p_RN, factor_R1).mul_(unit_N)
