@@ -16,6 +16,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_set_flag(parser, "override options of the cfg")
     parser.add_argument("--layout", default="NCHW", help="of the images, NCHW or NHWC (%(default)s)")
     parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of all images; else they are of any size")
+    parser.add_argument(
+        "--no-resize", action="store_true", help="leave resizing to TEST.INPUT_SIZE_TARGET to the caller, as for tiles"
+    )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -26,7 +29,8 @@ def main(args: argparse.Namespace) -> None:
     if args.out.endswith(".onnx"):
         require_onnx()
     segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, "cpu", args.set)
-    said = export(segmenter, args.out, layout=args.layout, size=tuple(args.size) if args.size else None)
+    size = tuple(args.size) if args.size else None
+    said = export(segmenter, args.out, layout=args.layout, size=size, resize=not args.no_resize)
     for key, value in said.items():
         if key != "model_card":
             print(f"{key}: {value}")

@@ -21,7 +21,10 @@ _DEVICE = flat_options()["DEVICE"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses a flag that is given twice where one value counts; argparse would take the last without a word."""
+    """Refuses a second --checkpoint or --out where one counts; argparse would take the last without a word.
+
+    Of other flags the last counts, as everywhere: it overrides that of a script.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -32,14 +35,9 @@ class Parser(argparse.ArgumentParser):
 class _StoreOnce(argparse._StoreAction):
     def __call__(self, parser, namespace, values, option_string=None):
         before = getattr(namespace, self.dest, self.default)
-        if self.option_strings and before is not self.default:
-            how = "give all after one" if self.nargs else "give one"
-            parser.error(f"{option_string} is given twice, {_listed(before)} and {_listed(values)}: {how} {option_string}")
+        if self.dest in ("checkpoint", "out") and before is not self.default:
+            parser.error(f"{option_string} is given twice, {before} and {values}: give one {option_string}")
         super().__call__(parser, namespace, values, option_string)
-
-
-def _listed(values: Any) -> str:
-    return " ".join(map(str, values)) if isinstance(values, list) else str(values)
 
 
 def print_what_can_be_printed() -> None:

@@ -1,13 +1,14 @@
 """A trained network as a file for other programs: ONNX, or torch.export; uint8 images in, classes out.
 
-Everything around the network is inside: normalization, the order of the channels, the domain of its batch norms, bilinear
-resizing to the size of the image, softmax and argmax. What is left out are the options of a test that run a network several
-times (flips, scales, windows) and PLCA's aggregation.
+Everything around the network is inside: resizing to the size that it knows, normalization, the order of the channels, the domain
+of its batch norms, bilinear resizing to the size of the image, softmax and argmax. What is left out are the options of a test
+that run a network several times (flips, scales, windows) and PLCA's aggregation.
 """
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -23,6 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dada.build import eval_transform
+from dada.commands.resampling import Resampling
+from dada.dataset import EvalTransform
 from dada.files import whole_file
 from dada.model import SegmentationModel
 from dada.model.batch_norm import TARGET, select_domain
@@ -50,21 +54,30 @@ class Exportable(nn.Module):
         network: in eval mode.
         align_corners: how its maps are resized to the image.
         layout: of the images, "NCHW" or "NHWC".
+        resampling: brings images to the size that the network is given; None leaves them as they are.
     """
 
-    def __init__(self, network: SegmentationModel, align_corners: bool, layout: str = "NCHW") -> None:
+    def __init__(
+        self, network: SegmentationModel, align_corners: bool, layout: str = "NCHW", resampling: Resampling | None = None
+    ) -> None:
         super().__init__()
         select_domain(network, TARGET)
         self.network = network
         self.normalization: Normalization = network.normalization
         self.align_corners = align_corners
         self.layout = layout
+        self.resampling = resampling
+
+    @property
+    def has_one_size(self) -> bool:
+        """Whether the network itself sees images of one size only, whatever size those are that come in."""
+        return self.resampling is not None and not self.resampling.keep_ratio
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(B, 3, H, W) or (B, H, W, 3) uint8 -> ids (B, H, W) uint8, probabilities (B, K, H, W), depth (B, 1, H, W)."""
         if self.layout == "NHWC":
             image = image.permute(0, 3, 1, 2)
-        outputs = self.network(self.normalization(image))
+        outputs = self.network(self.normalization(image if self.resampling is None else self.resampling(image)))
         probabilities = self._resized(outputs.logits, image).softmax(dim=1)
         found = (probabilities.argmax(dim=1).to(torch.uint8), probabilities)
         return found if outputs.depth is None else (*found, self._resized(outputs.depth, image))
@@ -74,15 +87,19 @@ class Exportable(nn.Module):
         return F.interpolate(x, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
 
 
-def export(segmenter: Segmenter, out: str | Path, *, layout: str = "NCHW", size: tuple[int, int] | None = None) -> dict[str, str]:
+def export(
+    segmenter: Segmenter, out: str | Path, *, layout: str = "NCHW", size: tuple[int, int] | None = None, resize: bool = True
+) -> dict[str, str]:
     """Write the network to `out`, .onnx or .pt2, once its results agree with PyTorch's.
 
     Args:
         layout: of the images, one of LAYOUTS.
         size: (width, height) of all images; None: of any, see `sizes` in what is returned. The batch is free in either case.
+        resize: images are resized inside as a test resizes them; False leaves that to whoever calls the network.
 
     Returns:
-        The metadata in the file, all strings: `classes`, `palette`, `layout`, `sizes`, `align_corners`, `checkpoint_sha256`,
+        The metadata in the file, all strings: `classes`, `palette`, `layout`, `sizes`, `resized_inside`, `input_size` (width,
+        height), `resampling`, `keep_ratio`, `normalization` (which is always inside), `align_corners`, `checkpoint_sha256`,
         `licence`, `max_abs_difference` of probabilities from PyTorch's, `versions`, and `model_card` of a release.
 
     Raises:
@@ -98,8 +115,12 @@ def export(segmenter: Segmenter, out: str | Path, *, layout: str = "NCHW", size:
     network.requires_grad_(False)
     if network.recompute_blocks is not None:
         network.set_recompute(False)
-    module = Exportable(network, segmenter.predictor.align_corners, layout).eval()
-    metadata = _metadata(segmenter, layout)
+    transform = eval_transform(segmenter.cfg, network.normalization, segmenter.cfg.TARGET)
+    if resize and transform.pad:
+        log.warning("images are padded to %s in the test of this network, which is not part of what is exported", transform.size)
+    inside = Resampling(transform) if resize and not transform.pad else None
+    module = Exportable(network, segmenter.predictor.align_corners, layout, inside).eval()
+    metadata = {**_metadata(segmenter, layout), **_preparation(transform, inside is not None)}
     if out.suffix == ".pt2":
         _to_torch_export(module, out, size, metadata)
     else:
@@ -157,16 +178,34 @@ def _metadata(segmenter: Segmenter, layout: str) -> dict[str, str]:
     }
 
 
+def _preparation(transform: EvalTransform, resized: bool) -> dict[str, str]:
+    """How images are prepared; `resized` says whether that is inside or still to do, the normalization is inside."""
+    return {
+        "resized_inside": str(resized),
+        "input_size": json.dumps(transform.size),
+        "resampling": transform.resample,
+        "keep_ratio": str(transform.keep_ratio),
+        "normalization": json.dumps(dataclasses.asdict(transform.normalization)),
+    }
+
+
 # --- torch.export ---------------------------------------------------------------------------------------------
 
 
 def _to_torch_export(module: Exportable, out: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> None:
-    if size is None and any("Same" in type(part).__name__ for part in module.network.modules()):
+    if module.resampling is not None and module.resampling.keep_ratio:
+        raise ValueError(
+            "TEST.KEEP_RATIO has every image resized to a size of its own, which torch.export cannot save: give --no-resize, or "
+            "write an .onnx"
+        )
+    _without_ceiling(module)
+    free = size is None and not module.has_one_size
+    if free and any("Same" in type(part).__name__ for part in module.network.modules()):
         raise ValueError(
             f"{metadata['model']} pads its maps by their size, as networks from TensorFlow do, which torch.export cannot save: "
             "give --size WIDTH HEIGHT, or write an .onnx"
         )
-    step = 1 if size is not None else _step(module.network)
+    step = _step(module.network) if free else 1
     height, width = (2, 3) if module.layout == "NCHW" else (1, 2)
     dims: dict[int, Any] = {0: torch.export.Dim("batch", min=1, max=1024)}
     if size is None and step == 1:
@@ -186,6 +225,27 @@ def _to_torch_export(module: Exportable, out: Path, size: tuple[int, int] | None
     _check(module, program.module(), examples, metadata)
     with whole_file(out, ".pt2") as part:
         torch.export.save(program, str(part), extra_files={"metadata.json": json.dumps(metadata)})
+
+
+def _without_ceiling(module: nn.Module) -> None:
+    """Replace the pooling of ResNets, which rounds up, by one that torch.export can follow at any size."""
+    for parent in list(module.modules()):
+        for name, child in parent.named_children():
+            if (
+                isinstance(child, nn.MaxPool2d)
+                and child.ceil_mode
+                and (child.kernel_size, child.stride, child.padding) == (3, 2, 1)
+            ):
+                setattr(parent, name, _CeilPool())
+
+
+class _CeilPool(nn.Module):
+    """`like`, whose maps begin and end where those of a padding of 2 at the end do."""
+
+    like = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.max_pool2d(F.pad(x, (1, 2, 1, 2), value=-math.inf), 3, 2)
 
 
 def _step(network: nn.Module) -> int:
@@ -210,7 +270,7 @@ def _no_export(module: Exportable, size: tuple[int, int] | None, how: str, error
 
 
 def _to_onnx(module: Exportable, out: Path, size: tuple[int, int] | None, metadata: dict[str, str]) -> None:
-    if size is None and hasattr(module.network, "patch"):
+    if size is None and hasattr(module.network, "patch") and not module.has_one_size:
         raise ValueError(
             f"{metadata['model']} resizes its positional embeddings to the image, with a filter that ONNX lacks: give --size "
             "WIDTH HEIGHT, or write a .pt2"
@@ -286,6 +346,10 @@ def _add_metadata(path: Path, metadata: dict[str, str]) -> None:
 
     model = onnx.load(str(path))
     onnx.helper.set_model_props(model, metadata)
+    for output in model.graph.output:  # which the exporter names after its last operation
+        if output.name != "ids":
+            channels = len(json.loads(metadata["classes"])) if output.name == "probabilities" else 1
+            output.type.tensor_type.shape.dim[1].dim_value = channels
     onnx.save(model, str(path))
 
 
