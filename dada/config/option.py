@@ -38,7 +38,7 @@ ROLES = {
     "span": "from which weights a training starts, or how far it goes",
     "score": "how a network is measured",
     "run": "how a run is watched, kept and sped up",
-    "machine": "where on this machine things are and are computed",
+    "machine": "where on this machine files are and networks run",
 }
 
 

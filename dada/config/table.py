@@ -77,8 +77,8 @@ OPTIONS: dict[str, Any] = {
     "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
     "ON_BAD_FILE": Option(
         "fail",
-        "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, "
-        "names the file once and counts.",
+        "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, and "
+        "names and counts the file.",
         choices=("fail", "skip"),
         role="run",
     ),
@@ -101,10 +101,10 @@ OPTIONS: dict[str, Any] = {
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
         False,
-        "Add cycle association to the chosen method, on source images in the colours of the target, and the consistency "
-        "and entropy terms that have a weight.",
+        "Add cycle association to the chosen method, on source images recoloured like the target, and consistency and entropy "
+        "if they have a weight.",
     ),
-    "ALIGN_CORNERS": Option(True, "How logits are upsampled to labels: True as ADVENT, DADA and the fork, False as PLCA."),
+    "ALIGN_CORNERS": Option(True, "How logits are upsampled to labels: True as in ADVENT, DADA and its fork, False as in PLCA."),
     "CLASSES": {
         "NAMES": Option(
             (),
@@ -138,8 +138,7 @@ OPTIONS: dict[str, Any] = {
     ),
     "GPU_ID": Option(
         0,
-        "Number of the GPU that DEVICE auto or cuda takes, the first of several processes' on a node; with -1 auto takes the "
-        "CPU.",
+        "Number of the GPU that DEVICE auto or cuda takes, of the first process if a node has several; -1: auto takes the CPU.",
         minimum=-1,
         role="machine",
     ),
@@ -217,16 +216,14 @@ OPTIONS: dict[str, Any] = {
             role="span",
         ),
         "ACCEPT_LICENCE": Option(
-            "",
-            "Name of a licence that is not permissive, under which the encoder's weights may be; see docs/models.md.",
-            role="span",
+            "", "Licence that is not permissive but that you accept for the encoder's weights; see docs/models.md.", role="span"
         ),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
         "LAYER_DECAY": Option(
             1.0,
-            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: all the same.",
+            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: the same rate for all.",
             above=0,
             maximum=1,
         ),
@@ -235,7 +232,7 @@ OPTIONS: dict[str, Any] = {
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
         "DECAY_NORMS": Option(
             True,
-            "Decay all weights; False leaves out norms, biases, layer scales, tokens and positions, as transformers are trained.",
+            "Decay all weights; False spares norms, biases, layer scales, tokens and positions, as is usual for transformers.",
         ),
         "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
         "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
@@ -248,14 +245,14 @@ OPTIONS: dict[str, Any] = {
         "MATMUL_PRECISION": Option(
             "",
             "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
-            "(bfloat16 where the device gains by it); empty: high on CUDA, exact on a CPU, by oneDNN on AMD's.",
+            "(bfloat16 where that is faster); empty: high on CUDA, exact on a CPU.",
             choices=("", "highest", "high", "medium"),
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
         "COMPILE": Option(
             False,
-            "Compile the network with torch.compile, which takes minutes at the start; where that does not work, a "
-            "message says so and it runs uncompiled.",
+            "Compile the network with torch.compile, which takes minutes at the start. If that fails, a message says so and it "
+            "runs uncompiled.",
         ),
         "DA_METHOD": Option(
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
@@ -274,7 +271,10 @@ OPTIONS: dict[str, Any] = {
         ),
         "LAMBDA_ENTROPY": Option(0.0, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
-            0.9, "Least probability of the first view's class for a pixel to count in the consistency loss.", minimum=0, maximum=1
+            0.9,
+            "Pixels count in the consistency loss if the first view's class has at least this probability.",
+            minimum=0,
+            maximum=1,
         ),
         "CONTRASTIVE_START": Option(
             0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
@@ -292,8 +292,8 @@ OPTIONS: dict[str, Any] = {
         ),
         "ADABN_IMAGES": Option(
             0,
-            "Before a snapshot is written, estimate its batch-norm statistics anew from as many target images (AdaBN); "
-            "0: leave them.",
+            "Before writing a snapshot, estimate its batch-norm statistics anew from this many target images (AdaBN); 0: leave "
+            "them.",
             unit="images",
             minimum=0,
         ),
@@ -324,8 +324,8 @@ OPTIONS: dict[str, Any] = {
         ),
         "EVAL_SPLIT": Option(
             "",
-            "Split with labels for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of "
-            "the target.",
+            "Labelled split for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of the "
+            "target.",
             role="run",
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
@@ -343,7 +343,7 @@ OPTIONS: dict[str, Any] = {
         "EMA_DECAY": Option(0.99, "Decay of the average of the network's weights that is the teacher.", minimum=0, below=1),
         "THRESHOLD": Option(
             0.968,
-            "Probability from which a pixel of the teacher is confident; the share of such pixels is the weight of an image.",
+            "The teacher is sure of a pixel from this probability on; the share of such pixels is the weight of an image.",
             minimum=0,
             maximum=1,
         ),
@@ -366,15 +366,15 @@ OPTIONS: dict[str, Any] = {
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1, role="run"),
         "PROTOCOL": Option(
             "",
-            "Take the test options, ALIGN_CORNERS among them, of a published protocol, see docs/coming-from.md; options "
-            "given beside it or later stand, and the report names them. Empty: the options as they are.",
+            "Published protocol that sets the test options and ALIGN_CORNERS, see docs/coming-from.md. Options beside it or "
+            "later prevail, and the report names them; empty: none.",
             choices=("", *PROTOCOLS),
             role="score",
         ),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this.", role="score"),
         "KEEP_RATIO": Option(
             False,
-            "Images keep their shape, and become as large as fits into INPUT_SIZE_TARGET; False: they become that size.",
+            "Images keep their shape and become as large as fits into INPUT_SIZE_TARGET; False: they become exactly that size.",
             role="score",
         ),
         "OUTPUT_SIZE_TARGET": Option(
@@ -395,7 +395,7 @@ OPTIONS: dict[str, Any] = {
         ),
         "UPSAMPLE_VIA_INPUT": Option(
             False,
-            "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: at once.",
+            "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: in one step.",
             role="score",
         ),
         "SLIDE_CROP": Option(
@@ -431,31 +431,31 @@ OPTIONS: dict[str, Any] = {
     "LEGACY": {
         "DUPLICATE_STEPS": Option(
             False,
-            "SGD steps convolutions of the backbone three times an iteration, those of its shortcuts four times, "
-            "as ADVENT, DADA and the fork do.",
+            "SGD takes three steps an iteration for convolutions of the backbone, four for those of its shortcuts (ADVENT, "
+            "DADA and its fork).",
         ),
         "SQUASHING_RESIZE": Option(
             False,
-            "Training images are resized to INPUT_SIZE whatever their shape (ADVENT, DADA, the fork); False: resized "
-            "with their shape kept until they cover INPUT_SIZE, then cropped to it.",
+            "Resize training images to INPUT_SIZE whatever their shape (ADVENT, DADA and its fork); False: keep their shape, "
+            "cover INPUT_SIZE and crop to it.",
         ),
         "UNMASKED_DEPTH": Option(
-            False, "Learn depth where none was measured too, the sky among it, as DADA does; False: those pixels are left out."
+            False, "Also learn depth where none was measured, such as the sky (DADA); False: leave those pixels out."
         ),
         "SYNTHIA_7_MAP": Option(
             False,
-            "Of 7 classes, SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall are ignored, as "
-            "in DADA; False: each belongs to its category.",
+            "With 7 classes, ignore SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall (DADA); False: "
+            "each belongs to its category.",
         ),
         "PLCA_CLASS_ORDER": Option(False, "Number the 16 or 19 classes as PLCA does, in data, network and reports."),
         "LOGIT_ENSEMBLE": Option(
             False,
-            "Ensembles, flips and scales average logits, as ADVENT's do, not probabilities: the network with the "
-            "larger scale decides.",
+            "Ensembles, flips and scales average logits, as in ADVENT, not probabilities: the network with the larger scale "
+            "decides.",
             role="score",
         ),
         "PLCA_LOVASZ_FACTOR": Option(
-            False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does; its release also multiplies by the number of GPUs."
+            False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does, whose release also multiplies by the number of GPUs."
         ),
     },
 }
