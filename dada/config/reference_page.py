@@ -20,17 +20,17 @@ An option is set in a YAML file, nested by section, or on the command line by it
 python scripts/train.py --cfg toycity.yml --set TRAIN.MAX_ITERS=200 TEST.INPUT_SIZE_TARGET=[512,256]
 ```
 
-Later files of `--cfg` override earlier ones, and `--set` overrides them all. Unknown names and values of the wrong type are refused
-at the start, all at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
+Later files of `--cfg` override earlier ones, and `--set` overrides them all. Unknown names and values of the wrong type are
+refused at the start, all at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
 
 What an option decides:
 
 """
 _HEAD += "".join(f"- *{role}*: {sentence}\n" for role, sentence in ROLES.items())
 _HEAD += """
-A resumed run must keep the *weights* options that it began with; all others may change. `scripts/report.py` treats runs as seeds of
-one method if they differ in no option of *weights*, *span* or *score* but the seed. A release leaves out what belongs to the *machine*,
-and the paths of files (*local*), which reports compare by name.
+A resumed run must keep the *weights* options that it began with; all others may change. `scripts/report.py` treats runs as
+seeds of one method if they differ in no option of *weights*, *span* or *score* but the seed. A release leaves out what belongs
+to the *machine*, and the paths of files (*local*), which reports compare by name.
 """
 
 # What belongs together, in the order of the page; "" are the options without a section.
@@ -82,13 +82,7 @@ def _row(name: str, option: Option) -> str:
         kind += f"; {option.unit}"
     meaning = f"As {name.replace('TARGET', 'SOURCE')}." if name.startswith("FOLDER_TARGET.") else option.meaning
     role = f"{option.role}, local" if option.path and option.role != "machine" else option.role
-    cells = (
-        f'<a id="{anchor(name)}"></a>`{name}`',
-        f"`{_value(option.default)}`",
-        kind,
-        role,
-        meaning.replace("*", "\\*"),
-    )
+    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, role, meaning.replace("*", "\\*"))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
