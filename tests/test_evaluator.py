@@ -12,6 +12,7 @@ from tiny import TinyNetwork, random_batch
 from dada.build import eval_loader as build_eval_loader
 from dada.config import cfg, cfg_from_list
 from dada.dataset import Batch
+from dada.dataset.own_classes import own_classes
 from dada.domain_adaptation.cycle_association import spatial_aggregation
 from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
 from dada.evaluation.predictor import Predictor
@@ -288,13 +289,33 @@ def test_the_table_lists_every_class_and_mean_with_a_dash_for_absent_classes():
             "adapted": Evaluation(matrix({("road", "road"): 1}), label_set(16)),
         }
     )
-    rows = {line[:14].strip(): line[14:].split() for line in text.splitlines()}
+    rows = {line[:34].strip(): line[34:].split() for line in text.splitlines()}
     assert rows["IoU (%)"] == ["source-only", "adapted"]
     assert set(label_set(16).names) <= set(rows)
     assert rows["road"] == ["75.0", "100.0"] and rows["rider"] == ["-", "-"] and rows["wall"] == ["25.0", "-"]
     assert rows["sky"] == ["0.0", "-"]  # labelled and never found is 0, not absent
-    assert rows["mIoU 13"][1] == "100.0"
+    assert rows["mIoU 13, over 1 or 7 of 13 classes"][1] == "100.0"
     assert len({len(line) for line in text.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "said", "headline"),
+    [
+        ({("a", "a"): 3}, "mIoU 2, over 1 of 2 classes", "mIoU 100.00 over 1 of 2 classes"),
+        ({("a", "b"): 3}, "mIoU 2", "mIoU 0.00"),
+        ({("a", "a"): 3, ("b", "b"): 1}, "mIoU 2", "mIoU 100.00"),
+        ({}, "mIoU 2, over 0 of 2 classes", "mIoU nan over 0 of 2 classes"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:mean IoU is NaN")
+def test_a_mean_says_how_many_classes_it_covers_where_that_is_not_all(cells, said, headline):
+    confusion = torch.zeros(2, 2, dtype=torch.int64)
+    for (label, prediction), pixels in cells.items():
+        confusion["ab".index(label), "ab".index(prediction)] = pixels
+    found = Evaluation(confusion, own_classes(("a", "b")))
+    assert table({"model_1": found}).splitlines()[-1].rpartition("  ")[0].strip() == said
+    assert found.headline() == headline
+    assert found.as_dict()["classes_in_mean"] == {"2": sum("ab"[k] in set(sum(cells, ())) for k in range(2))}
 
 
 def test_the_dictionary_is_json_with_percentages_and_null_for_absent_classes():

@@ -57,6 +57,7 @@ def scores(monkeypatch):
     class Told:
         def __init__(self, found, miou):
             self.classes, self.means, self.miou = found.classes, {"16": miou}, miou
+            self.headline = lambda: f"mIoU {100 * miou:.2f}"
 
     def evaluate(predictor, batches, classes, device, rule):
         found = original(predictor, batches, classes, device, rule)

@@ -82,7 +82,9 @@ def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
     for name, evaluations in results.items():
         mious = 100 * np.array([e.miou for e in evaluations])
         spread = f" +- {mious.std(ddof=1):.1f} (standard deviation over {len(seeds)} seeds)" if len(seeds) > 1 else ""
-        lines.append(f"{name}: mIoU {mious.mean():.1f}{spread}")
+        covered = {e.headline(1).partition(" over ")[2] for e in evaluations} - {""}
+        over = f", over {' or '.join(sorted(covered))}" if covered else ""
+        lines.append(f"{name}: mIoU {mious.mean():.1f}{spread}{over}")
     source_only, adapted = ([e.miou for e in evaluations] for evaluations in results.values())
     gains = 100 * (np.array(adapted) - np.array(source_only))
     lines.append("gain by seed: " + ", ".join(f"{seed}: {gain:+.1f}" for seed, gain in zip(seeds, gains)))

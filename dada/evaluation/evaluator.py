@@ -34,11 +34,21 @@ class Evaluation:
     @property
     def means(self) -> dict[str, float]:
         """mIoU over every label set that follows from the counts, by its number of classes: 16, 13 and 7 from 16."""
-        means = {name: mean_iou(self.iou, keep) for name, keep in subsets(self.classes).items()}
+        return {name: mean_iou(values) for name, values in self._scored.items()}
+
+    @property
+    def covered(self) -> dict[str, int]:
+        """How many classes each of `means` is over: those that are labelled or predicted."""
+        return {name: int((~np.isnan(values)).sum()) for name, values in self._scored.items()}
+
+    @property
+    def _scored(self) -> dict[str, np.ndarray]:
+        """The IoU that each mean is made of."""
+        scored = {name: self.iou[keep] for name, keep in subsets(self.classes).items()}
         category = category_of_class(self.classes)
         if category is not None:
-            means["7"] = mean_iou(iou(self._categories(category), rule=self.rule))
-        return means
+            scored["7"] = iou(self._categories(category), rule=self.rule)
+        return scored
 
     def _categories(self, category: np.ndarray) -> Tensor:
         """The counts added up to the 7 categories; a last row for other classes stays a row of its own."""
@@ -52,13 +62,30 @@ class Evaluation:
         """mIoU over all classes of the label set."""
         return mean_iou(self.iou)
 
+    def headline(self, digits: int = 2) -> str:
+        """ "mIoU 54.13", or "mIoU 54.13 over 15 of 16 classes"."""
+        covered, classes = int((~np.isnan(self.iou)).sum()), self.classes.num_classes
+        return f"mIoU {100 * self.miou:.{digits}f}" + ("" if covered == classes else f" over {covered} of {classes} classes")
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON: percentages, None for absent classes, and the counts themselves."""
         return {
             "mIoU": {name: _percent(value) for name, value in self.means.items()},
+            "classes_in_mean": self.covered,
             "IoU": dict(zip(self.classes.names, map(_percent, self.iou.tolist()))),
             "confusion": self.confusion.tolist(),
         }
+
+
+def mean_name(name: str, covered: Iterable[int]) -> str:
+    """ "mIoU 2", or "mIoU 2, over 1 of 2 classes": a mean, and what it covers where that is not all.
+
+    Args:
+        name: the number of classes of its label set, as of Evaluation.means.
+        covered: how many of them, in each of several evaluations.
+    """
+    counts = sorted(set(covered))
+    return f"mIoU {name}" + ("" if counts == [int(name)] else f", over {' or '.join(map(str, counts))} of {name} classes")
 
 
 def _percent(share: float) -> float | None:
@@ -86,15 +113,13 @@ def table(columns: dict[str, Evaluation]) -> str:
     """Per-class IoU and mIoU in percent, one column for each evaluation; '-' for absent classes."""
     first = next(iter(columns.values()))
     width = max(12, *(len(name) + 2 for name in columns))
-    lines = [f"{'IoU (%)':<14}" + "".join(f"{name:>{width}}" for name in columns)]
-
-    def row(name: str, values: Iterable[float]) -> str:
-        return f"{name:<14}" + "".join(f"{'-' if np.isnan(v) else f'{100 * v:.1f}':>{width}}" for v in values)
-
-    for k, name in enumerate(first.classes.names):
-        lines.append(row(name, (float(e.iou[k]) for e in columns.values())))
+    rows = {name: [float(e.iou[k]) for e in columns.values()] for k, name in enumerate(first.classes.names)}
     for name in first.means:
-        lines.append(row(f"mIoU {name}", (e.means[name] for e in columns.values())))
+        rows[mean_name(name, (e.covered[name] for e in columns.values()))] = [e.means[name] for e in columns.values()]
+    left = max(14, *(len(name) for name in rows))
+    lines = [f"{'IoU (%)':<{left}}" + "".join(f"{name:>{width}}" for name in columns)]
+    for name, values in rows.items():
+        lines.append(f"{name:<{left}}" + "".join(f"{'-' if np.isnan(v) else f'{100 * v:.1f}':>{width}}" for v in values))
     return "\n".join(lines)
 
 

@@ -43,6 +43,13 @@ class EvalReport:
         return {name: float("nan") if value is None else float(value) for name, value in self.content["mIoU"].items()}
 
     @property
+    def covered(self) -> dict[str, int]:
+        """How many classes each of `means` is over; that of all is known of every report, the others of newer ones."""
+        first = next(iter(self.means))
+        known = {first: int(np.isfinite(list(self.iou.values())).sum())}
+        return {**known, **self.content.get("classes_in_mean", {})}
+
+    @property
     def confusion(self) -> np.ndarray:
         """(K, K) or (K + 1, K) pixels, rows are labels."""
         return np.array(self.content["confusion"], dtype=np.int64)

@@ -139,6 +139,6 @@ def _best_summary(results: dict[str, Evaluation]) -> str:
     last = list(results)[-1]
     best = max(results, key=lambda name: results[name].miou)
     return (
-        f"last snapshot {last}: mIoU {100 * results[last].miou:.2f}\n"
-        f"best snapshot {best}: mIoU {100 * results[best].miou:.2f} (chosen with target labels; not a headline)"
+        f"last snapshot {last}: {results[last].headline()}\n"
+        f"best snapshot {best}: {results[best].headline()} (chosen with target labels; not a headline)"
     )

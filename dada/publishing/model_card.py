@@ -79,7 +79,10 @@ def _result(test: Mapping[str, Any] | None) -> list[str]:
     name, target, split = (protocol.get(key, "not stated") for key in ("PROTOCOL", "TARGET", "SET_TARGET"))
     lines = ["## Result", "", f"On {target}, split `{split}`, in percent:", ""]
     lines += ["| class | IoU |", "|---|---|"]
-    shown = {**test["IoU"], **{f"**mIoU, {count} classes**": value for count, value in test["mIoU"].items()}}
+    shown, covered = dict(test["IoU"]), test.get("classes_in_mean", {})
+    for count, value in test["mIoU"].items():
+        fewer = covered.get(count, int(count)) != int(count)
+        shown[f"**mIoU, {f'{covered[count]} of ' if fewer else ''}{count} classes**"] = value
     lines += [f"| {name} | {'-' if value is None else f'{value:.2f}'} |" for name, value in shown.items()]
     settings = ", ".join(f"{k} {v}" for k, v in protocol.items() if k not in ("PROTOCOL", "TARGET", "SET_TARGET"))
     return [*lines, "", f"Protocol: {name}. {settings}."]

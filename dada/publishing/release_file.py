@@ -119,4 +119,4 @@ def _test_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:
     if [tested["sha256"] for tested in report["checkpoints"]] != [digest]:
         log.warning("%s reports on another file of this name; it is left out", path)
         return None
-    return {key: report[key] for key in ("mIoU", "IoU", "protocol", "seed")}
+    return {key: report[key] for key in ("mIoU", "classes_in_mean", "IoU", "protocol", "seed") if key in report}

@@ -116,9 +116,8 @@ def _answer(groups: Sequence[Group]) -> str:
         first = (
             f", {values[winner].mean - values[0].mean:.1f} above {escape(groups[0].name)}" if winner and values[0].count else ""
         )
-        sentence = (
-            f"<b>{escape(groups[winner].name)}</b> is best: {values[winner].mean:.1f} % mIoU over {means[0]} classes{first}."
-        )
+        over = _covered(groups, means[0])
+        sentence = f"<b>{escape(groups[winner].name)}</b> is best: {values[winner].mean:.1f} % mIoU over {over} classes{first}."
     several = any(v.count > 1 for v in values)
     spread = "Lines are standard deviations over seeds." if several else "One run each: how far seeds differ is not known."
     longest = max((v.mean + (v.std if v.count > 1 else 0) for v in values if v.count), default=1) or 1
@@ -227,8 +226,17 @@ def _classes(groups: Sequence[Group]) -> str:
         for name, patch in {**_patches(classes), **extra}.items()
     ]
     for k, count in enumerate(_means(groups)):
-        rows.append(_row(f"mIoU {count}", _scores([g.score(f"mIoU {count}") for g in groups]), "mean" if k == 0 else ""))
+        covered = _covered(groups, count)
+        name = f"mIoU {count}" + ("" if covered == count else f", over {covered} classes")
+        rows.append(_row(name, _scores([g.score(f"mIoU {count}") for g in groups]), "mean" if k == 0 else ""))
     return _table(["IoU (%)", *_heads(groups)], rows)
+
+
+def _covered(groups: Sequence[Group], count: str) -> str:
+    """ "16", or "15 of 16" where the means of some runs are over fewer classes than there are."""
+    runs = [run.headline for g in groups for run in g.runs if run.headline]
+    found = sorted({run.covered.get(count, int(count)) for run in runs} or {int(count)})
+    return count if found == [int(count)] else f"{' or '.join(map(str, found))} of {count}"
 
 
 def _patches(classes: LabelSet) -> dict[str, str]:

@@ -99,7 +99,7 @@ class Validation:
         if greatest(int(interrupted())):
             return None
         self._last = done
-        log.info("iteration %d: mIoU %.2f on %s", done, 100 * found.miou, self._cfg.TRAIN.EVAL_SPLIT)
+        log.info("iteration %d: %s on %s", done, found.headline(), self._cfg.TRAIN.EVAL_SPLIT)
         if self._best is None or found.miou > self._best["mIoU"]:
             self._best = {"iter": done, "mIoU": found.miou}
             if is_main():
