@@ -27,7 +27,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 # Files that train, compile, draw or start processes, those of most seconds first. `--fast` leaves them out; without it
 # they begin first, so that no worker is left alone with one of them in the end.
 LONG = [
-    "ancestor_configs",
+    "published_configs",
     "fused_association",
     "resume",
     "export",

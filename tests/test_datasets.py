@@ -121,7 +121,7 @@ def test_published_seven_classes_reach_the_dataset(synthia):
 
 
 @pytest.mark.parametrize("line", ["{}", "RGB/{}\tGT/LABELS/{}"])
-def test_synthia_list_files_of_both_ancestors(synthia, tmp_path, line):
+def test_synthia_list_files_of_advent_and_dada(synthia, tmp_path, line):
     names = ["0000002.png", "0000000.png"]
     list_file = tmp_path / "all.txt"
     list_file.write_text("# chosen\n" + "\n".join(line.format(name, name) for name in names) + "\n\n")
@@ -151,7 +151,7 @@ def test_cityscapes_scan_is_sorted_by_city(cityscapes):
         "leftImg8bit/val/{0}_leftImg8bit.png\tgtFine/val/{0}_gtFine_labelIds.png",
     ],
 )
-def test_cityscapes_list_files_of_both_ancestors(cityscapes, tmp_path, line):
+def test_cityscapes_list_files_of_advent_and_dada(cityscapes, tmp_path, line):
     (tmp_path / "val.txt").write_text(line.format("ulm/ulm_000000_000019") + "\n")
     dataset = Cityscapes(cityscapes, "val", 16, transform=PLAIN, list_file=tmp_path / "{}.txt")
     assert len(dataset) == 1 and dataset[0].name == "ulm/ulm_000000_000019_leftImg8bit.png"

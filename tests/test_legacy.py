@@ -1,4 +1,4 @@
-"""The switches of the LEGACY section: on, the ancestors' published behaviour; off, the corrected one."""
+"""The switches of the LEGACY section: on, the published behaviour; off, the corrected one."""
 
 import copy
 import json
@@ -67,7 +67,7 @@ def visits(times: int, weight: np.ndarray, gradients: list[np.ndarray], lr: floa
 
 
 @pytest.mark.parametrize("times", [1, 3, 4])
-def test_repeated_visits_are_those_of_the_ancestors_sgd(times):
+def test_repeated_visits_are_those_of_the_published_sgd(times):
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=5), [rng.normal(size=5) for _ in range(4)]
     weight = nn.Parameter(torch.tensor(start))

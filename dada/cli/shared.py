@@ -47,7 +47,7 @@ def print_what_can_be_printed() -> None:
 
 
 def add_cfg_flags(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--cfg, --set and --exp-suffix, as the ancestors' scripts have them."""
+    """--cfg, --set and --exp-suffix, as ADVENT's and DADA's scripts have them."""
     parser.add_argument(
         "--cfg",
         nargs="+",

@@ -29,10 +29,10 @@ from dada.config.loading import (
     reset,
     save_cfg,
 )
-from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
+from dada.config.table import KEYS_OF_OTHERS, OPTIONS, flat_options
 
 __all__ = [
-    "ANCESTORS_KEYS",
+    "KEYS_OF_OTHERS",
     "CONFIGS",
     "ConfigError",
     "OPTIONS",

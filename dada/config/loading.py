@@ -19,7 +19,7 @@ from dada.config.imports import import_files
 from dada.config.option import Option, shown
 from dada.config.protocols import PROTOCOLS
 from dada.config.removed_options import REMOVED, advice, has_no_effect, says_nothing
-from dada.config.table import ANCESTORS_KEYS, OPTIONS, flat_options
+from dada.config.table import KEYS_OF_OTHERS, OPTIONS, flat_options
 from dada.config.yaml_files import parse_yaml, read_yaml
 from dada.files import write_whole
 
@@ -78,8 +78,8 @@ def _merge(values: Mapping[str, Any], origin: str, into: EasyDict, folder: Path 
     for name, value in values.items():
         if has_no_effect(name, value):
             continue
-        if name in ANCESTORS_KEYS or name in REMOVED:
-            mistakes.append(f"{origin}: {name} is not an option here; {ANCESTORS_KEYS.get(name) or advice(name)}")
+        if name in KEYS_OF_OTHERS or name in REMOVED:
+            mistakes.append(f"{origin}: {name} is not an option here; {KEYS_OF_OTHERS.get(name) or advice(name)}")
             continue
         if name not in options:
             near = difflib.get_close_matches(name[:80], options, n=1, cutoff=0.0)[0]

@@ -462,15 +462,15 @@ OPTIONS: dict[str, Any] = {
 
 
 # Keys of ADVENT, DADA and the fork that would change nothing here, or that something else has replaced.
-ANCESTORS_KEYS = {
-    "TRAIN.IGNORE_LABEL": "leave it out: it is 255 everywhere, as in the ancestors, which never read it",
+KEYS_OF_OTHERS = {
+    "TRAIN.IGNORE_LABEL": "leave it out: it is 255 everywhere, as in ADVENT and DADA, which never read it",
     "TEST.IMG_MEAN": "leave it out: training and test subtract TRAIN.IMG_MEAN",
     "TEST.SNAPSHOT_STEP": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.SAVE_PRED_EVERY says "
     "how many there are",
     "TEST.SNAPSHOT_MAXITER": "leave it out: TEST.MODE best tests every snapshot in the folder; TRAIN.EARLY_STOP ends it",
     "TEST.WAIT_MODEL": "leave it out: a test never waits for snapshots; start it once the training has ended",
 }
-ANCESTORS_KEYS |= dict.fromkeys(
+KEYS_OF_OTHERS |= dict.fromkeys(
     FOLDERS,
     "leave it out: a run writes to EXP_ROOT/snapshots/EXP_NAME and EXP_ROOT/logs/tensorboard/EXP_NAME, where a test of it looks",
 )

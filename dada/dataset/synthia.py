@@ -11,7 +11,7 @@ from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
 from dada.label_sets import synthia_id_map
 
-PARSED_LABELS = "parsed_LABELS"  # 8-bit, one channel; made from the original by the ancestors' users
+PARSED_LABELS = "parsed_LABELS"  # 8-bit, one channel; made from the original by users of ADVENT and DADA
 RAW_LABELS = "GT/LABELS"  # as downloaded: 16-bit, several channels, the first is the class
 
 

@@ -1,7 +1,7 @@
 """From a file's image, label and depth to a network's input: joint geometry, colour, normalisation.
 
 Training follows Pixel-Level-Cycle-Association (resize, flip, crop) or ADVENT (resize to one size); the
-resizes are Pillow's, to the last bit, as both ancestors' are. Random numbers come from torch's global
+resizes are Pillow's, to the last bit, as those of ADVENT and DADA are. Random numbers come from torch's global
 generator, which the dataset seeds for every sample.
 """
 

@@ -2,7 +2,7 @@
 
 trainer.py      one iteration: losses, gradients, optimizers
 loop.py         from the cfg to a finished run
-schedule.py, repeating_sgd.py    learning rates; the ancestors' optimizer
+schedule.py, repeating_sgd.py    learning rates; ADVENT's and DADA's optimizer
 adabn.py        batch-norm statistics of the target, before a snapshot is written
 prefetch.py     the next batch on its way to the GPU
 checkpoint.py, rng.py, stopping.py, lock.py       going on exactly, stopping when asked to, a folder to itself

@@ -100,7 +100,7 @@ class Monitor:
                     self._writer.add_scalar(f"classes/{name}/{class_name}", value, iteration)
 
     def pictures(self, iteration: int, step: Step, notes: Notes) -> None:
-        """Image, prediction and entropy of the first image of either domain, under the ancestors' names; what terms made.
+        """Image, prediction and entropy of the first image of either domain, under ADVENT's names; what terms made.
 
         Also how sure the predictions are, as a histogram; the confusion matrix of the source batch; and the cycles that the
         association has followed between the first images. Figures are drawn by a thread of their own.

@@ -23,9 +23,9 @@ def times_listed(network: SegmentationModel) -> dict[torch.nn.Parameter, int]:
 class RepeatingSGD(torch.optim.SGD):
     """SGD with momentum that visits a parameter several times in a step, as PyTorch 0.4 to 1.2 did with repeated ones.
 
-    Each visit adds the weight decay to the gradient once more, decays the momentum and moves the parameter. The
-    ancestors published with these releases; a later one starts every repetition with a momentum of its own and adds
-    the weight decay once a visit to the bare gradient, and its multi-tensor variant computes something else again.
+    Each visit adds the weight decay to the gradient once more, decays the momentum and moves the parameter. ADVENT and
+    DADA were published with these releases; a later one starts every repetition with a momentum of its own and adds the
+    weight decay once a visit to the bare gradient, and its multi-tensor variant computes something else again.
     The state is that of SGD, so checkpoints of the two are interchangeable.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 import yaml
 from PIL import Image
 
-from dada.config import ANCESTORS_KEYS, ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg
+from dada.config import KEYS_OF_OTHERS, ConfigError, cfg, cfg_from_file, cfg_from_list, flat_options, plain_cfg
 from dada.dataset.mapillary import NAMES_OF_V1_2
 from dada.domain_adaptation import adversarial
 from dada.evaluation.tester import evaluate_run as run_test
@@ -125,7 +125,7 @@ TESTED = {  # file: what it sets, whose defaults it counts on
     ),
 }
 
-# Every key of the ancestors' global configuration.
+# Every key of the global configuration of ADVENT, DADA and its fork.
 KEYS = [
     "SOURCE",
     "TARGET",
@@ -197,8 +197,8 @@ KEYS = [
 
 @pytest.fixture(scope="module")
 def data(city, tmp_path_factory):
-    """`data/` as the ancestors lay it out, of the toy city: SYNTHIA, GTA5, Cityscapes and Mapillary Vistas."""
-    root = tmp_path_factory.mktemp("ancestors") / "data"
+    """`data/` as ADVENT and DADA lay it out, of the toy city: SYNTHIA, GTA5, Cityscapes and Mapillary Vistas."""
+    root = tmp_path_factory.mktemp("published") / "data"
     (root / "Synthia").mkdir(parents=True)
     (root / "Synthia/RAND_CITYSCAPES").symlink_to(city / "SYNTHIA")
     (root / "SYNTHIA").symlink_to(city / "SYNTHIA")
@@ -230,7 +230,7 @@ def save(image: Image.Image, path) -> None:
 
 @pytest.fixture
 def scripts(data, tmp_path, monkeypatch):
-    """The working folder of the ancestors' scripts, `<repository>/dada/scripts`, with data and weights beside them."""
+    """The working folder of their scripts, `<repository>/dada/scripts`, with data and weights beside them."""
     root = tmp_path / "repository"
     folder = root / "dada/scripts"
     folder.mkdir(parents=True)
@@ -374,10 +374,10 @@ def test_a_published_network_without_its_defaults_is_refused_with_the_options_to
         run_test(cfg, run_of(cfg))
 
 
-def test_every_key_of_the_ancestors_is_an_option_or_answered_with_advice(tmp_path):
+def test_every_key_of_theirs_is_an_option_or_answered_with_advice(tmp_path):
     options = flat_options()
     advised = [key for key in KEYS if key not in options]
-    assert sorted(advised) == sorted(ANCESTORS_KEYS)
+    assert sorted(advised) == sorted(KEYS_OF_OTHERS)
     values = {"TRAIN": {}, "TEST": {}}
     for key in advised:
         section, _, name = key.rpartition(".")
