@@ -10,7 +10,7 @@ from PIL import Image
 from tiny import untrained_snapshot
 
 import dada
-from dada.commands import predict
+from dada.commands import predict, predict_video
 from dada.commands.predict import find_inputs, predict_files
 
 
@@ -184,7 +184,7 @@ def video(tmp_path) -> Path:
 
 def test_a_video_gets_an_overlay_of_its_own_size_and_rate(segmenter, video, tmp_path):
     out = tmp_path / "out"
-    done = predict_files(segmenter, [video], out, batch=2)
+    done = predict_files(segmenter, [video], out, kinds=("overlay",), batch=2)
     assert done.written == 1 and written(out) == ["overlay/drive.mp4", "prediction.json"]
     capture = cv2.VideoCapture(str(out / "overlay/drive.mp4"))
     assert capture.get(cv2.CAP_PROP_FPS) == 10 and capture.get(cv2.CAP_PROP_FRAME_COUNT) == 5
@@ -193,9 +193,51 @@ def test_a_video_gets_an_overlay_of_its_own_size_and_rate(segmenter, video, tmp_
     original = cv2.VideoCapture(str(video)).read()[1][..., ::-1]
     wanted = np.asarray(segmenter.predict(original).overlay(0.5)).astype(int)
     assert np.abs(frames[0][..., ::-1].astype(int).mean(axis=(0, 1)) - wanted.mean(axis=(0, 1))).max() < 6, "but for compression"
-    assert predict_files(segmenter, [video], out).skipped == 1
-    with pytest.raises(ValueError, match="of a video an overlay is written"):
-        predict_files(segmenter, [video], out, kinds=("palette",))
+    assert predict_files(segmenter, [video], out, kinds=("overlay",)).skipped == 1
+
+
+def frames_of(path: Path) -> np.ndarray:
+    capture, frames = cv2.VideoCapture(str(path)), []
+    while (frame := capture.read())[0]:
+        frames.append(frame[1][..., ::-1])
+    return np.stack(frames).astype(int)
+
+
+def test_everything_that_is_asked_for_is_written_of_a_video(segmenter, video, tmp_path):
+    kinds = ("overlay", "palette", "confidence")
+    predict_files(segmenter, [video], tmp_path / "out", kinds=kinds, batch=3)
+    assert written(tmp_path / "out") == [*(f"{kind}/drive.mp4" for kind in sorted(kinds)), "prediction.json"]
+    predicted = segmenter.predict([frame.astype(np.uint8) for frame in frames_of(video)])
+    palette = np.stack([np.asarray(p.palette().convert("RGB")) for p in predicted]).astype(int)
+    confidence = np.stack([p.confidence for p in predicted]) * 255
+    assert np.abs(frames_of(tmp_path / "out/palette/drive.mp4") - palette).mean() < 12, "but for compression"
+    assert np.abs(frames_of(tmp_path / "out/confidence/drive.mp4").mean(axis=-1) - confidence).mean() < 6
+    with pytest.raises(ValueError, match="ids do not survive the compression of a video: leave cityscapes out"):
+        predict_files(segmenter, [video], tmp_path / "ids", kinds=("cityscapes",))
+
+
+@pytest.mark.parametrize("size", [(63, 47), (64, 47), (63, 48)])
+def test_videos_of_odd_sizes_lose_no_pixel(size, tmp_path):
+    width, height = size
+    frame = np.full((height, width, 3), 90, np.uint8)
+    frame[-1], frame[:, -1] = 250, 250
+    part = tmp_path / "odd.mp4"
+    with predict_video._writing(part, 10.0, (height, width)) as writer:
+        for _ in range(3):
+            writer.write(predict_video._even(frame))
+    found = frames_of(part)
+    assert found.shape == (3, height + height % 2, width + width % 2, 3)
+    assert found[-1, height - 1].mean() > 200 and found[-1, :, width - 1].mean() > 200 and found[-1, 5, 5].mean() < 120
+
+
+def test_without_vp9_videos_are_written_with_a_sentence(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(predict_video, "CODECS", ("none", "mp4v"))
+    with predict_video._writing(tmp_path / "a.mp4", 10.0, (48, 64)) as writer:
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    assert "writes no VP9 here: videos are MPEG-4 Part 2, which browsers do not play" in caplog.text
+    monkeypatch.setattr(predict_video, "CODECS", ("none",))
+    with pytest.raises(ValueError, match="cannot write videos here"), predict_video._writing(tmp_path / "b.mp4", 10.0, (48, 64)):
+        pass
 
 
 def test_what_is_no_video_is_refused_and_leaves_nothing(segmenter, tmp_path):

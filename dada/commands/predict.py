@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -138,13 +139,13 @@ def predict_files(
     batch: int = 1,
     overwrite: bool = False,
 ) -> Done:
-    """Write `out/<kind>/<folders and name of the image>.png` for every image, and `out/overlay/<name>.mp4` for a video.
+    """Write `out/<kind>/<folders and name of the image>.png` for every image, `.mp4` for a video.
 
     Every file is written whole, so what is there is finished: a second call goes on where the first was stopped.
 
     Args:
         inputs: see `find_inputs`.
-        kinds: of KINDS; a video gets its overlay alone.
+        kinds: of KINDS; of a video all but "cityscapes", whose ids would not survive its compression.
         alpha: share of the colours in overlays.
         batch: images that are predicted together.
         overwrite: predict what is there already again.
@@ -164,18 +165,17 @@ def predict_files(
         cityscapes_id_of_class(segmenter.classes)  # raises now, not after hours
     out, done = Path(out), Done(passed_over=passed_over(inputs, out))
     work = find_inputs(inputs, out)
-    if any(w.is_video for w in work) and "overlay" not in kinds:
-        raise ValueError("of a video an overlay is written, and nothing else: add overlay, or give its frames as images")
+    if "cityscapes" in kinds and any(w.is_video for w in work):
+        raise ValueError("ids do not survive the compression of a video: leave cityscapes out, or give the frames as images")
     _check_record(out / RECORD, _record(segmenter, alpha), overwrite)
     for folder in {out / kind / w.name.parent for kind in kinds for w in work}:
         remove_parts(folder)
 
     def outputs(w: Work) -> dict[str, Path]:
-        return {kind: out / kind / w.name.parent / f"{w.name.name}.png" for kind in kinds}
+        return {kind: out / kind / w.name.parent / f"{w.name.name}{'.mp4' if w.is_video else '.png'}" for kind in kinds}
 
     def finished(w: Work) -> bool:
-        paths = [out / "overlay" / w.name.parent / f"{w.name.name}.mp4"] if w.is_video else outputs(w).values()
-        return not overwrite and all(path.is_file() for path in paths)
+        return not overwrite and all(path.is_file() for path in outputs(w).values())
 
     waiting = [w for w in work if not finished(w)]
     done.skipped = len(work) - len(waiting)
@@ -186,7 +186,8 @@ def predict_files(
             list(pool.map(lambda pair: _write(pair[1], outputs(pair[0][0]), alpha), zip(group, predictions)))
         done.written += len(group)
     for w in videos:
-        predict_video(segmenter, w.path, out / "overlay" / w.name.parent / f"{w.name.name}.mp4", alpha=alpha, batch=batch)
+        drawn = {path: partial(KINDS[kind], alpha=alpha) for kind, path in outputs(w).items()}
+        predict_video(segmenter, w.path, drawn, batch=batch)
         done.written += 1
     return done
 
