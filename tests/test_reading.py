@@ -7,13 +7,19 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from dada.build import files_of
+from dada.commands.pack_dataset import pack
+from dada.config import cfg_from_dict, default_cfg
 from dada.dataset import EvalTransform, Folder, samples
 from dada.dataset.image_files import LabelIdError, read_image, read_label_ids
 from dada.dataset.masks import read_colors
 from dada.dataset.own_classes import own_classes
 from dada.dataset.pictures import as_picture
+from dada.dataset.rare_classes import class_counts
+from dada.training.unlabelled import LabelledPixels
 
 IDS = np.tile(np.arange(4, dtype=np.uint8), (6, 4))  # (6, 16), 0 to 3
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -390,3 +396,66 @@ def test_a_folder_turns_photos_so_that_labels_lie_on_them(tmp_path, orientation,
     np.testing.assert_array_equal(labelled[0].image.permute(1, 2, 0), TALL if turned else stored)
     unlabelled = Folder(tmp_path, transform=PLAIN, classes=CLASSES, with_labels=False, **patterns)
     np.testing.assert_array_equal(unlabelled[0].image.permute(1, 2, 0), stored if setting == "stored" else TALL)
+
+
+# ---- the same in a packed copy
+
+
+@pytest.mark.parametrize(
+    ("mask", "label_map"),
+    [
+        (png(IDS % 2, 1), {"0": "a", "255": "b"}),
+        (png(IDS, 2), {"0": "a", "85": "b", "170": "c", "255": "d"}),
+        (saved(IDS.astype(np.uint16) * 1000), {"0": "a", "1000": "b", "2000": "c", "3000": "d"}),
+        (tiff(IDS.astype(np.int32) - 70000), {"-70000": "b", "-69999": "a", "-69998": "c", "-69997": "ignore"}),
+    ],
+)
+def test_a_packed_copy_reads_as_the_files_do(tmp_path, mask, label_map):
+    data, out = tmp_path / "data", tmp_path / "packed"
+    data.mkdir()
+    folder(data, mask, "tif", label_map=label_map)
+    exif = Image.Exif()
+    exif[samples.ORIENTATION] = 3
+    noise = np.random.default_rng(0).integers(0, 256, (*IDS.shape, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(data / "images/0.png", exif=exif)
+    values = {
+        "SOURCE": "Folder",
+        "DATA_DIRECTORY_SOURCE": str(data),
+        "CLASSES": {"NAMES": list(CLASSES.names)},
+        "FOLDER_SOURCE": {"IMAGES": "images/*.*", "LABELS": "masks/*.*", "LABEL_MAP": label_map},
+    }
+    read = []
+    config = cfg_from_dict(values, "test", default_cfg())
+    for root in (data, out):
+        config.DATA_DIRECTORY_SOURCE = str(root)
+        dataset = files_of(config, "source")
+        read.append((np.asarray(dataset.read_image(0)), np.asarray(dataset.read_label(0))))
+        if root == data:
+            pack(config, "source", out, original_size=True)
+    for one, other in zip(*read):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(read[1][0], noise[::-1, ::-1])
+    assert (read[1][1] != 255).any()
+
+
+# ---- what the labels say of the first steps
+
+
+@pytest.mark.parametrize(("steps", "labelled_at", "told"), [(30, None, True), (3, None, True), (30, 9, False), (30, 10, True)])
+def test_training_tells_once_that_no_pixel_was_labelled(caplog, steps, labelled_at, told):
+    pixels = LabelledPixels(steps)
+    for step in range(steps):
+        label = torch.full((2, 4, 4), 255)
+        label[0, 0, 0] = 1 if step == labelled_at else 255
+        pixels.look(label)
+    assert [f"in {min(steps, 10)} steps" in record.getMessage() for record in caplog.records] == [True] * told
+
+
+def test_counts_of_classes_are_kept_for_the_map_that_they_were_made_with(tmp_path):
+    content = saved(IDS.astype(np.uint16) * 1000)
+    for names in ("abcd", "dcba"):
+        label_map = {str(1000 * k): name for k, name in enumerate(names)}
+        counts = class_counts(folder(tmp_path, content, "tif", label_map=label_map | {"9000": "a"}), tmp_path / "cache")
+        assert counts.tolist() == [[24] * 4]
+    dataset = folder(tmp_path, content, "tif", label_map={"0": "a", "1000": "a", "2000": "a", "3000": "d"})
+    assert class_counts(dataset, tmp_path / "cache").tolist() == [[72, 0, 0, 24]]

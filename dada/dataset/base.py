@@ -53,6 +53,7 @@ class SegmentationDataset(Dataset):
     size_advice = "They must come from the same release of the dataset, neither of them resized."
     white = 0.0  # of image files of more than 8 bits a channel, see samples.to_8_bits; 0 where they decide
     orientation = "auto"  # of image files that EXIF says are stored turned, see image_files.read_image
+    codes: Sequence = ()  # what the indices of the id map stand for in label files, where they are not the ids themselves
     first_channel = False  # whether label files of several channels hold ids in the first
     skip_bad_files = False  # whether samples of training steps may be replaced; those asked for by index never are
 

@@ -96,6 +96,7 @@ class Folder(SegmentationDataset):
             else:
                 codes = targets if self.wide else keys
                 self.ids = MappedIds(keys, codes)
+            self.codes = list(zip(keys, codes)) if self.wide or self.colors else ()
             id_map[codes] = targets
             known = np.array(codes)
         defined = np.full(256, not self.strict)

@@ -84,7 +84,8 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
             "Make the copy again with `dada pack-dataset --original-size`."
         )
     names = "\n".join(str(item.label) for item in dataset.items)
-    key = hashlib.sha256(f"{dataset.title}\n{dataset.classes.names}\n{names}\n".encode() + dataset.id_map.tobytes())
+    how = f"{dataset.title}\n{dataset.classes.names}\n{names}\n{dataset.codes}\n"
+    key = hashlib.sha256(how.encode() + dataset.id_map.tobytes())
     path = cache / f"class_counts_{key.hexdigest()[:16]}.npy"
     if path.is_file():
         counts = np.load(path, allow_pickle=False)
