@@ -58,6 +58,8 @@ LONG = [
     "visualize",
     "faults",
     "own_code",
+    "hub",
+    "loggers",
     "scripts",
     "selection",
     "training_golden",

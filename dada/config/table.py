@@ -329,7 +329,16 @@ OPTIONS: dict[str, Any] = {
             role="run",
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
-        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in TensorBoard.", unit="iterations", minimum=1, role="run"),
+        "LOGGERS": Option(
+            (),
+            "Where scalars and pictures go while a run trains: tensorboard, wandb, mlflow, trackio. --tensorboard adds the "
+            "first; install the packages of the others yourself.",
+            element=Option("tensorboard", "A logger.", choices=("tensorboard", "wandb", "mlflow", "trackio")),
+            role="run",
+        ),
+        "TENSORBOARD_VIZRATE": Option(
+            100, "Period of pictures in TensorBoard and other loggers.", unit="iterations", minimum=1, role="run"
+        ),
     },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
     "SELF_TRAINING": {

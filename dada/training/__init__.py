@@ -7,6 +7,6 @@ adabn.py        batch-norm statistics of the target, before a snapshot is writte
 prefetch.py     the next batch on its way to the GPU
 checkpoint.py, rng.py, stopping.py, lock.py       going on exactly, stopping when asked to, a folder to itself
 validation.py   evaluations in training, and the best network so far
-monitor.py, drawing.py                            scalars, class histograms and pictures in TensorBoard
+monitor.py, loggers.py, drawing.py                scalars, class histograms and pictures, in TensorBoard and elsewhere
 bad_files.py, memory.py, post_mortem.py           when something goes wrong
 """

@@ -75,7 +75,7 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
         resume: "" starts a run, and sets aside what an earlier one has left; "auto" goes on from the newest readable
             checkpoint of the run, if there is one; else the checkpoint to go on from. A run that has reached its last
             iteration is left as it is.
-        tensorboard: log scalars and pictures.
+        tensorboard: log scalars and pictures there, besides TRAIN.LOGGERS.
         bar_position: line of the progress bar, for trainings that run side by side.
 
     Raises:
@@ -98,8 +98,9 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
 def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_position: int) -> None:
     """From the first iteration that is due to the last one, or to the one after which a signal came."""
     cfg, run, start = training.cfg, training.run, training.start
-    logs = run.logs if tensorboard and is_main() else None
-    monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start)
+    loggers = tuple(dict.fromkeys([*["tensorboard"] * tensorboard, *cfg.TRAIN.LOGGERS]))
+    logs = run.logs if loggers and is_main() else None
+    monitor = Monitor(logs, cfg, training.trainer.network.normalization, training.classes, start, loggers)
     progress = Progress(run.name, start, training.stop, bar_position, quiet=not is_main())
     with logging_redirect_tqdm(), monitor, progress:
         if training.own:  # a signal has ended the run before it was evaluated

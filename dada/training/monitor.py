@@ -1,10 +1,11 @@
-"""What a run shows while it trains: TensorBoard scalars and pictures."""
+"""What a run shows while it trains: scalars and pictures, in TensorBoard or elsewhere."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,19 +19,31 @@ from dada.figures.scores import draw_confusion
 from dada.label_sets import LabelSet, colorize
 from dada.normalization import Normalization
 from dada.training.drawing import Drawing, draw_cycles, scene_of, source_confusion
+from dada.training.loggers import check_installed, open_loggers
 from dada.training.memory import peak_memory
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 
 class Monitor:
     """Write scalars every iteration and pictures every TRAIN.TENSORBOARD_VIZRATE; nothing if `folder` is None.
 
-    A run that goes on from iteration `start` replaces what was written there and later before it stopped.
+    In TensorBoard a run that goes on from iteration `start` replaces what was written there and later before it stopped.
+
+    Raises:
+        ImportError: a package of `loggers` is not installed.
     """
 
-    def __init__(self, folder: Path | None, cfg: Any, normalization: Normalization, classes: LabelSet, start: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path | None,
+        cfg: Any,
+        normalization: Normalization,
+        classes: LabelSet,
+        start: int = 0,
+        loggers: Sequence[str] = ("tensorboard",),
+    ) -> None:
+        if folder is not None:
+            check_installed(loggers)
+        self._loggers, self._cfg = loggers, cfg
         self._folder = folder
         self._start = start
         self._period = cfg.TRAIN.TENSORBOARD_VIZRATE
@@ -38,12 +51,9 @@ class Monitor:
         self._normalization = normalization
 
     @cached_property
-    def _writer(self) -> SummaryWriter:
+    def _writer(self) -> Any:
         """Made at the first thing to write, so that a run that fails at its start leaves no folder behind."""
-        # Imported here: it is slow, and most runs on a laptop do without.
-        from torch.utils.tensorboard import SummaryWriter
-
-        return SummaryWriter(str(self._folder), purge_step=self._start)
+        return open_loggers(self._loggers, self._folder, self._cfg, self._start)
 
     def __enter__(self) -> Monitor:
         return self
