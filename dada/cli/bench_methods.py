@@ -3,7 +3,7 @@
     dada bench-methods --camvid data/CamVid
     dada bench-methods --benchmarks ToyCity --methods "source-only, longer" PLCA ours --seeds 1
 
-Writes results.json and tables.md to --out. Called again, it goes on where it was stopped.
+Writes results.json and tables.md to --out. Called again, it continues where it stopped.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
     add_set_flag(parser, "options for all runs")
     add_device_flag(parser)
-    parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one a core)")
+    parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one per core)")
     parser.add_argument("--write", type=Path, metavar="PAGE", help="put the tables between the bench marks of this page")
     parser.add_argument("--start", type=int, default=START_LENGTH, help="iterations of the source-only start (%(default)s)")
     parser.add_argument(

@@ -15,7 +15,7 @@ from dada.config import cfg
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_cfg_flags(parser)
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one a CPU)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one per CPU)")
     parser.add_argument("--limit", type=int, default=0, metavar="N", help="read only N samples of each split")
     parser.add_argument("--json", metavar="FILE", help="also write everything that was found")
 

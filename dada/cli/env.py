@@ -1,4 +1,4 @@
-"""Say what this machine has for a run.
+"""Say what this machine offers a run.
 
     dada env [--cfg synthia2cityscapes.yml] [--json FILE]
 

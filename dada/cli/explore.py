@@ -3,7 +3,7 @@
     dada explore --checkpoint model_3000.pth --pairs 2 --out explorer.html
 
 It shows which target pixel each source pixel is associated with, the way back, and the similarities behind it. It needs no
-network and nothing but a browser. The data are those of the cfg.
+connection, only a browser. The data are those of the cfg.
 """
 
 import argparse

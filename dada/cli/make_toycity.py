@@ -14,7 +14,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--val", type=int, help="how many of the target's are val (default: a third)")
     parser.add_argument("--size", default="512x256", help="width x height in pixels (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per CPU)")
     parser.add_argument("--overwrite", action="store_true", help="replace a toy city that is there")
 
 

@@ -26,7 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="of the target: what training reads, what the test reads with its labels, or both (default)",
     )
     parser.add_argument("--original-size", action="store_true", help="never resize, for runs with other sizes")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one a CPU)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one per CPU)")
     parser.add_argument("--overwrite", action="store_true", help="replace a packed copy that is there")
     parser.add_argument("--check", metavar="DIR", help="only compare all checksums of a packed copy")
 

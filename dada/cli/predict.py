@@ -5,7 +5,7 @@
     dada predict --checkpoint model_3000.pth --out predictions 'drive/**/*.png' drive.mp4
 
 Writes predictions/overlay/photo.png, predictions/palette/photo.png and so on; the folders of the input are kept. Called
-again, it goes on where it was stopped.
+again, it continues where it stopped.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Compute a step whose loss was not finite again.
+"""Replay a step whose loss was not finite.
 
     dada replay RUN/post_mortem_120.pth
 
