@@ -8,7 +8,9 @@
 # The torch package brings its own CUDA libraries; the driver on the host must be new enough for them.
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 
-# A compiler is what TRAIN.COMPILE needs.
+# A compiler is what TRAIN.COMPILE needs. Ubuntu's archive keeps no older versions of a package, so that one that is named would soon
+# be gone.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ python3-dev python3-venv \
     && rm -rf /var/lib/apt/lists/* \
@@ -27,6 +29,7 @@ RUN pip install --no-cache-dir --no-deps -e . \
 # Caches at a place that any user of `--user` can write to.
 ENV XDG_CACHE_HOME=/tmp/cache TORCH_HOME=/tmp/cache/torch HF_HOME=/tmp/cache/huggingface \
     MPLCONFIGDIR=/tmp/cache/matplotlib TORCHINDUCTOR_CACHE_DIR=/tmp/cache/inductor
-USER ubuntu
+# The user ubuntu, by number: a cluster may ask whether it is root.
+USER 1000
 ENTRYPOINT ["python"]
 CMD ["scripts/env.py"]

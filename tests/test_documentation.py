@@ -1,8 +1,11 @@
 """What README and docs point at exists, what they tell to type works, and what is written from code is up to date."""
 
 import importlib
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -138,17 +141,48 @@ def test_changelog_and_citation_are_of_this_version():
     assert {f"arXiv:{number}" for number in re.findall(r"arXiv:([\d.]+\d)", README.read_text("utf-8"))} <= cited
 
 
-def test_the_dockerfile_copies_what_exists_and_asks_for_no_versions_of_its_own():
-    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    copied = [source for line in re.findall(r"^COPY (.*)$", text, re.MULTILINE) for source in line.split()[:-1]]
-    assert "requirements.txt" in copied and all((ROOT / source).exists() for source in copied)
-    installed = re.findall(r"pip install (.*)", text)
-    assert installed and not any("==" in line for line in installed)
-    (system,) = re.findall(r"^FROM nvidia/cuda:[\d.]+-base-ubuntu([\d.]+)$", text, re.MULTILINE)
+def test_the_containers_copy_what_exists_and_ask_for_no_versions_of_their_own():
+    docker, apptainer = ((ROOT / name).read_text(encoding="utf-8") for name in ("Dockerfile", "apptainer.def"))
+    copied = [source for line in re.findall(r"^COPY (.*)$", docker, re.MULTILINE) for source in line.split()[:-1]]
+    files = re.search(r"^%files\n(.*?)^%", apptainer, re.DOTALL | re.MULTILINE)[1]
+    copied += [source for source, _ in map(str.split, files.strip().splitlines())]
+    assert copied.count("requirements.txt") == 2 and all((ROOT / source).exists() for source in copied)
+    for text in (docker, apptainer):
+        installed = re.findall(r"pip install (.*)", text)
+        assert len(installed) == 2 and not any("==" in line for line in installed)
+    (system,) = set(re.findall(r"^(?:FROM|From:) nvidia/cuda:[\d.]+-base-ubuntu([\d.]+)$", docker + apptainer, re.MULTILINE))
     python = {"22.04": "3.10", "24.04": "3.12"}[system]  # which python3-venv is there
     assert f"Python :: {python}" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-    # The last user is not root.
-    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE)[-1] != "root"
+    assert int(re.findall(r"^USER (\d+)$", docker, re.MULTILINE)[-1]) != 0  # the last user is not root
+    settings = [set(re.findall(r"\b([A-Z_]+=/[\w./-]+)", text)) for text in (docker, apptainer)]
+    assert settings[0] == settings[1] and len(settings[0]) > 4  # caches
+
+
+def workflow(name: str) -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))["jobs"]
+
+
+def test_the_workflow_tests_every_python_that_the_package_says_it_runs_on_and_its_oldest_torch():
+    jobs = workflow("tests")
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    assert jobs["tests"]["strategy"]["matrix"]["python"] == re.findall(r"Python :: (3\.\d+)", project)
+    oldest = " ".join(step.get("run", "") for step in jobs["oldest-torch"]["steps"])
+    for package in ("torch", "torchvision"):
+        assert f"{package}=={re.search(rf'{package}>=([0-9.]+)', project)[1]}.0" in oldest
+
+
+@pytest.mark.parametrize("tag, fits", [(f"v{__version__}", True), ("v99.0.0", False)])
+def test_a_release_has_its_part_of_the_changelog_and_a_tag_of_another_version_is_refused(tag, fits, tmp_path):
+    (step,) = [step["run"] for step in workflow("release")["build"]["steps"] if "CHANGELOG.md" in step.get("run", "")]
+    for path in ("CHANGELOG.md", "dada/__init__.py"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / path, tmp_path / path)
+    ended = subprocess.run(["bash", "-ec", step], cwd=tmp_path, env={**os.environ, "GITHUB_REF_NAME": tag})
+    assert (ended.returncode == 0) is fits
+    if fits:
+        changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+        part = re.search(rf"^## {re.escape(__version__)}[^\n]*\n(.*?)(?=^## |\Z)", changelog, re.DOTALL | re.MULTILINE)[1]
+        assert (tmp_path / "notes.md").read_text(encoding="utf-8") == part
 
 
 # ---- what the README tells to type
