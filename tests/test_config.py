@@ -274,3 +274,11 @@ def test_the_number_of_classes_follows_from_their_names(tmp_path):
         with pytest.raises(ConfigError, match=r"NUM_CLASSES is \d+, but CLASSES.NAMES holds \d names; leave NUM_CLASSES"):
             cfg_from_file(write(tmp_path, text))
     assert plain_cfg(cfg) == before
+
+
+@pytest.mark.parametrize("text", ["model_300.pth", "007", r"C:\runs\model.pth", "[model_300.pth]", "a b.pth"])
+def test_one_file_needs_no_brackets_where_several_may_be_given(text):
+    cfg_from_list([f"TEST.RESTORE_FROM={text}"])
+    assert (text.strip("[]"),) == cfg.TEST.RESTORE_FROM
+    cfg_from_list(["TEST.RESTORE_FROM=[a.pth, b.pth]"])
+    assert cfg.TEST.RESTORE_FROM == ("a.pth", "b.pth")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from dada.build import build_network
+from dada.build import build_network, eval_transform
 from dada.config import CONFIGS, cfg, cfg_from_file
 from dada.domain_adaptation.objectives import build_objective
 from dada.training.trainer import build_optimizer
@@ -39,3 +40,13 @@ def test_the_large_vision_transformer_is_an_override_away():
         network = build_network(cfg, weights="")
     assert network.indices == [5, 11, 17, 23] and network.patch == 14
     assert len(build_optimizer(network, cfg).param_groups) == 2 * (24 + 1) + 3  # the head's two and the final norm's one
+
+
+def test_the_example_keeps_the_shape_of_pictures_as_its_comment_says():
+    """The comment beside INPUT_SIZE_TARGET: fitted, shape kept, padded at the right and the bottom."""
+    text = (CONFIGS / "folder_example.yml").read_text(encoding="utf-8")
+    assert "their shape kept, and padded at the right and the bottom" in text
+    cfg_from_file("folder_example.yml")
+    transform = eval_transform(cfg, lambda image: image.float(), cfg.TARGET)
+    image = transform(Image.new("RGB", (200, 100), "white")).image
+    assert image.shape == (3, 1024, 1024) and (image[:, :512] > 0).all() and not image[:, 512:].any()

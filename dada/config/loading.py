@@ -171,7 +171,7 @@ def cfg_from_list(pairs: Iterable[str], into: EasyDict = cfg) -> EasyDict:
         option = flat_options().get(name)
         try:
             # A name or a path is taken as it stands: a folder called 007 or 'on' is no number and no truth value.
-            is_text = option is not None and isinstance(option.default, str)
+            is_text = option is not None and (isinstance(option.default, str) or (option.path and text.lstrip()[:1] not in "[("))
             values[name] = text if is_text else parse_yaml(text)
         except yaml.YAMLError as error:
             mistakes.append(f"--set {pair}: not a YAML value: {error}")

@@ -101,6 +101,8 @@ class Option:
                 raise ValueError(f"expected every key once, got {shown(list(value))}")
             return entries
         if isinstance(self.default, tuple):
+            if self.path and isinstance(value, str):  # one file needs no brackets
+                return (self._entry(value),)
             if not isinstance(value, (list, tuple)):
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
             if self.length is not None and len(value) not in (self.length, len(self.default)):
