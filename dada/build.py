@@ -171,8 +171,15 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
     return _dataset(cfg, "target", cfg.TRAIN.SET_TARGET, transform, info=cfg.TRAIN.INFO_TARGET, with_labels=False)
 
 
-def files_of(cfg: Any, what: str) -> SegmentationDataset:
-    """What a run reads of its "source", "target" or "test", to look at the files: no image is normalised as a network wants."""
+def files_of(cfg: Any, what: str, *, images_only: bool = False) -> SegmentationDataset:
+    """What a run reads of its "source", "target" or "test", to look at the files: no image is normalised as a network wants.
+
+    With `images_only`, labels and depth are left out, which need not be there then.
+    """
+    if images_only:
+        split = {"source": cfg.TRAIN.SET_SOURCE, "target": cfg.TRAIN.SET_TARGET, "test": cfg.TEST.SET_TARGET}[what]
+        role = "source" if what == "source" else "target"
+        return _dataset(cfg, role, split, eval_transform(cfg, TORCHVISION_RGB, cfg[role.upper()]), with_labels=False)
     if what == "test":
         return eval_loader(cfg, TORCHVISION_RGB).dataset
     return (source_loader if what == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset

@@ -95,6 +95,17 @@ def test_a_broken_test_split_does_not_stop_training(own_city):
     assert "error    test: dataset cannot be opened: Cityscapes labels for split 'val' not found" in report(check)
 
 
+def test_labels_that_do_not_pair_do_not_keep_the_images_from_being_read(own_city):
+    sorted((own_city / "SYNTHIA/parsed_LABELS").iterdir())[0].unlink()
+    images = sorted((own_city / "SYNTHIA/RGB").iterdir())
+    images[2].write_bytes(b"")
+    check = check_data(cfg)
+    assert kinds(check, "source") == {module.UNOPENED: ["SYNTHIA"], module.IMAGE: [images[2].name]}
+    assert domain(check, "source").checked == 4 and not check.trainable
+    text = report(check)
+    assert "1 of 4 labels of SYNTHIA images are missing" in text and "unreadable image, 1 file" in text
+
+
 def test_a_run_without_a_term_on_the_target_does_not_read_its_training_split(own_city):
     shutil.rmtree(own_city / "Cityscapes/leftImg8bit/train")
     assert not check_data(cfg).trainable

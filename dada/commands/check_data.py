@@ -178,7 +178,10 @@ def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
         dataset = files_of(cfg, role)
     except Exception as error:
         domain.problems.append(Problem(UNOPENED, root, _text(error)))
-        return domain
+        try:  # labels that do not pair are no reason not to look at the images
+            dataset = files_of(cfg, role, images_only=True)
+        except Exception:
+            return domain
     _read(dataset, domain, workers, limit)
     return domain
 
@@ -191,7 +194,7 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
     domain.depths = sum(item.depth is not None for item in items)
     indices = spread(len(items), limit or len(items))
     domain.checked = len(indices)
-    if domain.role != "target":
+    if domain.role != "target" and not any(problem.kind == UNOPENED for problem in domain.problems):
         domain.problems += [
             Problem(MISSING, items[i].image, f"{items[i].image} has no label") for i in indices if items[i].label is None
         ]
