@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
+import interpreted_triton  # noqa: F401 (first)
 import on_device
 import pytest
 import torch

@@ -81,7 +81,7 @@ def _differences(device: torch.device, metric: str, dtype: torch.dtype, fused: F
         return (x.softmax(1) if metric == "kl" else x).to(device, dtype)
 
     source, target = draw(*SOURCE), draw(*TARGET)
-    tiled = fused._replace(compiled=False)
+    tiled = fused._replace(compiled=False, kernels=False)
     # Each step from the same input, so that a difference does not grow from one to the next.
     mixed, scale, level = aggregation.aggregate(target, metric, ALPHA, tiled)
     j, back, usable = streamed_loss.ways(source, target, metric, tiled)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.pixels import Directions, Pixels
+from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
 from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
 from dada.matmul_precision import full_float32_products
 
@@ -26,6 +26,27 @@ def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor
             back_T = j_S.new_zeros(target.x_CN.shape[1])
             back_T[turn_J] = _most_similar(target, source, turn_J, columns_too=False)[0]
     return j_S, back_T, source.usable_N & target.usable_N[j_S]
+
+
+def cycles_by_kernel(source_BCS: Tensor, target_BCT: Tensor, metric: str) -> tuple[Tensor, Tensor, Tensor]:
+    """`image_cycles` of all images of a batch, found in one or two launches."""
+    from dada.domain_adaptation.association.argmax_kernel import most_similar  # needs triton
+
+    (source, unit_BS), (target, unit_BT) = (_batch_of(x, metric) for x in (source_BCS, target_BCT))
+    if metric == "cos":
+        j_BS, back_BT = most_similar(source_BCS, target_BCT, unit_BS, unit_BT)
+    else:
+        j_BS, _ = most_similar(source_BCS, target, unit_BS, unit_BT, columns_too=False)
+        back_BT, _ = most_similar(target_BCT, source, unit_BT, unit_BS, columns_too=False)
+    return j_BS, back_BT, (unit_BS > 0) & (unit_BT > 0).gather(1, j_BS)
+
+
+def _batch_of(x_BCN: Tensor, metric: str) -> tuple[Tensor, Tensor]:
+    """What the rows are multiplied with, (B, C, N), and the factors of similarities, (B, N)."""
+    images = [PIXELS[metric](x_CN) for x_CN in x_BCN]
+    if metric == "cos":
+        return x_BCN, torch.stack([image.unit_N for image in images if image.unit_N is not None])
+    return torch.stack([image.compared_CN for image in images]), x_BCN.new_ones(x_BCN.shape[0], x_BCN.shape[2])
 
 
 def _most_similar(

@@ -16,6 +16,7 @@ from dada.domain_adaptation.association.trial import aside, first_line
 log = logging.getLogger(__name__)
 
 STATIC_DEVICES = ("cuda",)  # where waiting for a value costs more than computing rows in vain
+KERNEL_DEVICES = ("cuda",)  # of triton, without which nothing is compiled there either
 GPUS = ("cuda",)  # where a product needs thousands of rows, and every operation is a launch
 
 # A library cuts a product into blocks of about 128 x 256, one for each of an H100's 132 units at a time. 2048 x 2048 are
@@ -32,10 +33,11 @@ def on_gpu(device: torch.device) -> bool:
 
 
 class Form(NamedTuple):
-    """Two independent choices; the default is what suits a CPU."""
+    """Independent choices; the default is what suits a CPU."""
 
     static: bool = False  # no shape depends on a value, so that the host never waits for the device
     compiled: bool = False  # what is done to a tile between two products is one kernel or two
+    kernels: bool = False  # the cycles are found by a kernel that does the products as well, in float32
 
     def of(self, epilogue: Callable) -> Callable:
         """`epilogue`, a function whose first argument is a tile, as this form runs it.
@@ -51,7 +53,8 @@ PLAIN = Form()
 
 def form_for(device: torch.device, fused: bool) -> Form:
     """The form of `impl="fused"`, or of `impl="streaming"`, on a device."""
-    return Form(static=device.type in STATIC_DEVICES, compiled=fused and can_compile(device))
+    compiled = fused and can_compile(device)
+    return Form(static=device.type in STATIC_DEVICES, compiled=compiled, kernels=compiled and device.type in KERNEL_DEVICES)
 
 
 class Compiled:

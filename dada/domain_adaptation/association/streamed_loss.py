@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.both_ways import sum_both_ways
-from dada.domain_adaptation.association.cycle_search import image_cycles
+from dada.domain_adaptation.association.cycle_search import cycles_by_kernel, image_cycles
 from dada.domain_adaptation.association.form import PLAIN, Form
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
 from dada.domain_adaptation.association.tiles import softmax_, stripes
@@ -16,6 +16,8 @@ def ways(source: Tensor, target: Tensor, metric: str, form: Form = PLAIN) -> tup
     """(B, C, Hs, Ws), (B, C, Ht, Wt) -> (B, S) j*; (B, T) the way back from every j that is some j* at least;
     (B, S) whether i and j* are usable.
     """
+    if form.kernels and source.dtype is torch.float32:
+        return cycles_by_kernel(source.flatten(2), target.flatten(2), metric)
     of_images = [
         image_cycles(PIXELS[metric](x_CS, form=form), PIXELS[metric](y_CT, form=form))
         for x_CS, y_CT in zip(source.flatten(2), target.flatten(2))
