@@ -116,7 +116,7 @@ def test_the_oracle_learns_from_the_labelled_target(tmp_path):
 
 
 def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city, tmp_path):
-    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=20")
+    options = (*tiny_options(city, tmp_path / "out"), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=20")
     assert 0 < bench.seconds_per_iteration(Job("toycity.yml", options)) < 60
     assert not (tmp_path / "out").exists()
 
@@ -127,7 +127,7 @@ def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_o
         module = jobs if name == "train" else bench
         original = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *a, _f=original, _n=name, **k: calls.append(_n) or _f(*a, **k))
-    options = (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=1")
+    options = (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=1")
     first = bench.train_and_test(Job("toycity.yml", options))
     again = bench.train_and_test(Job("toycity.yml", options))
     assert calls == ["train", "evaluate_run"] and first == again and 0 <= first["mIoU"]["16"] <= 100
@@ -234,7 +234,7 @@ def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
 
 
 def test_a_finished_run_is_looked_at_once(city, tmp_path, monkeypatch):
-    job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=1"))
+    job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=1"))
     bench.train_and_test(job)
     found = bench.look_at(job)
     assert set(found["cycles"]) == set(bench_tables.DIAGNOSTICS) and 0 <= found["cycles"]["closed"] <= 1

@@ -196,7 +196,7 @@ def test_the_commands_of_the_readme_work(city, tmp_path, monkeypatch, capsys, ru
         "check_data": ["--set", *tiny_options(city, tmp_path), "--workers", "0", "--limit", "1"],
         "explore": ["--pairs", "1"],
     }
-    run = ["--set", *tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=", "TRAIN.MAX_ITERS=1", "TRAIN.RECOMPUTE=False"]
+    run = ["--set", *tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=1", "TRAIN.RECOMPUTE=False"]
     # The network of make demo is one of the commands further down.
     found = sorted((c for c in commands(README) if "scripts/" in c), key=lambda c: "demo/snapshots" in c)
     for command in found:

@@ -422,7 +422,7 @@ def tiny_run(data, tmp_path):
         "NUM_WORKERS=0",
         "GPU_ID=-1",
         f"TRAIN.MODEL={TINY_NETWORK}",
-        "TRAIN.RESTORE_FROM=",
+        "TRAIN.RESTORE_FROM=random",
         "TRAIN.MAX_ITERS=2",
         "TRAIN.CONTRASTIVE_START=0",
         "TRAIN.BATCH_SIZE_SOURCE=2",

@@ -27,7 +27,7 @@ class Runs:
         self._options = [
             *(o for o in tiny_options(city, out) if not o.startswith(("GPU_ID", "EXP_NAME", "TRAIN.MAX_ITERS"))),
             *options(DEVICE),
-            *("TRAIN.DA_METHOD=MinEnt", "TRAIN.OPTIMIZER=AdamW", "TRAIN.LEARNING_RATE=0.001", "TRAIN.RESTORE_FROM="),
+            *("TRAIN.DA_METHOD=MinEnt", "TRAIN.OPTIMIZER=AdamW", "TRAIN.LEARNING_RATE=0.001", "TRAIN.RESTORE_FROM=random"),
             *("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=1"),
             *(f"TRAIN.MAX_ITERS={ITERATIONS}", f"TRAIN.SAVE_PRED_EVERY={ITERATIONS}", f"TRAIN.CHECKPOINT_EVERY={EVERY}"),
         ]

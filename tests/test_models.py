@@ -655,7 +655,7 @@ def test_an_unknown_format_is_described(small, tmp_path, content, found):
 
 
 def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist; give the path"):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.pth does not exist\. Give the path"):
         load_weights(small, tmp_path / "nothing.pth")
     with pytest.raises(FileNotFoundError, match="is a folder"):
         load_weights(small, tmp_path)

@@ -207,7 +207,7 @@ def wait_for(path: Path, process: multiprocessing.Process) -> None:
 
 def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path, run_script, caplog):
     options = [*tiny_options(city, tmp_path), *AUGMENTED, "TRAIN.MAX_ITERS=8", "TRAIN.CHECKPOINT_EVERY=1"]
-    script = ["train.py", "--cfg", "toycity.yml", "--set", "TRAIN.RESTORE_FROM=", *options]
+    script = ["train.py", "--cfg", "toycity.yml", "--set", "TRAIN.RESTORE_FROM=random", *options]
     folder = tmp_path / "snapshots" / "tiny"
     # A copy of this process, which has imported torch.
     process = multiprocessing.get_context("fork").Process(target=run_script, args=script)
@@ -225,12 +225,12 @@ def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path, run_scr
 
     config.reset()
     config.cfg_from_file("toycity.yml")
-    run("TRAIN.RESTORE_FROM=", *options, f"EXP_ROOT={tmp_path / 'uninterrupted'}", "TRAIN.CHECKPOINT_EVERY=8")
+    run("TRAIN.RESTORE_FROM=random", *options, f"EXP_ROOT={tmp_path / 'uninterrupted'}", "TRAIN.CHECKPOINT_EVERY=8")
     assert same(resumed["state_dict"], state_of(run_of(cfg).snapshots, 8)["state_dict"])
 
 
 def test_the_same_command_goes_on_with_the_seed_that_it_drew_and_ends(city, tmp_path, monkeypatch, during, capsys):
-    options = [*tiny_options(city, tmp_path), "CONTRASTIVE_LEARNING=False", "TRAIN.RESTORE_FROM="]
+    options = [*tiny_options(city, tmp_path), "CONTRASTIVE_LEARNING=False", "TRAIN.RESTORE_FROM=random"]
     command = [
         "train",
         "--random-train",

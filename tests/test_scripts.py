@@ -27,7 +27,15 @@ def call(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess:
 
 
 def tiny(city: Path, out: Path, *more: str) -> list[str]:
-    return ["--cfg", "toycity.yml", "--set", *tiny_options(city, out), "TRAIN.RESTORE_FROM=", "TRAIN.CONTRASTIVE_START=1", *more]
+    return [
+        "--cfg",
+        "toycity.yml",
+        "--set",
+        *tiny_options(city, out),
+        "TRAIN.RESTORE_FROM=random",
+        "TRAIN.CONTRASTIVE_START=1",
+        *more,
+    ]
 
 
 def files_below(folder: Path) -> list[str]:
@@ -142,7 +150,7 @@ def test_the_demo_compares_both_networks_over_all_seeds(tmp_path, monkeypatch, c
     monkeypatch.setattr(demo_module, "run_all", lambda jobs, work: [work(job) for job in jobs])
     demo = tmp_path / "demo"
     options = [o for o in tiny_options(demo / "city", demo) if not o.startswith("EXP_NAME")]
-    demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM="], city)
+    demo_module.demo(demo, [1, 2], [*options, "TRAIN.MAX_ITERS=1", "TRAIN.RESTORE_FROM=random"], city)
     results = json.loads((demo / "results.json").read_text())
     assert [(r["method"], r["seed"]) for r in results["runs"]] == [
         ("source-only", 1),

@@ -9,6 +9,7 @@ from PIL import Image
 from dada.build import build_network, eval_transform
 from dada.config import CONFIGS, cfg, cfg_from_file
 from dada.domain_adaptation.objectives import build_objective
+from dada.model.weights import RANDOM
 from dada.training.trainer import build_optimizer
 
 SHIPPED = sorted(path for path in CONFIGS.glob("*.yml") if not path.name.startswith("defaults_"))
@@ -25,6 +26,11 @@ def test_it_builds_on_a_device_without_memory(path):
     assert "seg_src_main" in [term.name.removeprefix("loss_") for term in objective.terms]
     trained = sum(parameter.requires_grad for parameter in network.parameters())
     assert sum(len(group["params"]) for group in optimizer.param_groups) == trained > 0
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_it_names_the_weights_that_it_starts_from(path):
+    assert cfg_from_file(path).TRAIN.RESTORE_FROM not in RANDOM
 
 
 @pytest.mark.parametrize("path", FULL_SIZE, ids=lambda p: p.name)

@@ -178,7 +178,7 @@ class Project:
         (folder / ".venv").symlink_to(sys.prefix)
         (folder / "logs").mkdir()
         options = tiny_options(city, Path("experiments"))
-        self.flags = ["--cfg", "toycity.yml", "--set", *options, "TRAIN.RESTORE_FROM=", "TRAIN.CONTRASTIVE_START=1"]
+        self.flags = ["--cfg", "toycity.yml", "--set", *options, "TRAIN.RESTORE_FROM=random", "TRAIN.CONTRASTIVE_START=1"]
         self.flags += [f"TRAIN.MAX_ITERS={ITERATIONS}", f"TRAIN.SAVE_PRED_EVERY={ITERATIONS}"]
 
     def run(self, *command: str) -> None:

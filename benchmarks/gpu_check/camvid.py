@@ -31,11 +31,11 @@ def run(check: Check) -> None:
     ]
     pretrained = importlib.util.find_spec(WEIGHTS) is not None
     if not pretrained:
-        options += ["TRAIN.RESTORE_FROM="]
+        options += ["TRAIN.RESTORE_FROM=random"]
     if check.small:
         options += [
             "TRAIN.MODEL=timm:mobilenetv3_small_050",
-            "TRAIN.RESTORE_FROM=",
+            "TRAIN.RESTORE_FROM=random",
             "TRAIN.MAX_ITERS=2",
             "TRAIN.SAVE_PRED_EVERY=2",
             "TRAIN.CONTRASTIVE_START=1",

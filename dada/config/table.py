@@ -208,7 +208,10 @@ OPTIONS: dict[str, Any] = {
             False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
         ),
         "RESTORE_FROM": Option(
-            "", "Initial weights: a file, or 'imagenet' for the encoder's own; empty: random.", role="span", path=True
+            "",
+            "Initial weights: a file, 'imagenet' for the encoder's own, or 'random'; empty: random too, and the run says so.",
+            role="span",
+            path=True,
         ),
         "RESTORE_HEAD": Option(
             True,

@@ -11,7 +11,6 @@ To add a method: write its terms as functions of a Step and enter a list of them
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -27,8 +26,6 @@ from dada.domain_adaptation.self_training.style_transfer import source_style
 from dada.domain_adaptation.self_training.terms import class_mix, masked_consistency
 from dada.domain_adaptation.step import Notes, Step, TermValue
 from dada.normalization import TORCHVISION_RGB, Normalization
-
-log = logging.getLogger(__name__)
 
 
 class Term(NamedTuple):
@@ -228,14 +225,7 @@ def _adv_ent(cfg: Any, device: torch.device) -> list[Term]:
 
 
 def _dada(cfg: Any, device: torch.device) -> list[Term]:
-    if cfg.USE_DEPTH:
-        seen = depth_entropy_map
-    else:
-        seen = entropy_map_of("logits")
-        log.warning(
-            "TRAIN.DA_METHOD is DADA and USE_DEPTH False: there is no depth loss, and a discriminator sees entropy maps "
-            "without depth. Set USE_DEPTH to True for DADA as published."
-        )
+    seen = depth_entropy_map if cfg.USE_DEPTH else entropy_map_of("logits")
     # DADA does not halve the two parts of the discriminator's loss; ADVENT does.
     return _fooling("main", cfg.TRAIN.LAMBDA_ADV_MAIN, seen, cfg, device, halve=False)
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 import torch
 
 from dada.model.segmentation_model import SegmentationModel
-from dada.model.weight_files import State, read_state
+from dada.model.weight_files import CAFFE_RESNET, State, read_state
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +34,10 @@ def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
     if depth in (18, 34, 50):
         return _torchvision_imagenet(depth)
     if depth is None:
-        raise ValueError(
-            f"no ImageNet weights are known for {type(model).__name__}; give the path of a file, or '' to start from random ones"
-        )
+        raise ValueError(f"no ImageNet weights are known for {type(model).__name__}; give the path of a file, or 'random'")
     raise ValueError(
         "there are no ImageNet weights to fetch for the Caffe ResNet-101; give the path of "
-        "DeepLab_resnet_pretrained_imagenet.pth, which the release page of valeoai/ADVENT offers"
+        f"{CAFFE_RESNET}, which https://github.com/valeoai/ADVENT/releases offers"
     )
 
 
@@ -81,5 +79,5 @@ def _from_hub(what: str, hint: str, fetch: Callable[[], T]) -> T:
         raise RuntimeError(
             f"could not get the ImageNet weights {what} ({type(error).__name__}: {error}); {hint}download "
             "them on a machine with a connection and give the path of the file as the weights, "
-            "or '' to start from random ones"
+            "or 'random' to start from random ones"
         ) from error

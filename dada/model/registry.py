@@ -112,6 +112,12 @@ def build_model(
     return model
 
 
+def check_name(name: str) -> None:
+    """Raise ValueError if `name` is none of a network; that of an encoder is timm's to know."""
+    if not name.startswith(TIMM_PREFIX) and name not in MODELS:
+        raise ValueError(unknown_model(name))
+
+
 def unknown_model(name: str) -> str:
     """The message for a name that no network has."""
     lower = {key.lower(): key for key in MODELS}

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 
 State = dict[str, Tensor]
 
+CAFFE_RESNET = "DeepLab_resnet_pretrained_imagenet.pth"  # from which ADVENT, DADA and PLCA start
 ACCEPTED = (
     "a bare state dict (ADVENT, DADA, torchvision, timm), a dict that holds one under 'state_dict' (this project, DADA fork), "
     "'weights', 'model_state_dict' (PLCA), 'model', 'state_dict_ema', 'teacher' or another name, or a .safetensors file"
@@ -46,10 +47,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     Raises:
         FileNotFoundError, ValueError: see load_weights.
     """
-    path = Path(path)
-    if not path.is_file():
-        kind = "is a folder" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"weights file {path} {kind}; give the path of a file, 'imagenet', or '' for random weights")
+    path = found_weights(path)
     content: object
     if path.suffix == ".safetensors":
         content, stored_cfg = _read_safetensors(path)
@@ -94,6 +92,19 @@ def bare_names(state: State) -> State:
             del parts[0]
         bare[".".join(parts)] = value
     return bare if len(bare) == len(state) else state
+
+
+def found_weights(path: str | Path) -> Path:
+    """`path`, if it is a file. Raises FileNotFoundError, which says where the best known one is had."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    kind = "is a folder" if path.is_dir() else "does not exist"
+    had = f" {CAFFE_RESNET} is on https://github.com/valeoai/ADVENT/releases." if path.name == CAFFE_RESNET else ""
+    raise FileNotFoundError(
+        f"weights file {path} {kind}.{had} Give the path of a file, or 'imagenet' for an encoder's own weights; who means to "
+        "train from random ones sets TRAIN.RESTORE_FROM=random"
+    )
 
 
 def read_state(path: str | Path) -> State:

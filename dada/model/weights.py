@@ -26,10 +26,12 @@ from typing import NamedTuple
 from dada.model.batch_norm import for_every_domain, without_domain
 from dada.model.imagenet import imagenet_state
 from dada.model.segmentation_model import SegmentationModel
-from dada.model.weight_files import State, read_weights
+from dada.model.weight_files import State, found_weights, read_weights
 from dada.model.weight_formats import HEADS, Adapted, adapt, head_prefixes, prefixes, shortened
 
 log = logging.getLogger(__name__)
+
+RANDOM = ("", "random")  # names of no weights
 
 
 class LoadReport(NamedTuple):
@@ -54,7 +56,7 @@ def load_weights(
     """Set the weights of `model`, in place.
 
     Args:
-        source: "" keeps the random initialisation; "imagenet" takes the ImageNet weights of the trunk from a
+        source: "random", or "", keeps the random initialisation; "imagenet" takes the ImageNet weights of the trunk from a
             package or from the hub; anything else is a file (see the table at the top of this module).
         plca_class_order: the network numbers its classes as PLCA does (LEGACY.PLCA_CLASS_ORDER), so that PLCA's
             weights stay as they are; otherwise their classes are put into our order.
@@ -72,7 +74,7 @@ def load_weights(
             do not match; all are listed. Also a licence that is not permissive and not accepted.
         RuntimeError: the hub is out of reach.
     """
-    if not str(source):
+    if str(source) in RANDOM:
         return LoadReport("", (), tuple(model.state_dict()))
     if str(source) == "imagenet":
         _check_licence(model, accept_licence)
@@ -126,6 +128,12 @@ def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> 
     if strange is not None:
         raise strange
     return tried[0]
+
+
+def check_at_hand(source: str) -> None:
+    """Raise FileNotFoundError if `source` of `load_weights` is a file that is not there; nothing is read or fetched."""
+    if source not in (*RANDOM, "imagenet"):
+        found_weights(source)
 
 
 def _check_class_order(stored_cfg: Mapping, plca_class_order: bool, origin: str) -> None:

@@ -49,7 +49,9 @@ def model_card(
         "Method": _method(cfg),
         "Iterations": f"{iteration}" if iteration else "not stated in the file",
         "Seed": f"{train.RANDOM_SEED}",
-        "Started from": "pretrained weights" if train.RESTORE_FROM else "random weights, or weights that the cfg does not name",
+        "Started from": {"random": "random weights", "": "random weights, or weights that the cfg does not name"}.get(
+            train.RESTORE_FROM, "pretrained weights"
+        ),
         "Checkpoint": f"`{checkpoint}`, sha256 `{sha256}`",
         "Code": ", ".join(f"{name} {version}" for name, version in versions.items())
         + f", commit {f'`{commit}`' if commit else 'not known'}, when this file was written",

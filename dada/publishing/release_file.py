@@ -13,6 +13,7 @@ from dada.build import build_network, classes_of
 from dada.config import flat_options, plain_cfg
 from dada.files import whole_file, write_whole
 from dada.model.torch_files import read_torch_file
+from dada.model.weights import RANDOM
 from dada.publishing.commit import git_commit
 from dada.publishing.model_card import model_card
 from dada.runs import file_hash, versions
@@ -86,7 +87,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
 
 def encoder_licence(cfg: Any) -> str:
     """Name of the licence of the pretrained weights that a timm encoder started from; "" where there were none."""
-    if not (cfg.TRAIN.RESTORE_FROM and cfg.TRAIN.MODEL.startswith("timm:")):
+    if cfg.TRAIN.RESTORE_FROM in RANDOM or not cfg.TRAIN.MODEL.startswith("timm:"):
         return ""
     from dada.model.licences import licence_of  # imports timm, which takes seconds
 

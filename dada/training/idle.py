@@ -26,6 +26,11 @@ def idle_parts(cfg: Any, objective: Objective) -> list[str]:
     if not objective.adapts and (cfg.CONTRASTIVE_LEARNING or train.DA_METHOD != "source_only"):
         asked = "CONTRASTIVE_LEARNING" if cfg.CONTRASTIVE_LEARNING else f"TRAIN.DA_METHOD {train.DA_METHOD}"
         found.append(f"{asked} adds no term, since the weights of all are 0: the run trains on the source alone")
+    if train.DA_METHOD == "DADA" and not cfg.USE_DEPTH:
+        found.append(
+            "TRAIN.DA_METHOD is DADA and USE_DEPTH False: there is no depth loss, and a discriminator sees entropy maps without "
+            "depth. Set USE_DEPTH to True for DADA as published"
+        )
     if stop <= train.WARMUP_ITERS:
         schedule = {"max_iterations": train.MAX_ITERS, "power": train.POWER, "warmup": train.WARMUP_ITERS}
         highest = max(poly_lr(train.LEARNING_RATE, iteration, **schedule) for iteration in range(stop))

@@ -13,9 +13,10 @@ from signal import Signals
 from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from dada.build import on_device, source_loader, target_loader
+from dada.build import on_device
 from dada.config import imported_sources, plain_cfg, save_cfg
 from dada.dataset.conventions import warn_of_foreign_ids
 from dada.dataset.sample import Batch
@@ -39,6 +40,7 @@ from dada.training.checkpoint import (
     save_checkpoint,
 )
 from dada.training.idle import idle_parts, last_iteration
+from dada.training.inputs import find_inputs
 from dada.training.lock import lock
 from dada.training.memory import explain_out_of_memory
 from dada.training.monitor import Monitor
@@ -180,18 +182,26 @@ class Training:
         self.done = self.start
         # The checkpoints in the folder are this run's own up to where it goes on from; any other file is no part of it.
         self.own = self.start if saved and self.path.resolve().parent == run.snapshots.resolve() else 0
+        self.finished = self.start >= self.stop
+        weights = "" if saved else cfg.TRAIN.RESTORE_FROM
+        source, target = (None, None) if self.finished else find_inputs(cfg, weights, self.start, self.stop)
         seed_all(cfg.TRAIN.RANDOM_SEED)
-        self.trainer = build_trainer(cfg, self.device, "" if saved else cfg.TRAIN.RESTORE_FROM)
+        self.trainer = build_trainer(cfg, self.device, weights)
         if saved:
             with must_fit(self.path):
                 self.trainer.load_state_dict(saved)
-        self.finished = self.start >= self.stop
-        if not self.finished:
-            self._open_data(saved or {})
-            self._tell()
+        if source is not None:
+            self._open_data(source, target, saved or {})
+            self._tell(bool(saved))
 
-    def _tell(self) -> None:
+    def _tell(self, goes_on: bool) -> None:
         """What is going to be trained, on what, and what of it cannot be."""
+        if not (goes_on or self.cfg.TRAIN.RESTORE_FROM):
+            log.warning(
+                "TRAIN.RESTORE_FROM names no weights: %s starts from random ones, where published results start from ImageNet's. "
+                "Set it to 'random' if that is meant",
+                self.cfg.TRAIN.MODEL,
+            )
         train, objective = self.cfg.TRAIN, self.trainer.objective
         begin = {t.name: f" from iteration {t.start} on" if t.start else "" for t in objective.terms}
         terms = ", ".join(f"{t.weight:g} {t.name}{begin[t.name]}" for t in objective.terms)
@@ -201,13 +211,11 @@ class Training:
         for sentence in idle_parts(self.cfg, objective):
             log.warning("%s", sentence)
 
-    def _open_data(self, saved: Mapping[str, Any]) -> None:
-        cfg, network, objective = self.cfg, self.trainer.network, self.trainer.objective
-        steps = {"start_step": self.start * cfg.TRAIN.ITER_SIZE, "steps": self.stop * cfg.TRAIN.ITER_SIZE}
-        source = source_loader(cfg, network.normalization, **steps)
-        target = None
-        if objective.uses_target:
-            target = target_loader(cfg, network.normalization, second_view=objective.uses_view, **steps)
+    def _open_data(self, source: DataLoader, target: DataLoader | None, saved: Mapping[str, Any]) -> None:
+        cfg, network = self.cfg, self.trainer.network
+        for loader in (source, target):
+            if loader is not None:
+                loader.dataset.transform.normalization = network.normalization
         self.classes = source.dataset.classes
         if is_main():
             warn_of_foreign_ids(source.dataset)
