@@ -1,7 +1,10 @@
 """The comparison of methods: which runs there are, what is used again, and the tables."""
 
 import multiprocessing
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -172,6 +175,21 @@ def test_a_signal_that_stops_one_run_begins_no_other(tmp_path, forked):
     with pytest.raises(RuntimeError, match="a run was stopped from outside"):
         jobs.run_all(waiting, stop_and_tell, processes=1)
     assert [path.name for path in tmp_path.iterdir()] == ["run0"]
+
+
+def tell_and_wait(job: Job) -> None:
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(143))  # as a training, after its checkpoint
+    os.kill(os.getppid(), signal.SIGTERM)  # which has begun this process, and waits for it
+    time.sleep(1000)
+
+
+def test_a_sigterm_ends_the_processes_of_the_jobs_as_well(tmp_path, forked):
+    waiting = [Job("toycity.yml", (f"EXP_ROOT={tmp_path}", f"EXP_NAME=run{k}", "GPU_ID=-1")) for k in range(3)]
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stopped:
+        jobs.run_all(waiting, tell_and_wait, processes=1)
+    assert stopped.value.code == 143
+    assert not multiprocessing.active_children() and signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():

@@ -5,13 +5,16 @@ import io
 import re
 import shutil
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny_options
 
-from dada.cli import parser_of
+from dada.cli import parser_of, shared
 from dada.cli.shared import add_cfg_flags, add_device_flag, add_set_flag, load_cfg, print_what_can_be_printed, reporting_errors
 from dada.config import ConfigError, cfg, cfg_from_list
+from dada.dataset.parallel_map import parallel_map
 from dada.runs import run_of
 from dada.training.loop import train
 from dada.training.trainer import NonFiniteLoss
@@ -116,6 +119,12 @@ def test_cfg_is_required_and_the_suffix_is_not(capsys):
     assert "--cfg" in capsys.readouterr().err
 
 
+@pytest.fixture
+def here_is_the_project(monkeypatch):
+    monkeypatch.setattr(shared, "_PROJECT", (shared._PROJECT, str(Path(__file__).parent)))
+
+
+@pytest.mark.usefixtures("here_is_the_project")
 @pytest.mark.parametrize(
     "error",
     [
@@ -130,6 +139,7 @@ def test_an_error_of_the_user_is_one_message_without_traceback(error):
     assert message(fails(error)) == f"error: {error}"
 
 
+@pytest.mark.usefixtures("here_is_the_project")
 def test_an_error_without_text_is_named_by_its_kind():
     assert message(fails(ValueError())) == "error: ValueError"
 
@@ -152,6 +162,29 @@ def test_an_interrupt_exits_with_130():
     assert exit_.value.code == 130
 
 
+def a_product_of_its_own():
+    return np.zeros((2, 3)) @ np.zeros((2, 3))
+
+
+@pytest.mark.parametrize(
+    "fails, error", [(a_product_of_its_own, ValueError), (lambda: int("x"), ValueError), (lambda: 1 / 0, ZeroDivisionError)]
+)
+def test_an_error_in_code_of_ones_own_keeps_its_traceback(fails, error):
+    with pytest.raises(error) as raised:
+        reporting_errors(fails)
+    assert Path(__file__) in [Path(entry.path) for entry in raised.traceback]
+
+
+def test_an_error_in_a_dataset_of_ones_own_keeps_it_out_of_a_loader_process():
+    with pytest.raises(ValueError, match=f'File "{__file__}", line'):
+        reporting_errors(lambda: list(parallel_map(lambda _: a_product_of_its_own(), ["x"], num_workers=1)))
+
+
+def test_a_mistake_that_the_project_finds_in_what_own_code_gives_it_is_one_message():
+    assert message(lambda: cfg_from_list(["NO_OPTION=1"])).startswith("error: --set: NO_OPTION is not an option")
+
+
+@pytest.mark.usefixtures("here_is_the_project")
 def test_the_message_of_a_loader_process_is_all_that_is_left_of_its_traceback():
     text = (
         "Caught ValueError in DataLoader worker process 0.\n"
@@ -160,7 +193,7 @@ def test_the_message_of_a_loader_process_is_all_that_is_left_of_its_traceback():
         "FileNotFoundError: an earlier one\n\n"
         "During handling of the above exception, another exception occurred:\n\n"
         "Traceback (most recent call last):\n"
-        '  File "files.py", line 9, in read\n'
+        f'  File "{shared.__file__}", line 9, in read\n'
         "ValueError: cannot read a.png: cut short.\n  Unpack it again.\n"
     )
     assert message(fails(ValueError(text))) == "error: cannot read a.png: cut short.\n  Unpack it again."

@@ -163,6 +163,12 @@ def test_published_plca_is_what_the_configuration_says():
 # ---- mappings, lists of colours, and classes of one's own
 
 
+def test_a_list_that_must_hold_something_is_not_emptied():
+    with pytest.raises(ConfigError, match="TEST.SCALES: expected a list of any number of float, at least one, got none"):
+        cfg_from_list(["TEST.SCALES=[]"])
+    assert cfg_from_list(["TEST.RESTORE_FROM=[]"]).TEST.RESTORE_FROM == ()
+
+
 def test_mappings_and_colours_load_and_read_back_from_the_saved_copy(tmp_path):
     text = """
         CLASSES: {NAMES: [soil, weed], COLORS: [[120, 80, 40], [0, 160, 0]]}

@@ -3,8 +3,11 @@
 import errno
 import multiprocessing
 import os
+import signal
 import subprocess
 import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +15,7 @@ from tiny import random_batch, tiny_options
 from torch.utils.data import Dataset
 
 from dada.dataset import loader as loader_module
-from dada.dataset.loader import HandoverError, Loader
+from dada.dataset.loader import HandoverError, Loader, end_with_the_run
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.sample import Sample, collate
 
@@ -99,3 +102,13 @@ def test_a_training_in_a_container_with_little_shared_memory_ends_with_one_messa
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: /dev/shm (0.0625 MB) is too small")
     assert "Traceback" not in done.stderr and not (tmp_path / "snapshots").exists()
+
+
+def test_a_process_that_was_begun_anew_ends_with_the_one_that_began_it(monkeypatch):
+    gone, ended = threading.Event(), threading.Event()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(join=gone.wait))
+    monkeypatch.setattr(os, "kill", lambda pid, number: ended.set() if (pid, number) == (os.getpid(), signal.SIGTERM) else None)
+    end_with_the_run()
+    assert not ended.is_set()
+    gone.set()
+    assert ended.wait(60)

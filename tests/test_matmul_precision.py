@@ -254,7 +254,7 @@ def settings_of_steps(monkeypatch):
         return original(self, *args)
 
     monkeypatch.setattr(Trainer, "iterate", iterate)
-    monkeypatch.setattr("dada.training.trainer.build_network", lambda cfg, weights: TinyNetwork(cfg.NUM_CLASSES))
+    monkeypatch.setattr("dada.training.trainer.build_network", lambda cfg, weights, **_: TinyNetwork(cfg.NUM_CLASSES))
     monkeypatch.setattr(TinyNetwork, "normalization", TORCHVISION_RGB, raising=False)
     cfg_from_list(["TRAIN.MAX_ITERS=3", "TRAIN.CHECKPOINT_EVERY=1"])
     return seen

@@ -456,7 +456,7 @@ ALL = [
 
 @pytest.fixture
 def small(tiny_cfg, monkeypatch):
-    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights: Network(cfg.NUM_CLASSES))
+    monkeypatch.setattr(trainer_module, "build_network", lambda cfg, weights, **_: Network(cfg.NUM_CLASSES))
     cfg_from_list(ALL)
     return partial(train, cfg)
 

@@ -8,6 +8,8 @@ import logging
 import os
 import re
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
 
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
+_PROJECT = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _DEVICE = flat_options()["DEVICE"]
 
 
@@ -118,16 +121,33 @@ def _cfg_from_weights(path: str) -> None:
 
 
 def reporting_errors(main: Callable[[], None]) -> None:
-    """Run `main`; report a user's error as one message and exit with 1. DADA_TRACEBACK=1 shows where it arose."""
+    """Run `main`; report a user's error as one message and exit with 1. DADA_TRACEBACK=1 shows where it arose.
+
+    One that code of the user's own has raised keeps its traceback: it is a defect of that code, and where is what matters.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         main()
     except USER_ERRORS as error:
-        if os.environ.get("DADA_TRACEBACK"):
+        if os.environ.get("DADA_TRACEBACK") or _is_of_own_code(error):
             raise
         sys.exit(f"error: {_message(error)}")
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _is_of_own_code(error: BaseException) -> bool:
+    """Whether what raised it, or called the library that did, is neither Python's, nor a package's, nor this project's."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    if str(error).startswith("Caught "):  # the traceback of a loader process
+        files += re.findall(r'^ +File "(.+)", line \d+', str(error), flags=re.MULTILINE)
+    libraries = tuple(os.path.join(sysconfig.get_path(name), "") for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    for file in reversed(files):
+        if file.startswith(_PROJECT):
+            return False
+        if not file.startswith(("<", *libraries)):
+            return True
+    return False
 
 
 def _message(error: BaseException) -> str:

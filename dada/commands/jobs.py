@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +20,7 @@ import torch
 from easydict import EasyDict
 
 from dada.config import cfg_from_file, cfg_from_list, default_cfg, read_cfg
+from dada.dataset.loader import end_with_the_run
 from dada.parallel.device import choose_device
 from dada.runs import Run, run_of
 from dada.training.checkpoint import fixed_options
@@ -59,6 +64,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
 
     On a CPU every job has a process of its own, with one thread: two threads make a small network hardly faster, two
     processes get twice as much done, and one thread adds up in one order. On CUDA the jobs run one after the other.
+    A SIGTERM ends the processes too, each after its iteration and a checkpoint.
 
     Args:
         work: a function of a module, which a new process can import.
@@ -71,7 +77,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
         outcomes = [_outcome(work, job) for job in jobs]
     else:
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes or os.cpu_count(), mp_context=context, initializer=_begin) as pool:
+        with _handing_on_sigterm(), ProcessPoolExecutor(processes or os.cpu_count(), context, initializer=_begin) as pool:
             try:
                 outcomes = list(pool.map(partial(_outcome, work), jobs))
             except BrokenProcessPool:
@@ -98,6 +104,26 @@ def _begin() -> None:
     """In each process: one thread, and a log like that of the command."""
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    end_with_the_run()
+
+
+@contextmanager
+def _handing_on_sigterm() -> Iterator[None]:
+    """While the block runs, a SIGTERM ends it, once the processes that this one has begun have ended of theirs."""
+
+    def hand_on(number: int, frame: object) -> None:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        sys.exit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():  # where Python has no signals
+        yield
+        return
+    former = signal.signal(signal.SIGTERM, hand_on)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former or signal.SIG_DFL)
 
 
 def _place() -> int:

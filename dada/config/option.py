@@ -107,6 +107,8 @@ class Option:
                 raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
             if self.length is not None and len(value) not in (self.length, len(self.default)):
                 raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {shown(list(value))}")
+            if self.default and not value:
+                raise ValueError(f"expected a {self.type_name}, at least one, got none")
             return tuple(self._entry(v) for v in value)
         return self._checked(_scalar(value, type(self.default)))
 

@@ -124,6 +124,17 @@ def _hand_over_the_error(queue: Queue, error: BaseException, sent: Any) -> None:
     queue.put((sent[0], ExceptionWrapper((type(error), error, error.__traceback__), where)))
 
 
+def end_with_the_run() -> None:
+    """In a process that was begun anew ("spawn"): end with the one that began it, which nobody else would tell."""
+
+    def wait() -> None:
+        if (run := multiprocessing.parent_process()) is not None:
+            run.join()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def shared(tensor: Tensor) -> Tensor:
     """`tensor`, in a loader process moved to where the run can read it; else that happens in a thread, after the fact."""
     return tensor if get_worker_info() is None else tensor.share_memory_()

@@ -84,9 +84,26 @@ class Objective(NamedTuple):
         for term in self.active(iteration):
             value = term.compute(step)
             loss, told = value if isinstance(value, TermValue) else (value, Notes())
+            _check_loss(term, loss)
             terms[term.name] = term.weight, loss
             notes.append(told)
         return Losses(terms, Notes.joined(notes))
+
+
+def _check_loss(term: Term, loss: Any) -> None:
+    """Raise ValueError that names the term if `loss` is nothing that a network can learn from."""
+    found = ""
+    if not isinstance(loss, Tensor):
+        found = f"a {type(loss).__name__}"
+    elif loss.ndim or not loss.is_floating_point():
+        found = f"a tensor of shape {tuple(loss.shape)} and type {str(loss.dtype).removeprefix('torch.')}"
+    if found:
+        code = getattr(term.compute, "__code__", None)
+        where = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
+        raise ValueError(
+            f"the term {term.name}{where} gives {found}; expected is a scalar, a floating-point tensor of shape () that was "
+            "computed from the outputs of the network, such as a mean()"
+        )
 
 
 # ---- terms on the source -------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from functools import cached_property
 from types import MappingProxyType
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,7 @@ class Step:
         align_corners: how logits are upsampled.
         autocast: run the network in bfloat16.
         teacher: predicts the target images without a gradient, for terms that learn from pseudo-labels.
+        num_classes: that the network must predict; 0: not checked.
         style: from source and target images to source images that look more like the target; None leaves them alone.
     """
 
@@ -69,6 +70,7 @@ class Step:
         align_corners: bool = True,
         autocast: bool = False,
         teacher: Teacher | None = None,
+        num_classes: int = 0,
         style: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.source = source
@@ -78,6 +80,7 @@ class Step:
         self._teacher = teacher
         self._style = style
         self._autocast = autocast
+        self._num_classes = num_classes
 
     def forward(self, image: Tensor, domain: int, *, keep_statistics: bool = False) -> Outputs:
         """Outputs of the network on images of `domain`, SOURCE or TARGET of dada.model.batch_norm.
@@ -94,9 +97,20 @@ class Step:
             select_domain(network, domain)
         with torch.autocast(image.device.type, dtype=torch.bfloat16, enabled=self._autocast):
             outputs = network(image)
+        self._check(network, outputs)
         if not self._autocast:
             return outputs
         return Outputs._make(None if o is None else o.float() for o in outputs)
+
+    def _check(self, network: Callable[[Tensor], Outputs], outputs: Any) -> None:
+        name = type(network).__name__
+        if not isinstance(outputs, Outputs):
+            raise ValueError(
+                f"the network {name} returns a {type(outputs).__name__}, expected dada.model.Outputs(logits, features)"
+            )
+        found = outputs.logits.shape[1]
+        if self._num_classes and found != self._num_classes:
+            raise ValueError(f"the network {name} predicts {found} classes, but the cfg has {self._num_classes} (NUM_CLASSES)")
 
     @cached_property
     def source_image(self) -> Tensor:

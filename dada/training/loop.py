@@ -44,6 +44,7 @@ from dada.training.inputs import find_inputs
 from dada.training.lock import lock
 from dada.training.memory import explain_out_of_memory
 from dada.training.monitor import Monitor
+from dada.training.normalized_values import explain_single_values
 from dada.training.post_mortem import save_post_mortem
 from dada.training.prefetch import Prefetcher, paired
 from dada.training.progress import Progress
@@ -88,7 +89,13 @@ def train(cfg: Any, run: Run, *, resume: str = "", tensorboard: bool = False, ba
         SystemExit: a signal ended the run; the code is 128 and the signal's number, or 75 if no iteration was done.
     """
     locked = lock(run.snapshots) if is_main() else nullcontext()
-    with StopSignals() as signals, locked, explain_out_of_memory(cfg), on_device(cfg, fixed_sizes=True):
+    with (
+        StopSignals() as signals,
+        locked,
+        explain_out_of_memory(cfg),
+        explain_single_values(cfg),
+        on_device(cfg, fixed_sizes=True),
+    ):
         training = Training(cfg, run, resume)
         if training.finished:
             log.info("%s is finished: %s is at iteration %d of %d", run.name, training.path, training.start, training.stop)

@@ -65,7 +65,7 @@ class Trainer:
         max_iterations: horizon of the poly schedule.
         power, warmup: of the schedule.
         iter_size: steps in an iteration.
-        align_corners, autocast: see Step.
+        align_corners, autocast, num_classes: see Step.
         teacher: moves with the network after every iteration, for objectives that use one.
     """
 
@@ -82,6 +82,7 @@ class Trainer:
         align_corners: bool = True,
         autocast: bool = False,
         teacher: Teacher | None = None,
+        num_classes: int = 0,
     ) -> None:
         self.network = network
         self.teacher = teacher
@@ -92,6 +93,7 @@ class Trainer:
         self.iter_size = iter_size
         self.align_corners = align_corners
         self.autocast = autocast
+        self.num_classes = num_classes
         self.meanwhile: Callable[[], None] = lambda: None  # called when the work of a step is launched, before it is done
 
     def state_dict(self) -> dict[str, Any]:
@@ -147,7 +149,7 @@ class Trainer:
         return {**values, **{name: note.detach() for name, note in notes.scalars.items()}}, notes
 
     def step(self, source: Batch, target: Batch | None) -> Step:
-        options = {"align_corners": self.align_corners, "autocast": self.autocast}
+        options = {"align_corners": self.align_corners, "autocast": self.autocast, "num_classes": self.num_classes}
         return Step(self.network, source, target, teacher=self.teacher, style=self.objective.style, **options)
 
     def backward(self, step: Step, iteration: int, *, check: bool = True) -> tuple[dict[str, Tensor], Notes]:
@@ -219,6 +221,7 @@ def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
         iter_size=cfg.TRAIN.ITER_SIZE,
         align_corners=cfg.ALIGN_CORNERS,
         autocast=cfg.TRAIN.BF16,
+        num_classes=cfg.NUM_CLASSES,
         teacher=Teacher(network, cfg.SELF_TRAINING.EMA_DECAY) if objective.uses_teacher else None,
     )
 

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
+from dada.dataset.loader import end_with_the_run
 from dada.dataset.toycity import classes as c
 from dada.dataset.toycity.scene import MIN_SIZE, draw_scene
 
@@ -129,11 +130,16 @@ def _run(write, jobs, workers):
         return
     # A fresh interpreter each: a fork of a process that already runs threads may hang.
     context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_begin)
     try:
         yield from pool.map(write, jobs, chunksize=4)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin():
+    cv2.setNumThreads(1)
+    end_with_the_run()
 
 
 def _write_picture(root, seed, size, job):
