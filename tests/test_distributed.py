@@ -23,6 +23,7 @@ from torch import nn
 
 from dada import config
 from dada.build import source_loader
+from dada.cli import shared
 from dada.cli.shared import reporting_errors
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
@@ -469,6 +470,8 @@ def _as_a_script(main: Callable[[], None], rank: int, port: int, said: Path) -> 
     sys.stderr = said.open("w", buffering=1)
     where = {"RANK": rank, "WORLD_SIZE": 2, "LOCAL_RANK": rank, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in where.items()})
+
+    shared._PROJECT = (shared._PROJECT, str(Path(__file__).parent))  # or it would be code of one's own, with a traceback
 
     def inside() -> None:
         cfg.DEVICE = "cpu"
