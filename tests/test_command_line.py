@@ -101,15 +101,18 @@ def test_flags_that_may_be_repeated_are(capsys):
 
 
 @pytest.mark.parametrize("name", ["道路", "Straße → Süd", "🚗"])
-def test_what_a_redirected_output_cannot_hold_is_printed_escaped(name, monkeypatch):
-    log = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+@pytest.mark.parametrize(
+    ("encoding", "errors"), [("cp1252", "strict"), ("ascii", "surrogateescape")], ids=["Windows", "LC_ALL=C"]
+)
+def test_what_a_redirected_output_cannot_hold_is_printed_escaped(name, encoding, errors, monkeypatch):
+    log = io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors=errors)
     monkeypatch.setattr(sys, "stdout", log)
     print_what_can_be_printed()
     print(f"mIoU of {name}: 0.5")
     log.flush()
-    text = log.buffer.getvalue().decode("cp1252")
+    text = log.buffer.getvalue().decode(encoding)
     assert text.startswith("mIoU of ") and text.rstrip().endswith(": 0.5")
-    assert text == f"mIoU of {name}: 0.5\n".encode("cp1252", "backslashreplace").decode("cp1252")
+    assert text.rstrip() == f"mIoU of {name}: 0.5".encode(encoding, "backslashreplace").decode(encoding)
 
 
 def test_cfg_is_required_and_the_suffix_is_not(capsys):

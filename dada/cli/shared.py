@@ -45,7 +45,7 @@ class _StoreOnce(argparse._StoreAction):
 
 def print_what_can_be_printed() -> None:
     """Have what the encoding of the output lacks, as that of a redirected log on Windows may, printed as \\uXXXX."""
-    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors in ("strict", "surrogateescape"):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 

@@ -6,7 +6,7 @@
     check_data.py, pack_dataset.py       read all that a run would read; copy a dataset into one mapped file
     predict.py, predict_video.py         predictions as files
     visualize.py                         figures of checkpoints, test reports and logs
-    export.py                            ONNX and torch.export
+    export.py, resampling.py             ONNX and torch.export, with the resizing of images inside
     environment.py                       what a maintainer asks for first
     replay.py                            a step whose loss was not finite, once more
 
