@@ -250,6 +250,13 @@ def test_train_ids_under_the_names_of_original_labels_are_told_from_these(own_ci
     assert "look like train ids of Cityscapes" in caplog.text
 
 
+def test_labels_of_nothing_but_void_are_not_called_train_ids(own_city):
+    for path in (own_city / "SYNTHIA/parsed_LABELS").iterdir():
+        Image.fromarray(np.zeros((64, 128), np.uint8)).save(path)
+    assert [p.kind for p in domain(check_data(cfg), "source").errors] == [module.NOTHING]
+    assert not any("numbering" in p.kind for p in domain(check_data(cfg), "source").problems)
+
+
 def test_where_labels_are_missing_the_files_that_are_there_are_named(own_city):
     for path in (own_city / "Cityscapes/gtFine/val").rglob("*labelIds.png"):
         path.rename(path.with_name(path.name.replace("labelIds", "labelTrainIds")))

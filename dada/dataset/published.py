@@ -98,7 +98,8 @@ class PublishedDataset(SegmentationDataset):
         raise NotImplementedError
 
     def foreign_ids(self, ids: set[int]) -> str:
-        if not self.usual_ids_above or not ids - {IGNORE_LABEL} or max(ids - {IGNORE_LABEL}) > self.usual_ids_above:
+        others = ids - {0, IGNORE_LABEL}  # files of nothing else are void, not converted
+        if not self.usual_ids_above or not others or max(others) > self.usual_ids_above:
             return ""
         void = ", and some hold 255" if IGNORE_LABEL in ids else ""
         return (
