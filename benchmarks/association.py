@@ -1,6 +1,7 @@
 """Time and memory of the cycle-association loss, forward and backward, beside the way it was published.
 
     python benchmarks/association.py                                 # the table, five runs each
+    python benchmarks/association.py --cases main --impls published same-products streaming --precision ""
     python benchmarks/association.py --cases curve --repeat 1        # map sides 32 to 192, and the plots
     python benchmarks/association.py --cases cos-512-92 kl-16-128 --json association.json
     python benchmarks/association.py --device cuda --batch 4 --cases cos-2048-92 --precision high
@@ -33,8 +34,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 TABLE = ("cos-512-92", "cos-2048-92", "cos-512-128", "kl-16-92", "kl-16-128")
+MAIN = ("cos-512-92", "cos-2048-92", "kl-16-92")
 CURVE = tuple(f"{kind}-{side}" for kind in ("cos-512", "kl-16") for side in (32, 48, 64, 92, 128, 160, 192))
-IMPLS = ("published", "dense", "streaming", "fused")
+# "published" has the products that torch has by itself on a CPU, "same-products" is the same form with those of --precision.
+IMPLS = ("published", "same-products", "dense", "streaming", "fused")
 TILED = ("streaming", "fused")
 FIGURES = (
     *("seconds", "seconds_forward", "seconds_backward", "input_bytes", "extra_bytes"),
@@ -136,7 +139,7 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
     metric, channels, side = parse_case(case)
 
     def forward(source: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-        if impl == "published":
+        if impl in ("published", "same-products"):
             return published_loss(source, target, labels, metric), {}
         result = cycle_association_loss(source, target, labels, metric=metric, impl=impl)
         return result.loss, {name: getattr(result, name).item() for name in ("closed", "labelled", "covered")}
@@ -211,7 +214,7 @@ def parse_case(case: str) -> tuple[str, int, int]:
     metric, _, size = case.partition("-")
     channels, _, side = size.partition("-")
     if metric not in ("cos", "kl") or not (channels.isdigit() and side.isdigit()):
-        raise SystemExit(f"unknown case {case!r}: expected metric-channels-side like cos-512-92, 'table' or 'curve'")
+        raise SystemExit(f"unknown case {case!r}: expected metric-channels-side like cos-512-92, 'table', 'main' or 'curve'")
     return metric, int(channels), int(side)
 
 
@@ -223,7 +226,7 @@ def too_big(case: str, impl: str, batch: int, device: str) -> bool:
 
 def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
     command = [sys.executable, __file__, "--one", case, impl, "--device", args.device, "--batch", str(args.batch)]
-    command += ["--precision", args.precision]
+    command += ["--precision", "highest" if impl == "published" and args.device == "cpu" else args.precision]
     if args.threads:
         command += ["--threads", str(args.threads)]
     done = subprocess.run(command, capture_output=True, text=True)
@@ -258,21 +261,21 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
 
 def line(row: dict) -> str:
     if row["seconds"] is None:
-        return f"{row['case']:<14}{row['impl']:<11}  not measured: torch finds no {row['device'].upper()} device"
+        return f"{row['case']:<14}{row['impl']:<15}  not measured: torch finds no {row['device'].upper()} device"
 
     def ratio(name: str) -> str:
         return "     -" if row[name] is None else f"{row[name]:6.3f}"
 
     closed = f"{row['closed'] / row['labelled']:7.2f}" if "closed" in row else "      -"
     return (
-        f"{row['case']:<14}{row['impl']:<11}{row['seconds_forward']:9.2f}{row['seconds_backward']:10.2f}"
+        f"{row['case']:<14}{row['impl']:<15}{row['seconds_forward']:9.2f}{row['seconds_backward']:10.2f}"
         f"{ratio('time_ratio'):>8}{row['extra_bytes'] / 1e6:10.0f}{ratio('memory_ratio'):>8}"
         f"{row['gemm_share']:8.2f}{closed:>8}  {row['loss']:.5f}"
     )
 
 
 HEADER = (
-    f"{'case':<14}{'impl':<11}{'forward s':>9}{'backward':>10}{'ratio':>8}{'extra MB':>10}{'ratio':>8}"
+    f"{'case':<14}{'impl':<15}{'forward s':>9}{'backward':>10}{'ratio':>8}{'extra MB':>10}{'ratio':>8}"
     f"{'of GEMM':>8}{'closed':>8}  loss"
 )
 
@@ -318,7 +321,9 @@ def plot(rows: list[dict], folder: Path) -> list[Path]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--cases", nargs="+", default=["table"], metavar="CASE", help="'table', 'curve' or metric-channels-side")
+    parser.add_argument(
+        "--cases", nargs="+", default=["table"], metavar="CASE", help="'table', 'main', 'curve' or metric-channels-side"
+    )
     parser.add_argument("--impls", nargs="+", default=["published", "streaming"], choices=IMPLS)
     parser.add_argument("--batch", type=int, default=1, help="images (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=5, help="runs of which the median is taken (default: %(default)s)")
@@ -341,7 +346,7 @@ def main() -> None:
         with matmul_precision(args.precision, args.device):
             print(json.dumps(run_once(*args.one, args.device, args.batch)))
         return
-    cases = [c for name in args.cases for c in {"table": TABLE, "curve": CURVE}.get(name, (name,))]
+    cases = [c for name in args.cases for c in {"table": TABLE, "main": MAIN, "curve": CURVE}.get(name, (name,))]
     for case in cases:
         parse_case(case)
     print(HEADER)

@@ -22,7 +22,7 @@ CONFIGS = [
 
 
 @triton.jit
-def most_similar_kernel(
+def most_similar_kernel(  # type: ignore[no-untyped-def]
     row_ptr, column_ptr, row_unit_ptr, column_unit_ptr, best_of_row_ptr, best_of_column_ptr, C, N, M, COLUMNS_TOO: tl.constexpr,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip

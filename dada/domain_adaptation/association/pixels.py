@@ -8,6 +8,7 @@ that of the map.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 
 import torch
@@ -168,7 +169,7 @@ class Distributions(Pixels):
             self.grad_CN.addcdiv_(self.grad_log_CN, self.x_CN + EPS)
 
 
-PIXELS = {"cos": Directions, "kl": Distributions}
+PIXELS: dict[str, Callable[..., Pixels]] = {"cos": Directions, "kl": Distributions}
 
 
 def columns_of(x_CN: Tensor, index: slice | Tensor) -> Tensor:

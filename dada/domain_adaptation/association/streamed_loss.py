@@ -62,7 +62,8 @@ def _image_sum(source: Pixels, target: Pixels, j_S: Tensor, back_T: Tensor, weig
     """The sum of one image; the gradient goes into `source` and `target`."""
     # Cycles that turn around at one target pixel share their way back: one row, with the sum of their weights.
     weight_T = weight_S.new_zeros(back_T.shape).index_add_(0, j_S, weight_S)
-    if isinstance(source, Directions) and not (source.grad_CN is None and target.grad_CN is None):
+    wants_gradient = not (source.grad_CN is None and target.grad_CN is None)
+    if isinstance(source, Directions) and isinstance(target, Directions) and wants_gradient:
         return sum_both_ways(source, target, j_S, back_T, weight_S, weight_T)
     there = _cross_entropy(source, target, j_S, weight_S)
     back = _cross_entropy(target, source, back_T, weight_T)

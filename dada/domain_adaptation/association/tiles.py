@@ -111,7 +111,7 @@ def _softmax_(
     times_unit: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     tile_RN = writable(tile_RN)
-    if mean_R1 is None:
+    if mean_R1 is None or constant_R1 is None:
         scale_R1 = tile_RN.new_ones(tile_RN.shape[0], 1)
         level_R1 = tile_RN.gather(1, chosen_R1)
     else:
