@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -211,7 +211,8 @@ class Segmenter:
             A Prediction, or a list of them for a sequence.
         """
         one = is_one_picture(image) or not isinstance(image, Iterable)
-        pictures = [as_picture(picture, self.white) for picture in ([image] if one else image)]
+        given = cast("Iterable[Picture]", [image] if one else image)
+        pictures = [as_picture(picture, self.white) for picture in given]
         if not pictures:
             raise ValueError("there is no image to predict: the sequence is empty")
         transform = self._transform(size, keep_ratio)

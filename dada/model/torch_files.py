@@ -7,6 +7,7 @@ import mmap
 import zipfile
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,7 +59,7 @@ def _harmless() -> AbstractContextManager:
 
     scalar = np.float64(0).__reduce__()[0]
     names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # before NumPy 2, and since
-    known = [argparse.Namespace, np.dtype, Float32DType, Float64DType, Int64DType, *((scalar, name) for name in names)]
+    known: list[Any] = [argparse.Namespace, np.dtype, Float32DType, Float64DType, Int64DType, *((scalar, name) for name in names)]
     return torch.serialization.safe_globals(known) if hasattr(torch.serialization, "safe_globals") else nullcontext()
 
 
