@@ -61,7 +61,7 @@ def test_its_cells_run_in_order(tmp_path, monkeypatch, capsys):
     share, before, after = map(
         float, re.search(r"(\d+) % of the cycles.*?loss ([\d.]+), .* ([\d.]+)$", said, re.S | re.M).groups()
     )
-    assert share > 90 and after < before
+    assert 80 < share < 95 and after < before - 0.5
 
 
 @pytest.mark.slow
