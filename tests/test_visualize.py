@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from dada.build import build_network
@@ -63,13 +64,15 @@ def test_class_maps_count_the_cycles_of_the_class_where_they_start_turn_and_end(
         class_maps(of, 2)
 
 
-def test_cycles_are_sampled_evenly_over_the_classes_and_alike_every_time():
+def test_cycles_are_sampled_evenly_over_the_classes_from_their_middle_and_alike_every_time():
     labels = np.zeros((20, 20), int)
     labels[:2], labels[19], labels[5, :3] = 255, 1, 2
     chosen = sample_cycles(labels, 15)
     assert np.bincount(labels.ravel()[chosen]).tolist() == [6, 6, 3]
     assert np.array_equal(chosen, sample_cycles(labels, 15)) and not np.array_equal(chosen, sample_cycles(labels, 15, seed=1))
     assert (labels.ravel()[sample_cycles(labels, 9, [2])] == 2).all()
+    assert sample_cycles(labels, 1).item() // 20 in (10, 11)  # the middle of the largest class
+    assert 5 * 20 + 1 in sample_cycles(labels, 3) and {9, 10} & set((sample_cycles(labels, 3) - 19 * 20).tolist())
     assert len(sample_cycles(np.full((3, 3), 255), 5)) == 0
 
 
@@ -115,9 +118,11 @@ def test_features_are_sampled_alike_from_classes_and_domains_and_drawn_in_their_
     assert points.labels.tolist() == [0] * 8 + [1] * 8 + [0] * 8 + [1] * 8
     assert points.domains.tolist() == ["source"] * 16 + ["target"] * 16
     torch.testing.assert_close(points.features.norm(dim=1), torch.ones(32))
-    figure = draw_embedding({"PCA": principal_components(points.features, 2)[0]}, points, THREE, "by labels")
-    source, target = figure.axes[0].collections
-    np.testing.assert_allclose(source.get_facecolors()[[0, -1], :3], THREE.palette[[0, 1]] / 255)
+    places = principal_components(points.features, 2)[0]
+    figure = draw_embedding({"source-only": (places, points), "adapted": (-places, points)}, THREE, "by labels")
+    (source, target), (_, other) = (axis.collections for axis in figure.axes)
+    np.testing.assert_allclose(source.get_facecolors()[[0, -1], :3], [to_rgb(c) for c in style.POINTS[:2]])
+    np.testing.assert_allclose(target.get_offsets(), -other.get_offsets())
     assert len(source.get_paths()[0].vertices) != len(target.get_paths()[0].vertices)  # another marker
     assert {"road", "car", "target (by labels)"} <= set(texts(figure)) and "sky" not in texts(figure)
     with pytest.raises(ValueError, match="no pixel of these images has a class"):

@@ -43,9 +43,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kind.add_argument("--level", choices=("features", "classes"), default="features", help="what is associated (%(default)s)")
         kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")
         if name == "cycles":
-            kind.add_argument("--count", type=int, default=16, help="cycles to draw (%(default)s)")
-    kind = add("features", "Features of both domains along their first four principal components.")
-    add_network(kind)
+            kind.add_argument("--count", type=int, default=6, help="cycles to draw (%(default)s)")
+    kind = add("features", "Features of both domains along two principal components, for one network or several.")
+    add_network(kind, several=True)
+    add_names(kind)
     kind.add_argument("--pairs", type=int, default=8, help="images of each domain (%(default)s)")
     kind.add_argument("--per-class", type=int, default=40, help="pixels of a class and domain (%(default)s)")
     kind = add("panels", "Test images: image, label, predictions, errors.")
@@ -73,7 +74,8 @@ def main(args: argparse.Namespace) -> None:
     elif args.kind == "maps":
         visualize.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
     elif args.kind == "features":
-        visualize.features(args.checkpoint, args.out, options, pairs=args.pairs, per_class=args.per_class)
+        more = {"names": args.names, "pairs": args.pairs, "per_class": args.per_class}
+        visualize.features(args.checkpoints, args.out, options, **more)
     elif args.kind == "panels":
         visualize.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
     elif args.kind == "confusion":

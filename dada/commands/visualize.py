@@ -40,7 +40,7 @@ class Options:
 
 
 def cycles(
-    checkpoint: str, out: Paths, options: Options, *, pair: int = 0, level: str = "features", count: int = 16, only: str = ""
+    checkpoint: str, out: Paths, options: Options, *, pair: int = 0, level: str = "features", count: int = 6, only: str = ""
 ) -> None:
     """Arrows of `count` cycles of one image pair, without and with aggregation; of the class `only`, if one is named."""
     check_formats(out)
@@ -70,19 +70,29 @@ def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | 
     save_figure(draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen), *out)
 
 
-def features(checkpoint: str, out: Paths, options: Options, *, pairs: int = 8, per_class: int = 40) -> None:
-    """Features of both domains along their first four principal components; the target has the classes of the test labels."""
+def features(
+    checkpoints: Sequence[str | Path],
+    out: Paths,
+    options: Options,
+    *,
+    names: Sequence[str] = (),
+    pairs: int = 8,
+    per_class: int = 40,
+) -> None:
+    """Features of both domains along the first two principal components of each network, side by side.
+
+    The target has the classes of the test labels.
+    """
     check_formats(out)
-    segmenter = options.segmenter(checkpoint)
-    read = _pairs(segmenter, pairs, with_target_labels=True)
-    views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
-    points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
-    places, shares = principal_components(points.features, 4)
-    embeddings = {
-        f"components {k + 1} and {k + 2} ({100 * shares[k : k + 2].sum():.0f} % of the variance)": places[:, k : k + 2]
-        for k in (0, 2)
-    }
-    save_figure(draw_embedding(embeddings, points, segmenter.classes, "classes by its labels"), *out)
+    embeddings = {}
+    for name, checkpoint in zip(_names(names, checkpoints, "checkpoints"), checkpoints):
+        segmenter = options.segmenter(checkpoint)
+        read = _pairs(segmenter, pairs, with_target_labels=True)
+        views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
+        points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
+        places, shares = principal_components(points.features, 2)
+        embeddings[f"{name}: components 1 and 2, {100 * shares.sum():.0f} % of the variance"] = places, points
+    save_figure(draw_embedding(embeddings, segmenter.classes, "classes by its labels"), *out)
 
 
 def panels(

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+CAPTION = (
+    "i: a source pixel; j*: the target pixel most similar to i; i*: the source pixel most similar to j*. "
+    "A cycle is closed if i and i* carry one label."
+)
+
+
 class Scene(NamedTuple):
     """One image pair and its cycles, on the CPU. h, w are the resolution of the features."""
 
@@ -46,9 +52,9 @@ class ClassMaps(NamedTuple):
 
 
 def sample_cycles(labels: np.ndarray, count: int, classes: list[int] | None = None, seed: int = 0) -> np.ndarray:
-    """Source pixels, at most `count`, to draw the cycles of: as many of every class that is there, at random within it.
+    """Source pixels, at most `count`, to draw the cycles of: in turn one of every class that is there, the largest first.
 
-    Closed and open ones come as they are, so that their shares within a class are those of the picture.
+    Of each class the pixel nearest to the middle of them all comes first, then any at random: closed or open, as they are.
 
     Args:
         labels: (h, w) ids.
@@ -58,9 +64,15 @@ def sample_cycles(labels: np.ndarray, count: int, classes: list[int] | None = No
         Sorted indices into the flat map.
     """
     flat = labels.ravel()
-    present = [k for k in np.unique(flat) if k != IGNORE_LABEL and (classes is None or k in classes)]
+    present, sizes = np.unique(flat[flat != IGNORE_LABEL], return_counts=True)
     generator = np.random.default_rng(seed)
-    orders = [generator.permutation(np.flatnonzero(flat == k)) for k in present]
+    orders = []
+    for k in present[np.argsort(-sizes, kind="stable")]:
+        if classes is None or k in classes:
+            own = generator.permutation(np.flatnonzero(flat == k))
+            places = centres(own, labels.shape)
+            middle = np.square(places - places.mean(axis=0)).sum(axis=1).argmin()
+            orders.append([own[middle], *np.delete(own, middle)])
     chosen: list[int] = []
     turn = 0
     while len(chosen) < count and any(turn < len(order) for order in orders):
@@ -97,7 +109,7 @@ def centres(index: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 @styled
-def draw_arrows(scenes: Mapping[str, Scene], classes: LabelSet, count: int = 16, only: int | None = None) -> Figure:
+def draw_arrows(scenes: Mapping[str, Scene], classes: LabelSet, count: int = 6, only: int | None = None) -> Figure:
     """Source on the left, target on the right, one row for each scene; an arrow from i to j* and a thin one back to i*.
 
     Lines have the colour of the class of i. A closed cycle is drawn with full lines and filled marks, an open one with
@@ -119,7 +131,7 @@ def draw_arrows(scenes: Mapping[str, Scene], classes: LabelSet, count: int = 16,
         raise ValueError("no source pixel of this pair has the class" if only is not None else "no source pixel has a label")
     height = _height(first.source, PAGE / 2.2)
     present = sorted({int(first.labels.ravel()[i]) for i in chosen})
-    legend = 0.14 * (1 + -(-len(present) // 9)) + 0.1
+    legend = 0.14 * (2 + -(-len(present) // 9)) + 0.1
     figure = Figure(figsize=(PAGE, (height + 0.22) * len(scenes) + legend))
     axes = figure.subplots(len(scenes), 2, squeeze=False)
     colours = class_colours(classes)
@@ -134,7 +146,8 @@ def draw_arrows(scenes: Mapping[str, Scene], classes: LabelSet, count: int = 16,
             colour, closed = colours[of.labels.ravel()[i]], of.closed[i]
             style = {"color": colour, "linestyle": "-" if closed else ":", "arrowstyle": "-|>", "mutation_scale": 6}
             # The way back is bent, or it would lie on the way there where both are one.
-            for a, b, axis_a, axis_b, width, bend in ((start, turn, left, right, 1.3, 0), (turn, end, right, left, 0.7, 0.06)):
+            inwards = 0.06 if turn[1] + end[1] > 1 else -0.06  # away from the nearer edge, where titles are
+            for a, b, axis_a, axis_b, width, bend in ((start, turn, left, right, 1.3, 0), (turn, end, right, left, 0.7, inwards)):
                 style["path_effects"] = [withStroke(linewidth=width + 0.8, foreground="white"), Normal()]
                 way = {"linewidth": width, "connectionstyle": f"arc3,rad={bend}", "shrinkA": 2, "shrinkB": 2}
                 figure.add_artist(ConnectionPatch(a, b, "data", "data", axesA=axis_a, axesB=axis_b, **way, **style))
@@ -147,14 +160,15 @@ def draw_arrows(scenes: Mapping[str, Scene], classes: LabelSet, count: int = 16,
     figure.subplots_adjust(0.005, legend / tall, 0.995, 1 - 0.2 / tall, wspace=0.08, hspace=0.22 / height)
     at = {"loc": "lower center", "columnspacing": 1.2, "borderaxespad": 0.1}
     lines = [Line2D([], [], color=colours[k], linewidth=1.8, label=classes.names[k]) for k in present]
-    figure.legend(handles=lines, ncol=9, handlelength=1.4, bbox_to_anchor=(0.5, 0.14 / tall), **at)
+    figure.legend(handles=lines, ncol=9, handlelength=1.4, bbox_to_anchor=(0.5, 0.28 / tall), **at)
     grey = {"color": "0.2", "markeredgecolor": "black", "markersize": 4, "markeredgewidth": 0.5}
     kinds = [
         Line2D([], [], marker="o", markerfacecolor="0.2", **grey, label="closed"),
         Line2D([], [], marker="o", markerfacecolor="white", linestyle=":", **grey, label="open"),
-        Line2D([], [], marker="s", markerfacecolor="white", linestyle="", **grey, label="end of the way back, the thin line"),
+        Line2D([], [], marker="s", markerfacecolor="white", linestyle="", **grey, label="i*, the end of the thin line back"),
     ]
-    figure.legend(handles=kinds, ncol=3, handlelength=2.2, **at)
+    figure.legend(handles=kinds, ncol=3, handlelength=2.2, bbox_to_anchor=(0.5, 0.14 / tall), **at)
+    figure.text(0.5, 0.03 / tall, CAPTION, ha="center", va="bottom", fontsize=6)
     return figure
 
 
@@ -171,7 +185,7 @@ def draw_class_maps(scenes: Mapping[str, Scene], classes: LabelSet, class_id: in
     first = next(iter(scenes.values()))
     width = (PAGE - 0.6) / 3
     height = _height(first.source, width)
-    figure = Figure(figsize=(PAGE, (height + 0.22) * len(scenes) + 0.05))
+    figure = Figure(figsize=(PAGE, (height + 0.22) * len(scenes) + 0.17))
     axes = figure.subplots(len(scenes), 3, squeeze=False)
     name = classes.names[class_id]
     for row, (title, of) in enumerate(scenes.items()):
@@ -188,7 +202,8 @@ def draw_class_maps(scenes: Mapping[str, Scene], classes: LabelSet, class_id: in
             axis.imshow(coloured, extent=(0, 1, 1, 0), interpolation="nearest", aspect="auto")
     tall = figure.get_figheight()
     right = 1 - 0.55 / PAGE
-    figure.subplots_adjust(0.005, 0.05 / tall, right, 1 - 0.2 / tall, wspace=0.04, hspace=0.22 / height)
+    figure.text(0.005, 0.03 / tall, CAPTION, va="bottom", fontsize=6)
+    figure.subplots_adjust(0.005, 0.17 / tall, right, 1 - 0.2 / tall, wspace=0.04, hspace=0.22 / height)
     bar = figure.add_axes((right + 0.08 / PAGE, 0.15, 0.09 / PAGE, 0.7))
     figure.colorbar(ScalarMappable(cmap=NUMBERS), cax=bar, ticks=[0, 0.5, 1]).set_label("share that close", labelpad=0)
     return figure

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dada.figures.style import DOMAINS, PAGE, class_colours, class_patches, styled
+from dada.figures.style import DOMAINS, PAGE, POINTS, styled
 from dada.label_sets import IGNORE_LABEL, LabelSet
 
 if TYPE_CHECKING:
@@ -25,19 +25,23 @@ class Points(NamedTuple):
 
 
 def sample_points(maps: Sequence[tuple[str, Tensor, Tensor]], per_class: int, seed: int = 0) -> Points:
-    """As many pixels of every class and domain, at most `per_class`, at random over all maps.
+    """As many pixels of either domain, at most `per_class`, of each of the largest classes, at random over all maps.
+
+    The largest are as many as there are colours that can be told apart: those with most pixels.
 
     Args:
         maps: domain, features (1, C, h, w) and class ids (1, h, w) of each image; 255 is left out.
     """
     generator = np.random.default_rng(seed)
+    found, sizes = np.unique(np.concatenate([y.cpu().numpy().ravel() for _, _, y in maps]), return_counts=True)
+    largest = [k for k in found[np.argsort(-sizes, kind="stable")] if k != IGNORE_LABEL][: len(POINTS)]
     features, labels, domains = [], [], []
     for domain in DOMAINS:
         own = [(f[0].flatten(1).mT, y.flatten()) for d, f, y in maps if d == domain]
         if not own:
             continue
         x, y = torch.cat([f for f, _ in own]).cpu(), torch.cat([y for _, y in own]).cpu().numpy()
-        for k in np.unique(y[y != IGNORE_LABEL]):
+        for k in np.intersect1d(y, largest):
             chosen = np.sort(generator.permutation(np.flatnonzero(y == k))[:per_class])
             features.append(torch.nn.functional.normalize(x[torch.from_numpy(chosen)].float(), dim=1))
             labels.append(np.full(len(chosen), k))
@@ -60,33 +64,28 @@ def principal_components(x: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]
 
 
 @styled
-def draw_embedding(embeddings: Mapping[str, np.ndarray], points: Points, classes: LabelSet, of_target: str = "") -> Figure:
-    """One plot for each embedding: colour says the class, the marker the domain; names stand at the middle of each class.
+def draw_embedding(embeddings: Mapping[str, tuple[np.ndarray, Points]], classes: LabelSet, of_target: str = "") -> Figure:
+    """One plot for each network: colour says the class, the marker the domain.
 
     Args:
-        embeddings: by title, (N, 2).
+        embeddings: by title, places (N, 2) of the points.
         of_target: where the classes of target pixels are from, for the legend.
     """
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
-    from matplotlib.patheffects import withStroke
+    from matplotlib.patches import Patch
 
-    colours = class_colours(classes)
-    present = np.unique(points.labels)
-    columns = 9
-    legend = 0.14 * (1 + -(-len(present) // columns)) + 0.1
+    present = np.unique(np.concatenate([points.labels for _, points in embeddings.values()]))
+    colours = dict(zip(present, POINTS))
+    legend = 0.14 * 2 + 0.1
     width = PAGE / len(embeddings)
     figure = Figure(figsize=(PAGE, min(width, 3.4) + legend))
     axes = figure.subplots(1, len(embeddings), squeeze=False)[0]
-    for axis, (title, places) in zip(axes, embeddings.items()):
+    for axis, (title, (places, points)) in zip(axes, embeddings.items()):
         for domain, marker in DOMAINS.items():
             own = points.domains == domain
             edge = {"edgecolors": "black", "linewidths": 0.3} if domain == "target" else {"edgecolors": "none"}
-            axis.scatter(*places[own].T, s=9, c=colours[points.labels[own]], marker=marker, alpha=0.75, **edge)
-        for k in present:
-            middle = np.median(places[points.labels == k], axis=0)
-            halo = [withStroke(linewidth=1.6, foreground="white")]
-            axis.text(*middle, classes.names[k], ha="center", va="center", fontsize=6.5, path_effects=halo)
+            axis.scatter(*places[own].T, s=9, c=[colours[k] for k in points.labels[own]], marker=marker, alpha=0.75, **edge)
         axis.set(title=title, xticks=[], yticks=[])
     tall = figure.get_figheight()
     figure.subplots_adjust(0.01, legend / tall, 0.99, 1 - 0.2 / tall, wspace=0.04)
@@ -99,5 +98,6 @@ def draw_embedding(embeddings: Mapping[str, np.ndarray], points: Points, classes
         for d, m in DOMAINS.items()
     ]
     figure.legend(handles=handles, ncol=2, **style)
-    figure.legend(handles=class_patches(classes, present), ncol=columns, bbox_to_anchor=(0.5, 0.14 / tall), **style)
+    patches = [Patch(facecolor=colours[k], label=classes.names[k]) for k in present]
+    figure.legend(handles=patches, ncol=len(patches), bbox_to_anchor=(0.5, 0.14 / tall), **style)
     return figure

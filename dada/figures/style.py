@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -27,8 +27,9 @@ P, R = ParamSpec("P"), TypeVar("R")
 PAGE = 7.16  # inches, the width of both columns of the usual two-column paper
 FORMATS = ("png", "pdf", "jpg")
 NUMBERS = "cividis"  # the map of everything that is a number
-# Okabe and Ito's colours, told apart by all kinds of colour vision; yellow and black are left out.
+# Okabe and Ito's colours, told apart by all kinds of colour vision; yellow and black are for points only, not for lines.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+POINTS = (*COLOURS, "#F0E442", "#000000")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 HATCHES = ("", "////", "....", "xxxx", "----", "\\\\\\\\")
 DOMAINS = {"source": "o", "target": "^"}  # their markers
@@ -114,13 +115,12 @@ def bar(k: int) -> dict:
     return {"facecolor": COLOURS[k % len(COLOURS)], "hatch": hatch, "edgecolor": "white", "linewidth": 0}
 
 
-def class_patches(classes: LabelSet, ids: Sequence[int] | None = None) -> list[Patch]:
-    """For a legend: a patch with the name of each class, or of those in `ids`."""
+def class_patches(classes: LabelSet) -> list[Patch]:
+    """For a legend: a patch with the name of each class."""
     from matplotlib.patches import Patch
 
     colours = class_colours(classes)
-    wanted = range(classes.num_classes) if ids is None else ids
-    return [Patch(facecolor=colours[k], edgecolor="0.3", linewidth=0.4, label=classes.names[k]) for k in wanted]
+    return [Patch(facecolor=c, edgecolor="0.3", linewidth=0.4, label=name) for c, name in zip(colours, classes.names)]
 
 
 def class_id(name: str, classes: LabelSet) -> int:

@@ -21,7 +21,6 @@ from dada.normalization import Normalization
 
 log = logging.getLogger(__name__)
 
-ARROWS = 16
 MOST_WAITING = 8  # figures: those of about two iterations that are drawn
 
 
@@ -56,7 +55,7 @@ class Drawing:
 
 
 def draw_cycles(of: Scene, classes: LabelSet) -> Any:
-    return draw_arrows({"": of}, classes, ARROWS)
+    return draw_arrows({"": of}, classes)
 
 
 def scene_of(step: Step, cycles: Cycles, normalization: Normalization) -> Scene | None:
