@@ -133,10 +133,19 @@ def test_the_page_opens_with_who_is_best_and_a_bar_with_the_interval_of_each(gro
     scores = np.array([iou_of(60), iou_of(70)])
     gain = scores.mean() - iou_of(50)
     assert f"<b>joined</b> is best: {scores.mean():.1f} % mIoU over 16 classes, {gain:.1f} above plain." in opening
+    assert "no more than seeds differ" not in opening
     plain, joined = re.findall(r'<div class="bar">(.*?)</div>', opening)
     longest = scores.mean() + scores.std(ddof=1)
     assert f"width:{100 * iou_of(50) / longest:.1f}%" in plain and "<b" not in plain and "1 seed<" in plain
     assert "right:calc(100% - 100.0%)" in joined and f"{scores.mean():.1f} ± {scores.std(ddof=1):.1f}" in joined
+
+
+def test_a_gain_within_the_spread_of_seeds_is_said_to_be_so(tmp_path):
+    for name, hits, options in (("plain", (50, 60), ()), ("joined", (51, 61), ("CONTRASTIVE_LEARNING=True",))):
+        for seed, right in enumerate(hits, 1):
+            run(tmp_path, f"{name}_seed{seed}", {5: right}, f"TRAIN.RANDOM_SEED={seed}", *options)
+    groups = group_runs(find_runs([tmp_path / f"plain_seed{n}" for n in (1, 2)] + [tmp_path / f"joined_seed{n}" for n in (1, 2)]))
+    assert "<b>joined</b> is best" in page(groups) and "above plain. That is no more than seeds differ by." in page(groups)
 
 
 def test_curves_are_drawn_for_every_scalar_and_said_what_they_are(groups):

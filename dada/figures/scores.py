@@ -34,7 +34,7 @@ def draw_confusion(confusion: np.ndarray, classes: LabelSet, title: str = "") ->
     rows, columns = shares.shape
     cell, margin = min(0.28, (PAGE - 1.5) / columns), 0.8
     above = 0.25 if title else 0.04
-    figure = Figure(figsize=(cell * columns + margin + 0.55, cell * rows + margin + above))
+    figure = Figure(figsize=(cell * columns + margin + 0.6, cell * rows + margin + above))
     wide, tall = figure.get_size_inches()
     axis = figure.add_axes((margin / wide, margin / tall, cell * columns / wide, cell * rows / tall))
     axis.imshow(np.nan_to_num(shares), cmap=NUMBERS, vmin=0, vmax=1, aspect="auto")

@@ -118,6 +118,9 @@ def _answer(groups: Sequence[Group]) -> str:
         )
         over = _covered(groups, means[0])
         sentence = f"<b>{escape(groups[winner].name)}</b> is best: {values[winner].mean:.1f} % mIoU over {over} classes{first}."
+        spreads = [v.std for v in (values[winner], values[0]) if v.count > 1]
+        if winner and spreads and values[winner].mean - values[0].mean <= max(spreads):
+            sentence += " That is no more than seeds differ by."
     several = any(v.count > 1 for v in values)
     spread = "Lines are standard deviations over seeds." if several else "One run each: how far seeds differ is not known."
     longest = max((v.mean + (v.std if v.count > 1 else 0) for v in values if v.count), default=1) or 1
