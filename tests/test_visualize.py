@@ -172,8 +172,8 @@ def test_curves_are_thinned_smoothed_and_told_apart_without_colour():
     axis = draw_curves(runs, ["data/loss"]).axes[0]
     smooth, pale, seeds = axis.lines
     assert smooth.get_linestyle() != seeds.get_linestyle() and smooth.get_color() != seeds.get_color()
-    assert np.abs(smooth.get_ydata()[5:-5]).max() < 0.01 and np.abs(pale.get_ydata()).max() == 1
-    assert seeds.get_ydata()[5:-5] == pytest.approx(1.5, abs=0.01)  # the mean of the two, with a band
+    assert np.abs(smooth.get_ydata()[10:-10]).max() < 0.01 and np.abs(pale.get_ydata()).max() == 1
+    assert seeds.get_ydata()[10:-10] == pytest.approx(1.5, abs=0.01)  # the mean of the two, with a band
     band = axis.collections[0].get_paths()[0].vertices[:, 1]
     assert band.max() - band.min() == pytest.approx(2 * np.sqrt(0.5), rel=0.3)
     with pytest.raises(ValueError, match="no logged scalar is called nothing; there are data/loss, lr/group_0"):

@@ -1,7 +1,7 @@
 """Draw a small city, train a source-only and an adapted network on it, and compare them on the target.
 
 dada demo [--seeds 1 2 3] [--out experiments/demo]
-dada demo --quick       # a smaller city and a fifth of the iterations: it shows how things work, its numbers say little
+dada demo --quick       # a smaller city and a third of the iterations: it shows how things work, its numbers say little
 """
 
 import argparse
@@ -21,9 +21,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> list[object]:
-    from dada.commands.demo import CITY, QUICK, QUICK_CITY, demo
+    from dada.commands.demo import CITY, METHODS, QUICK, QUICK_CITY, demo
 
     out = args.out or Path("experiments/demo_quick" if args.quick else "experiments/demo")
     city, options = (QUICK_CITY, QUICK) if args.quick else (CITY, ())
     demo(out, args.seeds, [*options, *args.set], city)
-    return ["report", out, "--out", out / "report.html"]
+    runs = [out / "snapshots" / f"{method}_seed{seed}" for method in METHODS for seed in args.seeds]
+    return ["report", *runs, "--out", out / "report.html"]

@@ -67,8 +67,8 @@ def over_seeds(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
-    """Means over a twentieth of the values around each, fewer at the ends; what is not finite counts for nothing."""
-    kernel, finite = np.ones(max(1, len(values) // 20)), np.isfinite(values)
+    """Means over a tenth of the values around each, fewer at the ends; what is not finite counts for nothing."""
+    kernel, finite = np.ones(max(1, len(values) // 10)), np.isfinite(values)
     counts = np.convolve(finite, kernel, "same")
     sums = np.convolve(np.where(finite, values, 0.0), kernel, "same")
     return np.divide(sums, counts, out=np.full(len(values), np.nan), where=counts > 0)

@@ -213,7 +213,7 @@ def _curves(groups: Sequence[Group]) -> str:
         svg = inline_svg(draw_curves(runs, [tag], width=PLOT), f"{tag} of {who}")
         plots.append(f"<figure><figcaption><b>{name}</b> {escape(meaning(tag))}</figcaption>{svg}</figure>")
     return (
-        f'<div class="legend">{legend}</div><p class="note">Lines are means over a twentieth of what was logged, around each '
+        f'<div class="legend">{legend}</div><p class="note">Lines are means over a tenth of what was logged, around each '
         "iteration; pale is what was logged, or, of several seeds, a standard deviation to either side.</p>"
         f'<div class="plots">{"".join(plots)}</div>'
     )
