@@ -5,5 +5,5 @@
     cycle_page.py   the file
     page.html, page.css, view.js    its parts
 
-See docs/explorer.md.
+See docs/pictures.md.
 """

@@ -10,5 +10,5 @@
     curves.py         these over the iterations
 
 `draw_*` functions take arrays and return a matplotlib Figure; they run no network and draw no global random number.
-See docs/figures.md.
+See docs/pictures.md.
 """

@@ -6,5 +6,5 @@
     comparison_page.py   the file
     report.css           its style
 
-See docs/figures.md.
+See docs/pictures.md.
 """
