@@ -84,6 +84,7 @@ def test_the_badges_say_what_pyproject_says():
         f"PyTorch {torch} or newer",
         f"Licence {licence}",
     ]
+    assert f"| Python {pythons[0]}, PyTorch {torch} |" in readme  # beside the published implementations
     for text, address in badges:
         shown = address.replace("%20", " ").replace("--", "~").rpartition("-")[0].replace("-", " ").replace("~", "-")
         assert shown.lower() == text.lower()
