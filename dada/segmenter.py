@@ -167,7 +167,7 @@ class Segmenter:
 
     def _only_checkpoint(self) -> Path:
         if len(self.checkpoints) > 1:
-            raise ValueError(f"an ensemble of {len(self.checkpoints)} networks is no single file; save each of them")
+            raise ValueError(f"an ensemble of {len(self.checkpoints)} networks is not a single file; save each network")
         return self.checkpoints[0]
 
     @property

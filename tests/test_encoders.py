@@ -232,7 +232,7 @@ def test_batch_norm_per_domain_is_refused_by_the_name_of_the_option():
 
 
 def test_other_encoders_are_no_vision_transformers():
-    with pytest.raises(ValueError, match="'test_convnext' is no plain vision transformer"):
+    with pytest.raises(ValueError, match="'test_convnext' is not a plain vision transformer"):
         VitSegmenter("test_convnext", K)
     with pytest.raises(ValueError, match="no encoder 'vit_small_patch14_dino'; the nearest are vit_small_patch14_dinov2"):
         build_model("timm:vit_small_patch14_dino", K)
@@ -388,7 +388,7 @@ def test_licences_are_those_of_the_publishers(encoder, licence):
     if licence == "apache-2.0":
         check_licence(encoder)
     else:
-        with pytest.raises(ValueError, match=rf"under {licence}, which is no permissive .*set TRAIN\.ACCEPT_LICENCE to"):
+        with pytest.raises(ValueError, match=rf"under {licence}, which is not a permissive .*set TRAIN\.ACCEPT_LICENCE to"):
             check_licence(encoder, "apache-2.0")
 
 

@@ -177,8 +177,8 @@ def test_a_post_mortem_goes_with_the_run_that_wrote_it(explodes, monkeypatch):
         (b"", "is damaged"),
         (b"PK\x03\x04 no archive", "is damaged"),
         (None, "does not exist; expected a"),
-        ({"format": 1, "iter": 3}, "lacks cfg, device, .*: it is no post-mortem"),
-        ([1], "lacks .*: it is no post-mortem"),
+        ({"format": 1, "iter": 3}, "lacks cfg, device, .*: it is not a post-mortem"),
+        ([1], "lacks .*: it is not a post-mortem"),
     ],
 )
 def test_a_file_that_is_no_post_mortem_is_refused(tmp_path, content, message):
@@ -241,7 +241,7 @@ def test_a_run_skips_bad_files_if_it_is_told_to_whatever_loads_and_interrupts_it
     run("ON_BAD_FILE=skip", "EXP_NAME=whole")
     whole = state_of(run_of(cfg).snapshots)
     warnings = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    named = [text for text in warnings if text.startswith("skipped, and wherever it comes again: cannot read ")]
+    named = [text for text in warnings if text.startswith("skipped, here and wherever it comes again: cannot read ")]
     assert len(named) == 2 and {str(p) for p in damaged} == {re.search(r"read (\S+)", text)[1] for text in named}
     total = sum(whole["bad_files"]["times"].values())
     assert 6 <= total <= 10 and whole["bad_files"]["draws"] == 12  # three epochs of four, two of them bad

@@ -339,13 +339,13 @@ def test_jpeg_masks_and_colours_read_as_ids_are_refused(orchard):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"label_map": {"0,160,0": "gras"}}, "maps 0,160,0 to 'gras', which is no class; the nearest is 'grass'"),
-        ({"label_map": {"0,160": "grass"}}, "'0,160' is no colour; write it as"),
-        ({"label_map": {"0,160,256": "grass"}}, "'0,160,256' is no colour"),
-        ({"label_map": {"7": "grass"}}, "LABEL_MAP with LABEL_FORMAT 'rgb': '7' is no colour"),
+        ({"label_map": {"0,160,0": "gras"}}, "maps 0,160,0 to 'gras', which is not a class; the nearest is 'grass'"),
+        ({"label_map": {"0,160": "grass"}}, "'0,160' is not a colour; write it as"),
+        ({"label_map": {"0,160,256": "grass"}}, "'0,160,256' is not a colour"),
+        ({"label_map": {"7": "grass"}}, "LABEL_MAP with LABEL_FORMAT 'rgb': '7' is not a colour"),
         ({"label_map": {"0,160,0": "grass", "#00a000": "apple"}}, "holds '#00a000' twice"),
-        ({"label_map": {"2.5": "grass"}, "label_format": "ids"}, "'2.5' is no id"),
-        ({"label_map": {"#785028": "grass"}, "label_format": "ids"}, "LABEL_FORMAT 'ids': '#785028' is no id"),
+        ({"label_map": {"2.5": "grass"}, "label_format": "ids"}, "'2.5' is not an id"),
+        ({"label_map": {"#785028": "grass"}, "label_format": "ids"}, "LABEL_FORMAT 'ids': '#785028' is not an id"),
     ],
 )
 def test_a_bad_label_map_is_refused(orchard, options, message):
@@ -377,7 +377,7 @@ def test_generated_colours_are_far_apart_and_always_the_same():
         (("a",), (), "CLASSES.NAMES holds 1 names, expected from 2 to 254"),
         ((), ((0, 0, 1),), "CLASSES.NAMES holds 0 names, expected from 2 to 254"),
         (("a", "b", "a"), (), "CLASSES.NAMES holds 'a' twice"),
-        (("a", "ignore"), (), "holds 'ignore', which is no class"),
+        (("a", "ignore"), (), "holds 'ignore', which is not a class"),
         (("a", "b"), ((0, 0, 1),), "holds 1 colours for 2"),
         (("a", "b"), ((0, 0, 1), (0, 0, 1)), r"CLASSES.COLORS holds \(0, 0, 1\) twice"),
     ],

@@ -330,7 +330,7 @@ def test_a_list_says_what_is_wrong_with_it_and_where(tmp_path):
     with pytest.raises(ValueError, match=f"{path}, line 2 holds a zero byte"):
         list(lists.lines_of(path, "DATA_LIST_SOURCE"))
     path.write_bytes("ä.png\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=f"{path} is no text in UTF-8 .*at byte 0.: save it again as UTF-8"):
+    with pytest.raises(ValueError, match=f"{path} is not text in UTF-8 .*at byte 0.: save it again as UTF-8"):
         list(lists.lines_of(path, "DATA_LIST_SOURCE"))
     path.write_bytes("\ufeffa.png\n".encode())  # as some editors on Windows begin a file
     assert list(lists.lines_of(path, "DATA_LIST_SOURCE")) == [(1, "a.png")]

@@ -109,5 +109,5 @@ def test_what_is_not_there_and_an_ensemble_are_refused(snapshot, hub, tmp_path):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(FileNotFoundError, match=r"nothing.model.safetensors does not exist"):
         Segmenter.from_pretrained(tmp_path / "nothing")
-    with pytest.raises(ValueError, match="an ensemble of 2 networks is no single file"):
+    with pytest.raises(ValueError, match="an ensemble of 2 networks is not a single file"):
         Segmenter.from_checkpoint([snapshot, snapshot], device="cpu").save_pretrained(tmp_path / "net")

@@ -207,7 +207,7 @@ def test_lovasz_softmax_takes_probabilities_a_rounding_above_one():
 
 @pytest.mark.looks_at_values
 def test_lovasz_softmax_refuses_logits():
-    with pytest.raises(ValueError, match=r"reach from -3 to 4.*softmax\(dim=1\)"):
+    with pytest.raises(ValueError, match=r"range from -3 to 4.*softmax\(dim=1\)"):
         losses.lovasz_softmax(torch.tensor([-3.0, 4.0]).view(1, 2, 1, 1), torch.zeros(1, 1, 1))
 
 

@@ -400,7 +400,7 @@ def test_a_trunk_is_a_trunk_and_what_is_left_out_is_named(small, wrap, ignored, 
     report = load_weights(model, file_of(wrap(state), tmp_path))
     assert report.ignored == ignored and set(report.missing) == set(small.state_dict()) - set(state)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
-    assert all(name in caplog.text for name in ignored) and "holds no layer6" in caplog.text
+    assert all(name in caplog.text for name in ignored) and "layer6: new, as it should be" in caplog.text
     refuse(
         small, wrap({key: value for key, value in state.items() if key != "layer2.0.bn1.weight"}), tmp_path, "layer2.0.bn1.wei"
     )
@@ -666,7 +666,7 @@ def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
         with pytest.raises(ValueError, match=rf"weights\.pth \({size} bytes\) is not a whole PyTorch file"):
             load_weights(small, path)
     path.write_text("<!DOCTYPE html><html><head><title>Sign in")
-    with pytest.raises(ValueError, match=r"weights\.pth is no weights file, it begins with b'<!DOCTYPE.*; accepted is"):
+    with pytest.raises(ValueError, match=r"weights\.pth is not a weights file: it begins with b'<!DOCTYPE.*; accepted is"):
         load_weights(small, path)
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(ValueError, match=r"cut\.safetensors \(20 bytes\) is not a whole safetensors file"):

@@ -114,7 +114,7 @@ def test_a_run_does_not_go_on_with_other_code(project, snapshots):
     (snapshots / "checkpoint_2.pth").unlink()
     cfg_from_dict(yaml.safe_load((snapshots / "train_cfg.yml").read_text()), "train_cfg.yml")
     cfg_from_list(["IMPORTS=[my_method.py]", f"EXP_ROOT={project / 'runs'}"])
-    with pytest.raises(ValueError, match="cannot go on from .*checkpoint_1.pth, since .* changed:\n  IMPORTS my_method.py: "):
+    with pytest.raises(ValueError, match="cannot resume from .*checkpoint_1.pth, since .* changed:\n  IMPORTS my_method.py: "):
         train(cfg, run_of(cfg), resume="auto")
 
 

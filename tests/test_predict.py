@@ -91,7 +91,7 @@ def test_predictions_of_other_weights_or_options_are_not_mixed(checkpoint, segme
         predict_files(other, [photos / "b"], out)
     assert predict_files(other, [photos / "b"], out, overwrite=True).written == 1
     (out / "prediction.json").write_text("{}")
-    with pytest.raises(ValueError, match="is no record of predictions"):
+    with pytest.raises(ValueError, match="is not a record of predictions"):
         predict_files(other, [photos / "b"], out)
 
 

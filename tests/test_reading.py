@@ -246,7 +246,7 @@ def test_ids_outside_the_map_are_refused_with_the_option_that_names_them_or_left
 def test_numbers_that_are_no_colours_are_not_made_white(tmp_path, content, wanted):
     path = put(tmp_path, content)
     if wanted is None:
-        with pytest.raises(ValueError, match="is no mask in colours.*Set LABEL_FORMAT to ids"):
+        with pytest.raises(ValueError, match="is not a mask in colours.*Set LABEL_FORMAT to ids"):
             read_colors(path)
     else:
         np.testing.assert_array_equal(np.asarray(read_colors(path)), np.dstack([wanted] * 3))

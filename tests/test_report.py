@@ -206,7 +206,7 @@ def test_bad_input_is_one_message_each(root, tmp_path, run_script):
     for flags, message in (
         ([str(tmp_path / "gone")], "gone does not exist; give folders of runs"),
         ([str(tmp_path / "empty")], "empty holds no run: neither train_cfg.yml"),
-        ([str(tmp_path / "note.json")], "note.json is no test report, it lacks mIoU"),
+        ([str(tmp_path / "note.json")], "note.json is not a test report: it lacks mIoU"),
         ([str(root), "--out", "page.txt"], "expected a name that ends in .html"),
     ):
         with pytest.raises(SystemExit) as stopped:

@@ -220,7 +220,7 @@ def test_the_script_killed_by_the_system_goes_on_exactly(city, tmp_path, run_scr
 
     with caplog.at_level(logging.INFO):
         run_script(*script, "--resume", "auto")
-    assert "is gone: its lock is taken over" in caplog.text and f"tiny goes on from {folder}" in caplog.text
+    assert "is gone: its lock is taken over" in caplog.text and f"tiny continues from {folder}" in caplog.text
     resumed = torch.load(folder / "model_8.pth", weights_only=True)
 
     config.reset()
@@ -307,7 +307,7 @@ def test_a_signal_lets_the_iteration_end_and_saves_it(small, during, caplog, nam
         run()
     assert stopped.value.code == code
     last = small / "checkpoint_3.pth"
-    assert f"{name} after iteration 3; --resume auto goes on from {last}" in caplog.text
+    assert f"{name} after iteration 3; --resume auto continues from {last}" in caplog.text
     assert last.exists() and not (small / "run.lock").exists()
     run(resume="auto")
     assert same(state_of(small), whole)
@@ -544,7 +544,7 @@ def test_a_finished_run_is_left_as_it_is(small, caplog):
 
 
 @pytest.mark.parametrize(
-    "name, message", [("missing.pth", "does not exist; --resume takes"), ("model_6.pth", "is no checkpoint")]
+    "name, message", [("missing.pth", "does not exist; --resume takes"), ("model_6.pth", "is not a checkpoint")]
 )
 def test_a_file_that_is_no_checkpoint_is_refused(small, name, message):
     run()

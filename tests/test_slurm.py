@@ -338,7 +338,7 @@ def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(project, p
     project.wait_for_log(job, "Slurm is ending it", 30)
     again = project.submit("train", "EXP_NAME=cancelled")
     assert project.end_of(again)["JobState"] == "COMPLETED"
-    (iteration,) = re.findall(r"cancelled goes on from \S*checkpoint_(\d+)\.pth\n", project.log(again))
+    (iteration,) = re.findall(r"cancelled continues from \S*checkpoint_(\d+)\.pth\n", project.log(again))
     assert 0 < int(iteration) < ITERATIONS
     assert same(project.result("cancelled"), plain)
 
@@ -420,7 +420,7 @@ def test_a_job_of_two_processes_stops_and_goes_on_as_one_would(project, of_two, 
 
 def went_on_from(log: str) -> int:
     """The iteration of the checkpoint that the second start of a job went on from, as its log says."""
-    return int(re.search(r"goes on from \S*checkpoint_(\d+)\.pth\n", log.partition("restarts: 1")[2])[1])
+    return int(re.search(r"continues from \S*checkpoint_(\d+)\.pth\n", log.partition("restarts: 1")[2])[1])
 
 
 def is_signalled(process: int) -> bool:

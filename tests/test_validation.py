@@ -193,7 +193,7 @@ def test_numbers_that_were_measured_otherwise_are_not_compared(small, scores, ca
     scores.update({2: 0.9, 4: 0.1, 6: 0.2})
     run(*EVALUATED, "TRAIN.EARLY_STOP=2")
     run("TRAIN.EARLY_STOP=0", "TRAIN.EVAL_SPLIT=source:all", resume="auto")
-    assert "was measured in another way: the choice begins anew" in caplog.text
+    assert "was measured in another way: the choice starts over" in caplog.text
     assert read_checkpoint(small / "checkpoint_6.pth")["validation"]["best"]["mIoU"] == 0.9  # 2 is evaluated again
 
 

@@ -229,7 +229,7 @@ def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, ru
     (tmp_path / "half.json").write_text("{")
     for flags, message in (
         (["confusion", str(tmp_path / "gone.json")], "test report .*gone.json does not exist; `dada test` writes"),
-        (["confusion", str(tmp_path / "no.json")], "no.json is no test report, it lacks mIoU, IoU, confusion"),
+        (["confusion", str(tmp_path / "no.json")], "no.json is not a test report: it lacks mIoU, IoU, confusion"),
         (["confusion", str(tmp_path / "half.json")], "half.json is not valid JSON"),
         (["confusion", str(a), "--out", "x.gif"], "figures are written as png or pdf or jpg.*'x.gif'"),
         (["classes", str(a), str(b), "--names", "one"], "--names are 1 for 2 reports"),

@@ -37,7 +37,7 @@ def of_each_image(step):
 )
 def test_a_loss_that_is_no_scalar_of_the_network_is_named_with_its_place(compute, found):
     step = Step(TinyNetwork(5), random_batch(), random_batch(seed=1))
-    with pytest.raises(ValueError, match=rf"the term loss_mine \({__file__}, line \d+\) gives {found}.*expected is a scalar"):
+    with pytest.raises(ValueError, match=rf"the term loss_mine \({__file__}, line \d+\) gives {found}.*expected a scalar"):
         Objective([Term("loss_mine", 1.0, compute)], [])(step, 0)
 
 

@@ -81,7 +81,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
             try:
                 outcomes = list(pool.map(partial(_outcome, work), jobs))
             except BrokenProcessPool:
-                raise RuntimeError("a run was stopped from outside, and no other was begun; the same command goes on") from None
+                raise RuntimeError("a run was stopped from outside, and no other was begun; the same command continues") from None
     failed = [f"{run_of(job.cfg()).name}: {error}" for job, (_, error) in zip(jobs, outcomes) if error]
     if failed:
         raise RuntimeError(f"{len(failed)} of {len(jobs)} runs failed:\n  " + "\n  ".join(failed))

@@ -267,7 +267,7 @@ def _check_record(path: Path, record: dict[str, Any], overwrite: bool) -> None:
             changed = [key for key in ("sha256", "alpha", "classes") if before[key] != record[key]]
             changed += [key for key, value in record["options"].items() if before["options"].get(key) != value]
         except (ValueError, KeyError, TypeError, AttributeError):
-            raise ValueError(f"{path} is no record of predictions; choose another --out") from None
+            raise ValueError(f"{path} is not a record of predictions; choose another --out") from None
         if changed:
             names = re.sub("sha256", "the weights", ", ".join(changed))
             raise ValueError(

@@ -38,7 +38,7 @@ def _import(path: Path) -> str:
         raise FileNotFoundError(f"IMPORTS: {path} does not exist; paths are relative to the YAML file that names them")
     source = path.read_bytes()
     if _sources.get(path.name, source) != source:
-        raise ValueError(f"IMPORTS: this process has imported another {path.name} than {path}; rename one, or start Python anew")
+        raise ValueError(f"IMPORTS: this process has imported another {path.name} than {path}; rename one, or restart Python")
     if path.name not in _sources:
         # Loader processes that start anew find the classes of the file by its name.
         if str(path.parent) not in sys.path:

@@ -69,4 +69,4 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return parse_yaml(content.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise yaml.YAMLError(f"it is no text in UTF-8: {error}"[:300]) from None
+        raise yaml.YAMLError(f"it is not text in UTF-8: {error}"[:300]) from None

@@ -168,7 +168,7 @@ class Folder(SegmentationDataset):
             if name != IGNORE and name not in classes.names:
                 near = difflib.get_close_matches(name, [*classes.names, IGNORE], n=1, cutoff=0.0)[0]
                 raise ValueError(
-                    f"{setting} maps {text} to {name!r}, which is no class; the nearest is {near!r}. "
+                    f"{setting} maps {text} to {name!r}, which is not a class; the nearest is {near!r}. "
                     f"The classes are {', '.join(classes.names)}, and 'ignore'."
                 )
             keys.append(key)
@@ -250,5 +250,5 @@ class Folder(SegmentationDataset):
 
 def _parse_id(text: str) -> int:
     if not (text.isascii() and text.removeprefix("-").isdecimal() and len(text) <= 10 and abs(int(text)) < 2**31):
-        raise ValueError(f"{text!r} is no id; ids are whole numbers, 0 to 255 in most files")
+        raise ValueError(f"{text!r} is not an id; ids are whole numbers, 0 to 255 in most files")
     return int(text)

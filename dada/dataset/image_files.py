@@ -283,7 +283,7 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
         raise ValueError(_broken(path, content, str(error)[:200] or type(error).__name__)) from None
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
-            f"cannot read {path} ({len(content)} bytes): it says of itself to be {image.width}x{image.height}, expected at "
+            f"cannot read {path} ({len(content)} bytes): it claims to be {image.width}x{image.height}, expected at "
             f"most {MOST_PIXELS} pixels. If it is not damaged, cut it into parts."
         )
     return image

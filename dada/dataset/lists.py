@@ -64,7 +64,7 @@ def lines_of(path: Path, setting: str) -> Iterator[tuple[int, str]]:
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"list file {path} is no text in UTF-8 ({error.reason} at byte {error.start}): save it again as UTF-8"
+            f"list file {path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it again as UTF-8"
         ) from None
     said = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     said = [(number, line) for number, line in said if not line.startswith("#")]

@@ -28,7 +28,7 @@ def parse_color(text: str) -> Color:
     parts = [part.strip() for part in text.strip("()[] ").split(",")]
     if len(parts) == 3 and all(part.isascii() and part.isdecimal() and int(part) <= 255 for part in parts):
         return tuple(int(part) for part in parts)
-    raise ValueError(f"{text!r} is no colour; write it as 'red, green, blue', each 0 to 255, or as '#rrggbb'")
+    raise ValueError(f"{text!r} is not a colour; write it as 'red, green, blue', each 0 to 255, or as '#rrggbb'")
 
 
 def read_color_numbers(path: str | Path) -> np.ndarray:
@@ -56,7 +56,7 @@ def read_colors(path: str | Path) -> Image.Image:
     try:
         return samples.as_stored(samples.colors_of(stored), stored)
     except ValueError as error:
-        raise ValueError(f"{path} is no mask in colours: {error}. Set LABEL_FORMAT to ids if it holds ids.") from None
+        raise ValueError(f"{path} is not a mask in colours: {error}. Set LABEL_FORMAT to ids if it holds ids.") from None
 
 
 class MappedIds:

@@ -26,7 +26,7 @@ def own_classes(names: Sequence[str], colors: Sequence[Sequence[int]] = ()) -> L
             raise ValueError(f"{what} holds {twice[0]!r} twice: every class needs one of its own")
     if IGNORE in names:
         raise ValueError(
-            f"CLASSES.NAMES holds {IGNORE!r}, which is no class: leave it out, and write 'ignore' in the LABEL_MAP "
+            f"CLASSES.NAMES holds {IGNORE!r}, which is not a class: leave it out, and write 'ignore' in the LABEL_MAP "
             "for the ids that are not trained"
         )
     if len(colors) not in (0, len(names)):

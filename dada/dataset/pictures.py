@@ -24,7 +24,7 @@ def is_one_picture(image: object) -> bool:
 def as_picture(image: Picture, white: float = 0) -> Image.Image:
     """One picture -> PIL RGB.
 
-    A picture that says of itself to be turned (EXIF, as of phones) is turned upright. Grey becomes RGB, transparency is
+    A picture that claims to be turned (EXIF, as of phones) is turned upright. Grey becomes RGB, transparency is
     dropped, and numbers other than of 8 bits are scaled by samples.to_8_bits, all as where datasets are read.
 
     Args:

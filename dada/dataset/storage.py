@@ -284,7 +284,7 @@ class _Archive:
             )
         if entry.file_size > MOST_BYTES or entry.compress_size > os.path.getsize(self.path):
             raise ValueError(
-                f"{self.path} is damaged, or not to be trusted: {name} in it says of itself to be {entry.file_size} bytes, "
+                f"{self.path} is damaged, or not to be trusted: {name} in it claims to be {entry.file_size} bytes, "
                 f"packed in {entry.compress_size}; expected at most {MOST_BYTES}, and no more than the archive has. "
                 "Unpack it by hand."
             )

@@ -219,7 +219,7 @@ def lovasz_softmax(probabilities: Tensor, labels: Tensor, ignore_index: int = 25
     if probabilities.numel() and _host_knows(probabilities):
         low, high = torch.stack(probabilities.detach().aminmax()).tolist()
         if low < -1e-3 or high > 1 + 1e-3:  # false for NaN, which the caller sees in the loss
-            raise ValueError(f"probabilities reach from {low:.3g} to {high:.3g}; expected 0 to 1: pass logits.softmax(dim=1)")
+            raise ValueError(f"probabilities range from {low:.3g} to {high:.3g}; expected 0 to 1: pass logits.softmax(dim=1)")
     return _LovaszSoftmax.apply(probabilities, ids, valid)
 
 

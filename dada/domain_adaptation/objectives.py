@@ -101,7 +101,7 @@ def _check_loss(term: Term, loss: Any) -> None:
         code = getattr(term.compute, "__code__", None)
         where = f" ({code.co_filename}, line {code.co_firstlineno})" if code else ""
         raise ValueError(
-            f"the term {term.name}{where} gives {found}; expected is a scalar, a floating-point tensor of shape () that was "
+            f"the term {term.name}{where} gives {found}, expected a scalar: a floating-point tensor of shape () that was "
             "computed from the outputs of the network, such as a mean()"
         )
 

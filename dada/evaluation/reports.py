@@ -81,7 +81,9 @@ def read_report(path: str | Path) -> EvalReport:
         raise ValueError(f"test report {path} is not valid JSON: {error}") from None
     missing = [key for key in _NEEDED if not isinstance(content, dict) or key not in content]
     if missing:
-        raise ValueError(f"{path} is no test report, it lacks {', '.join(missing)}; give a test_<snapshot>.json of `dada test`")
+        raise ValueError(
+            f"{path} is not a test report: it lacks {', '.join(missing)}; give a test_<snapshot>.json of `dada test`"
+        )
     matrix = np.array(content["confusion"], dtype=object)
     if not isinstance(content["IoU"], dict) or matrix.ndim != 2 or matrix.shape[1] != len(content["IoU"]):
         raise ValueError(

@@ -70,7 +70,7 @@ def check_licence(encoder_name: str, accepted: str = "") -> None:
     elif licence.name not in PERMISSIVE:
         if accepted.lower() != licence.name:
             raise ValueError(
-                f"the weights {licence.weights} are under {licence.name}, which is no permissive licence ({licence.source}), "
+                f"the weights {licence.weights} are under {licence.name}, which is not a permissive licence ({licence.source}), "
                 f"and TRAIN.ACCEPT_LICENCE is {accepted!r}. Read the licence; if your use keeps to it, set "
                 f"TRAIN.ACCEPT_LICENCE to {licence.name!r}. Else take an encoder whose weights are free, such as "
                 "vit_small_patch14_dinov2 or convnext_tiny (both apache-2.0), or start from random weights"

@@ -97,7 +97,7 @@ class VitSegmenter(LightSegmenter):
         super().__init__()
         check_encoder_name(name)
         if not is_plain_vit(name):
-            raise ValueError(f"timm encoder {name!r} is no plain vision transformer; build it as TimmSegmenter")
+            raise ValueError(f"timm encoder {name!r} is not a plain vision transformer; build it as TimmSegmenter")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.encoder_name = name

@@ -116,7 +116,7 @@ def _read_torch(path: Path) -> object:
     with open(path, "rb") as file:
         start = file.read(16)
     if start and not start.startswith((b"PK", b"\x80")):  # neither a zip archive nor a pickle
-        raise ValueError(f"{path} is no weights file, it begins with {start!r}; accepted is {ACCEPTED}")
+        raise ValueError(f"{path} is not a weights file: it begins with {start!r}; accepted is {ACCEPTED}")
     try:
         return read_torch_file(path)
     except UnreadableFile as error:

@@ -57,11 +57,11 @@ class BadFiles:
             skipped = [entry for entries in every_rank(skipped) for entry in entries]
         for name, reason in skipped:
             if name not in self._times:
-                log.warning("skipped, and wherever it comes again: %s", reason)
+                log.warning("skipped, here and wherever it comes again: %s", reason)
             self._times[name] = self._times.get(name, 0) + 1
         if skipped and self.total > FIRST_FREE + MOST * self._draws:
             raise TooManyBadFiles(
-                f"{self}; ON_BAD_FILE skip goes on with up to {MOST:.0%} (and {FIRST_FREE} draws). The last: "
+                f"{self}; ON_BAD_FILE skip continues with up to {MOST:.0%} (and {FIRST_FREE} draws). The last: "
                 f"{skipped[-1][1]}\n`dada check-data` lists all such files; mend them, or leave them out "
                 "with DATA_LIST_SOURCE and DATA_LIST_TARGET."
             )

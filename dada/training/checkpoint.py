@@ -120,7 +120,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedCheckpoint(f"checkpoint {path} is damaged ({error})") from error
     if not isinstance(content, Mapping) or "format" not in content:
         raise DamagedCheckpoint(
-            f"{path} is no checkpoint; those are the files checkpoint_<iteration>.pth. A file of weights alone goes "
+            f"{path} is not a checkpoint; those are the files checkpoint_<iteration>.pth. A file of weights alone goes "
             "into TRAIN.RESTORE_FROM."
         )
     if type(content["format"]) is not int or content["format"] != FORMAT:
@@ -184,7 +184,7 @@ def check_unchanged(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]
     ]
     if changed:
         raise ValueError(
-            f"cannot go on from {path}, since this has changed:\n" + "\n".join(changed) + "\n"
+            f"cannot resume from {path}, since this has changed:\n" + "\n".join(changed) + "\n"
             "Set it back, or start a new run: without --resume, or under another EXP_NAME."
         )
 

@@ -157,7 +157,7 @@ def _save_checkpoint(training: Training, done: int, signals: StopSignals) -> Non
     signal = greatest(signals.received or 0)  # all processes stop after the same iteration
     training.save_checkpoint(done, now=bool(signal))
     if signal and done < training.stop:
-        log.warning("%s after iteration %d; --resume auto goes on from %s", Signals(signal).name, done, training.path)
+        log.warning("%s after iteration %d; --resume auto continues from %s", Signals(signal).name, done, training.path)
         sys.exit(128 + signal)
 
 
@@ -206,7 +206,7 @@ class Training:
         if not (goes_on or self.cfg.TRAIN.RESTORE_FROM):
             log.warning(
                 "TRAIN.RESTORE_FROM names no weights: %s starts from random ones, where published results start from ImageNet's. "
-                "Set it to 'random' if that is meant",
+                "Set it to 'random' if you mean that",
                 self.cfg.TRAIN.MODEL,
             )
         train, objective = self.cfg.TRAIN, self.trainer.objective
@@ -237,7 +237,7 @@ class Training:
         if saved:
             check_unchanged(self.path, saved["data"], self._data, "the run")
             self._set_rng_state(saved)
-            log.info("%s goes on from %s", self.run.name, self.path)
+            log.info("%s continues from %s", self.run.name, self.path)
         self._bad_files = BadFiles(saved.get("bad_files"))
         self._validation = None
         if cfg.TRAIN.EVAL_EVERY:
@@ -250,7 +250,7 @@ class Training:
         states = [saved["rng"], *saved.get("rng_of_others", [])]
         if len(states) != world_size():
             log.warning(
-                "%s was written by a run of %d processes, this one has %d: it goes on with other random numbers, and other last "
+                "%s was written by a run of %d processes, this one has %d: it continues with other random numbers and other last "
                 "bits, than the uninterrupted run",
                 self.path,
                 len(states),

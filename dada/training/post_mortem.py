@@ -90,7 +90,7 @@ def read_post_mortem(path: Path) -> dict[str, Any]:
     if missing or type(content["format"]) is not int or content["format"] != FORMAT:
         found = f"lacks {', '.join(sorted(missing))}" if missing else f"has format {shown(content['format'])}"
         raise ValueError(
-            f"{path} {found}: it is no post-mortem that dada {versions()['dada']} wrote; "
+            f"{path} {found}: it is not a post-mortem that dada {versions()['dada']} wrote; "
             "those are the files post_mortem_<iteration>.pth"
         )
     for domain in ("source", "target"):

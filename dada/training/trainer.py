@@ -259,6 +259,6 @@ def check_weights(trainer: Trainer, done: int) -> None:
     if bad:
         raise NonFiniteLoss(
             f"{len(bad)} of the weights and statistics are not finite after iteration {done - 1}, {bad[0]} among them, "
-            "though the losses were: a gradient was not. They are not saved. Lower TRAIN.LEARNING_RATE, or turn TRAIN.BF16 "
+            "although the losses were: a gradient was not. They are not saved. Lower TRAIN.LEARNING_RATE, or turn TRAIN.BF16 "
             "off, and start again; TRAIN.RESTORE_FROM takes the last snapshot."
         )

@@ -60,7 +60,7 @@ class Validation:
         if state is not None and state["measured"] == self._measured:
             self._last, self._best = state["last"], state["best"]
         elif state is not None:
-            log.warning("the best network so far was measured in another way: the choice begins anew")
+            log.warning("the best network so far was measured in another way: the choice starts over")
         if role == "target":
             log.warning(
                 "%s is chosen by labels of the target (TRAIN.EVAL_SPLIT %s), which the method must do without: report the last "
