@@ -8,7 +8,7 @@ from golden_cases import Case, golden_cases
 from PIL import Image
 
 from dada import label_sets
-from dada.dataset.image_files import read_inverse_depth, read_label_ids
+from dada.dataset.image_files import LabelIdError, read_inverse_depth, read_label_ids, to_train_ids
 from dada.dataset.mapillary import NAMES_OF_V1_2, mapillary_id_map
 from dada.dataset.transforms import EvalTransform, TrainTransform, resize_depth
 from dada.normalization import CAFFE_BGR, Normalization
@@ -172,10 +172,14 @@ def test_golden_depth_rule_is_opencvs_for_every_ratio():
 
 @pytest.mark.parametrize("case", golden_cases("dada_depth_decode.npz"), ids=by_name)
 def test_golden_16_bit_file_gives_its_first_channel(case, tmp_path):
-    """The same bytes read as a label file: ids are over 255 and must be refused, never cut to 8 bits."""
+    """The same bytes read as a label file: ids over 255 are never cut to 8 bits, and refused where none is defined."""
     path = tmp_path / "label.png"
     path.write_bytes(case.arrays["png_bytes"].tobytes())
     largest = int(case.arrays["depth_raw"].max())
     assert largest > 255
-    with pytest.raises(ValueError, match=f"label.png holds label ids from .* to {largest}, expected 0 to 255"):
-        read_label_ids(path)
+    ids = read_label_ids(path)
+    raw = case.arrays["depth_raw"]
+    np.testing.assert_array_equal(np.asarray(ids), raw if raw.ndim == 2 else raw[..., 0])
+    nothing, everything = np.full(256, 255, dtype=np.uint8), np.ones(256, dtype=bool)
+    with pytest.raises(LabelIdError, match=r"label id \d+ out of range in .*label.png"):
+        to_train_ids(ids, path, nothing, everything, "SYNTHIA")

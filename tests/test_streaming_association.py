@@ -434,7 +434,7 @@ def test_one_form_takes_the_aggregation_and_the_loss_of_a_call_whatever_the_size
 
 def test_streaming_makes_no_matrix_of_source_by_target_size(monkeypatch):
     """Every tensor that any operation returns is smaller than the matrix, by the size of the tiles."""
-    monkeypatch.setattr(attention, "MOST_SHARES", 1)  # no copy of the map for each thread
+    monkeypatch.setattr(attention, "SHARES", 1)  # no copy of the map for each head
     source, target, labels = random_case(0, 1, 3, (12, 10), (11, 12), "cos")
     largest = 0
 

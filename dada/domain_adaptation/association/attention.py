@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dada.domain_adaptation.contrastive_learning import EPS
 
 MOST_CHANNELS = 64  # of class probabilities; the copies of keys and values below are small
-MOST_SHARES = 8
+SHARES = 8
 
 
 def attends(x: Tensor, metric: str) -> bool:
@@ -22,11 +22,11 @@ def attend(x: Tensor, alpha: float) -> Tensor:
     """(1 - alpha) x + alpha * softmax(x . log x) x over the pixels of each image: (B, C, H, W) -> same.
 
     Torch keeps its tiles in the cache, and differentiates it. Its threads share the heads of a batch: so the queries of an
-    image are dealt out to as many heads as there are threads for it, each with all keys and values.
+    image are dealt out to several heads, each with all keys and values; to as many on any machine, for the same sums.
     """
     p_BNC = x.flatten(2).mT.contiguous()
-    batch, count, _ = p_BNC.shape
-    heads = min(-(-torch.get_num_threads() // batch), MOST_SHARES, count)
+    count = p_BNC.shape[1]
+    heads = min(SHARES, count)
     length = -(-count // heads)
     queries = F.pad(p_BNC, (0, 0, 0, heads * length - count)).unflatten(1, (heads, length))
     keys, values = (v[:, None].expand(-1, heads, -1, -1) for v in (torch.log(p_BNC + EPS), p_BNC))
