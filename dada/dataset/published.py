@@ -41,7 +41,7 @@ class PublishedDataset(SegmentationDataset):
     title: str
     splits: tuple[str, ...] = ("all",)  # the usual one first; those that are folders need not all be here
     usual_role = "source"
-    num_ids: int  # a label file may hold 0 to num_ids - 1, and 255 for unlabelled
+    num_ids: int = 256  # a label file may hold 0 to num_ids - 1, and 255 for unlabelled
     label_sets: tuple[int, ...] = (19, 16, 13, 7)  # numbers of classes, the usual one first
     has_depth = False
     usual_ids_above = 0  # nearly every file holds a larger id, so that files without are converted ones; 0: not known
