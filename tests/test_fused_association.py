@@ -146,7 +146,7 @@ def test_the_schedule_is_chosen_by_the_device():
 
 
 @pytest.mark.parametrize("schedule", ["static", "waiting"])
-@METRICS
+@pytest.mark.parametrize("metric", ["cos", pytest.param("kl", marks=pytest.mark.slow)])  # C++ is compiled, which takes long
 def test_compiled_epilogues_give_the_dense_form(metric, schedule, compiler, monkeypatch):
     if schedule == "static":
         monkeypatch.setattr(form, "STATIC_DEVICES", ("cpu",))
