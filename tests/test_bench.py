@@ -1,5 +1,6 @@
 """The comparison of methods: which runs there are, what is used again, and the tables."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -7,20 +8,22 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tiny import tiny_options
 
-from dada.commands import bench, bench_tables, jobs
+from dada.commands import bench, bench_intervals, bench_methods, bench_plan, bench_tables, jobs
 from dada.commands.jobs import Job
 from dada.config import plain_cfg
 from dada.runs import run_of
 
 
-def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iterations=300, **iou):
+def record(benchmark="ToyCity", method=bench_methods.START, seed=1, miou=30.0, iterations=300, **iou):
     return {
         "benchmark": benchmark,
         "method": method,
         "seed": seed,
+        "budgets": ("iterations",),
         "iterations": iterations,
         "mIoU": {"16": miou, "13": miou + 5},
         "IoU": {"road": 50.0, "train": None, **iou},
@@ -28,19 +31,19 @@ def record(benchmark="ToyCity", method=bench.START, seed=1, miou=30.0, iteration
 
 
 def plan(tmp_path, **changes):
-    return bench.Plan(tmp_path, tmp_path / "CamVid", **changes)
+    return bench_plan.Plan(tmp_path, {"camvid": tmp_path / "CamVid", "idd": tmp_path / "IDD"}, **changes)
 
 
-def paces(methods=bench.METHODS, **slower):
+def paces(methods=bench_methods.METHODS, **slower):
     """A second an iteration, but for the methods named."""
-    return {benchmark: {**dict.fromkeys(methods, 1.0), **slower} for benchmark in bench.BENCHMARKS}
+    return {benchmark: {**dict.fromkeys(methods, 1.0), **slower} for benchmark in bench_methods.BENCHMARKS}
 
 
 def test_every_method_runs_on_every_benchmark_that_has_what_it_reads(tmp_path):
     entries = plan(tmp_path, seeds=(1, 2)).entries(paces())
     found = {(e.benchmark, e.method) for e in entries}
     assert ("ToyCity", "DADA") in found and ("CamVid day to dusk", "DADA") not in found
-    assert {method for benchmark, method in found if benchmark == "ToyCity"} == set(bench.METHODS)
+    assert {method for benchmark, method in found if benchmark == "ToyCity"} == set(bench_methods.METHODS)
     starts = plan(tmp_path, seeds=(1, 2)).starts().values()
     names = [run_of(e.job.cfg()).name for e in (*entries, *starts)]
     assert len(set(names)) == len(names)
@@ -60,13 +63,11 @@ def test_every_run_begins_with_the_source_only_network_of_its_seed_and_depth(tmp
         assert starts[entry.benchmark, cfg.TRAIN.RANDOM_SEED, cfg.USE_DEPTH] == cfg.TRAIN.RESTORE_FROM
 
 
-def test_a_method_of_half_the_pace_makes_half_the_iterations(tmp_path):
-    compared = plan(tmp_path, further=80, methods=(bench.LONGER, "PLCA"), seeds=(1,))
-    lengths = {}
-    for entry in compared.entries(paces(PLCA=2.0)):
-        cfg = entry.job.cfg()
-        lengths[entry.method] = cfg.TRAIN.MAX_ITERS
-    assert lengths == {bench.LONGER: 80, "PLCA": 40}
+def test_in_equal_time_a_method_of_half_the_pace_makes_half_the_iterations(tmp_path):
+    compared = plan(tmp_path, benchmarks=("ToyCity",), further=80, methods=(bench_methods.LONGER, "PLCA"), seeds=(1,))
+    lengths = {(e.method, e.budgets): e.job.cfg().TRAIN.MAX_ITERS for e in compared.entries(paces(PLCA=2.0))}
+    # The source alone is the same run under both budgets, and made once.
+    assert lengths == {(bench_methods.LONGER, ("iterations", "time")): 80, ("PLCA", ("iterations",)): 80, ("PLCA", ("time",)): 40}
 
 
 def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
@@ -79,13 +80,13 @@ def test_paces_are_measured_once_and_read_again(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "run_all", run_all)
     compared = plan(tmp_path, methods=("PLCA",))
     first = bench.measured_paces(compared, "ToyCity")
-    assert first.keys() == {bench.LONGER, "PLCA"} and len(timed) == 2
+    assert first.keys() == {bench_methods.LONGER, "PLCA"} and len(timed) == 2
     assert bench.measured_paces(compared, "ToyCity") == first and len(timed) == 2
     more = bench.measured_paces(plan(tmp_path, methods=("PLCA", "MinEnt")), "ToyCity")
     assert len(timed) == 3 and {**more, **first} == more
 
 
-@pytest.mark.parametrize("benchmark", bench.BENCHMARKS)
+@pytest.mark.parametrize("benchmark", bench_methods.BENCHMARKS)
 def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchmark):
     free = {
         "CONTRASTIVE_LEARNING",
@@ -102,20 +103,35 @@ def test_runs_of_one_benchmark_differ_in_nothing_but_the_method(tmp_path, benchm
         "CONTRASTIVE_START",
         "RESTORE_FROM",
         "COLOR_TRANSFER",
+        "LAMBDA_CONSISTENCY",
+        "LAMBDA_ENTROPY",
+        "FOLDER_SOURCE",
     }
     seen = []
-    for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1]).entries(paces()):
+    for entry in plan(tmp_path, benchmarks=[benchmark], seeds=[1], budgets=["iterations"]).entries({}):
         cfg = entry.job.cfg()
         values = plain_cfg(cfg)
         seen.append({k: v for k, v in {**values, **values["TRAIN"]}.items() if k not in free and k != "TRAIN"})
     assert all(values == seen[0] for values in seen)
 
 
-def test_the_oracle_learns_from_the_labelled_target(tmp_path):
-    for entry in plan(tmp_path, methods=[bench.ORACLE], seeds=[1]).entries(paces()):
-        cfg = entry.job.cfg()
+def test_the_oracle_learns_from_the_labelled_target_and_is_tested_on_the_source_of_the_others(tmp_path):
+    compared = plan(tmp_path, methods=[bench_methods.ORACLE], seeds=[1])
+    for entry, start in zip(compared.entries(paces()), compared.starts().values()):
+        cfg, held_out = entry.job.cfg(), compared.on_the_source(entry).cfg()
         assert cfg.SOURCE == cfg.TARGET and cfg.DATA_DIRECTORY_SOURCE == cfg.DATA_DIRECTORY_TARGET
+        assert cfg.FOLDER_SOURCE == cfg.FOLDER_TARGET
         assert cfg.TRAIN.SET_SOURCE == cfg.TRAIN.SET_TARGET and not cfg.CONTRASTIVE_LEARNING
+        of_start = start.job.cfg()
+        assert held_out.TARGET == of_start.SOURCE and held_out.FOLDER_TARGET == of_start.FOLDER_SOURCE
+        assert held_out.EXP_NAME == cfg.EXP_NAME
+
+
+def test_held_out_images_of_the_source_are_none_that_are_trained_on(tmp_path):
+    for start in plan(tmp_path, seeds=[1]).starts().values():
+        cfg, held_out = start.job.cfg(), plan(tmp_path, seeds=[1]).on_the_source(start).cfg()
+        trained = cfg.DATA_DIRECTORY_SOURCE, cfg.TRAIN.SET_SOURCE
+        assert trained != (held_out.DATA_DIRECTORY_TARGET, held_out.TEST.SET_TARGET)
 
 
 def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city, tmp_path):
@@ -192,29 +208,68 @@ def test_a_sigterm_ends_the_processes_of_the_jobs_as_well(tmp_path, forked):
     assert not multiprocessing.active_children() and signal.getsignal(signal.SIGTERM) == before
 
 
-def test_the_tables_hold_means_gains_by_seed_and_the_share_of_the_gap():
-    text = bench_tables.tables(
-        [
-            record(seed=1, miou=30),
-            record(seed=2, miou=32),
-            record(method=bench.LONGER, seed=1, miou=33),
-            record(method=bench.LONGER, seed=2, miou=35),
-            record(method="ours", seed=1, miou=38, iterations=90, road=60.0),
-            record(method="ours", seed=2, miou=39, iterations=90, road=70.0),
-            record(method=bench.ORACLE, seed=1, miou=53),
-            record(method=bench.ORACLE, seed=2, miou=55),
-            record("CamVid day to dusk", miou=41),
-        ]
-    )
-    assert "| source-only | 300 | 31.0 ± 1.4 |  |  |" in text
-    assert "| ours | 90 | 38.5 ± 0.7 | +5.0, +4.0 | 22 % |" in text  # (38.5 - 34) / (54 - 34)
-    assert "| road | 50.0 | 50.0 | 65.0 | 50.0 |" in text and "| train | - | - | - | - |" in text
-    assert text.index("### ToyCity") < text.index("### CamVid day to dusk") and "| source-only | 300 | 41.0 |  |  |" in text
+def counts(images, right):
+    """Confusion matrices of two classes with 10 pixels each, of which so many are right."""
+    return np.array([[[r, 10 - r], [10 - r, r]] for r in np.broadcast_to(right, images)])
+
+
+def test_intervals_are_those_of_images_and_seeds_drawn_with_replacement():
+    runs = {"a": {1: counts(3, [2, 5, 9]), 2: counts(3, 4)}, "b": {1: counts(3, [3, 6, 10]), 2: counts(3, 5)}}
+    found = bench_intervals.Bootstrap(runs, draws=4000)
+
+    def miou(right):  # of all images together: both classes alike
+        right = np.mean(right)
+        return 100 * right / (20 - right)
+
+    assert found.miou("a").value == pytest.approx((miou([2, 5, 9]) + miou(4)) / 2)
+    # All draws by hand: 27 choices of images, 4 of seeds, all as likely.
+    by_hand = [
+        np.mean([miou(runs["a"][s][list(images), 0, 0]) for s in seeds])
+        for images in itertools.product(range(3), repeat=3)
+        for seeds in itertools.product((1, 2), repeat=2)
+    ]
+    low, high = np.percentile(by_hand, [2.5, 97.5])
+    assert (found.miou("a").low, found.miou("a").high) == pytest.approx((low, high), abs=1.5)
+    # A difference of pairs is surer than its parts.
+    gain = found.gain("b", "a")
+    assert gain.above_zero and gain.high - gain.low < (high - low) / 2
+    assert found.share("b", "a", "b") == pytest.approx((100, 100, 100))
+
+
+def test_methods_of_other_images_cannot_be_compared():
+    with pytest.raises(ValueError, match="share seeds and test images"):
+        bench_intervals.Bootstrap({"a": {1: counts(3, 4)}, "b": {1: counts(2, 4)}})
+    with pytest.raises(ValueError, match="share seeds and test images"):
+        bench_intervals.Bootstrap({"a": {1: counts(3, 4)}, "b": {2: counts(3, 4)}})
+
+
+def test_the_tables_hold_scores_with_intervals_gains_over_plca_and_the_share_of_the_gap():
+    right = {bench_methods.START: 3, bench_methods.LONGER: 4, "PLCA": 5, "ours": 6, bench_methods.ORACLE: 8}
+    records = [
+        {**record(method=m, seed=s, miou=r), "counts": counts(3, r), "source counts": counts(2, 9)}
+        for m, r in right.items()
+        for s in (1, 2)
+    ]
+    records += [record("CamVid day to dusk", miou=41)]
+    text = bench_tables.tables(records)
+    # r / (20 - r) of the union; nothing varies, so that the interval has no width.
+    assert "| ours | 300 | 42.9 (42.9 to 42.9) | +17.9 (+17.9 to +17.9) | +9.5 (+9.5 to +9.5) | 43 % (43 to 43) | 81.8" in text
+    assert "| source-only, longer | 300 | 25.0 (25.0 to 25.0) |  | -8.3 (-8.3 to -8.3) |  | 81.8" in text
+    assert text.index("### ToyCity, equal iterations") < text.index("### CamVid day to dusk, equal iterations")
+    assert "| source-only | 300 | 41.0 |" in text  # without counts there are no intervals
+
+
+def test_classes_are_means_over_seeds_and_absent_ones_are_dashes():
+    records = [record(miou=30), record(method="ours", seed=1, road=60.0), record(method="ours", seed=2, road=70.0)]
+    text = bench_tables.tables(records)
+    assert "| road | 50.0 | 65.0 |" in text and "| train | - | - |" in text
 
 
 def test_the_gap_begins_at_the_better_of_the_two_networks_that_saw_the_source_alone():
-    records = [record(miou=40), record(method=bench.LONGER, miou=35), record(method="PLCA", miou=45)]
-    assert "| PLCA | 300 | 45.0 | +10.0 | 50 % |" in bench_tables.tables([*records, record(method=bench.ORACLE, miou=50)])
+    right = {bench_methods.START: 5, bench_methods.LONGER: 4, "PLCA": 6, bench_methods.ORACLE: 7}
+    records = [{**record(method=m, miou=r), "counts": counts(2, r), "source counts": counts(2, 9)} for m, r in right.items()]
+    share = 100 * (6 / 14 - 5 / 15) / (7 / 13 - 5 / 15)
+    assert f"| {share:.0f} % ({share:.0f} to {share:.0f}) |" in bench_tables.tables(records)
 
 
 def test_tables_replace_what_stands_between_the_marks_of_a_page(tmp_path):
@@ -242,7 +297,9 @@ def test_the_ablation_compares_each_step_with_the_one_before():
 
 
 def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
-    runs = [judged(m, s, v + s, v / 100) for m, v in (("a", 30), ("b", 34), ("c", 32), (bench.ORACLE, 20)) for s in (1, 2)]
+    runs = [
+        judged(m, s, v + s, v / 100) for m, v in (("a", 30), ("b", 34), ("c", 32), (bench_methods.ORACLE, 20)) for s in (1, 2)
+    ]
     text = bench_tables.tables(runs)
     assert "| information | +1.00 | +1.00, +1.00 | b | 0.0 |" in text
     assert "| certainty | -1.00 | -1.00, -1.00 | a | 4.0 |" in text

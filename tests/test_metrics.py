@@ -145,7 +145,7 @@ def test_13_class_miou_is_a_mean_of_13_of_the_16_scores():
 
 def test_unusable_matrices_rules_and_classes_are_refused():
     square = np.eye(3, dtype=np.int64)
-    with pytest.raises(ValueError, match=r"\(K, K\).*got \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"\(\.\.\., K, K\).*got \(2, 3\)"):
         iou(square[:2])
     with pytest.raises(ValueError, match="'counted'; expected one of 'ignore', 'count'"):
         iou(square, rule="counted")

@@ -1,6 +1,6 @@
-"""Compare methods on the embedded city and on CamVid, day to dusk: same start, network and time, several seeds.
+"""Compare methods on three shifts: same start and network, equal iterations and equal time, several seeds.
 
-    dada bench-methods --camvid data/CamVid
+    dada bench-methods --camvid data/CamVid --idd data/IDD
     dada bench-methods --benchmarks ToyCity --methods "source-only, longer" PLCA ours --seeds 1
 
 Writes results.json and tables.md to --out. Called again, it continues where it stopped.
@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from dada.cli.shared import add_device_flag, add_set_flag
-from dada.commands.bench_methods import BENCHMARKS, CANDIDATES, FURTHER, METHODS, START_LENGTH, STEPS
+from dada.commands.bench_methods import BENCHMARKS, BUDGETS, CANDIDATES, FURTHER, METHODS, START_LENGTH, STEPS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +33,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
     parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
+    parser.add_argument("--idd", type=Path, default=Path("data/IDD"), help="folder of IDD-lite (%(default)s)")
     add_set_flag(parser, "options for all runs")
     add_device_flag(parser)
     parser.add_argument("--processes", type=int, default=0, help="runs at a time on a CPU (one per core)")
@@ -42,15 +43,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--further",
         type=int,
         default=FURTHER,
-        help="each method gets the time in which the source alone makes so many iterations more (%(default)s)",
+        help="iterations of each method from there; in equal time those of the source alone (%(default)s)",
     )
+    parser.add_argument("--budgets", nargs="+", default=list(BUDGETS), choices=list(BUDGETS), help="(%(default)s)")
 
 
 def main(args: argparse.Namespace) -> list[object]:
-    from dada.commands.bench import Plan, compare
+    from dada.commands.bench import compare
+    from dada.commands.bench_plan import Plan
     from dada.commands.bench_tables import insert_tables, tables
 
-    plan = Plan(args.out, args.camvid, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.set)
+    folders = {"camvid": args.camvid, "idd": args.idd}
+    plan = Plan(args.out, folders, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.budgets, args.set)
     records = compare(plan, args.processes)
     print(tables(records, STEPS))
     print(f"written: {args.out / 'results.json'}, {args.out / 'tables.md'}")

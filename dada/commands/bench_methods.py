@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 START, LONGER, ORACLE = "source-only", "source-only, longer", "oracle"
-START_LENGTH, FURTHER = 800, 220  # iterations of the start; of the source alone in the time that every method gets from there
+START_LENGTH, FURTHER = 800, 600  # iterations of the start; of every method from there, or of the source alone in their time
+BUDGETS = {"iterations": "equal iterations", "time": "equal time"}
 PLAIN = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0")
 LOVASZ = ("CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=source_only", "TRAIN.LAMBDA_LOVASZ=0.75")
 OURS = ("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=0")  # as the file of the benchmark has it
@@ -38,8 +39,8 @@ CANDIDATES = {
     f"ours + {name}": Method((*OURS, *options))
     for name, options in {
         "rare classes": ("TRAIN.RARE_CLASS_TEMPERATURE=0.1",),
-        "consistency": ("TRAIN.LAMBDA_CONSISTENCY=1",),
-        "entropy": ("TRAIN.LAMBDA_ENTROPY=0.001",),
+        "consistency and entropy": ("TRAIN.LAMBDA_CONSISTENCY=1", "TRAIN.LAMBDA_ENTROPY=0.01"),
+        "domain batch norm": ("TRAIN.DOMAIN_BN=True",),
         "ClassMix": ("SELF_TRAINING.LAMBDA_MIX=1",),
         "MIC": ("SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.MIC_PATCH=32"),
         "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
@@ -51,14 +52,29 @@ STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "ours")
 
 
 class Benchmark(NamedTuple):
-    """A pair of domains on which all methods run."""
+    """A pair of domains on which all methods run.
+
+    Attributes:
+        config: its configuration, from a source-only start on.
+        source, target: folders of the data, as `Plan.folder` knows them.
+        held_out: what makes labelled source images that no training sees the test, beside their folder.
+        has_depth: whether the source has depth.
+    """
 
     config: str
-    has_depth: bool
-    oracle: tuple[str, ...]  # what makes the labelled target the source
+    source: str
+    target: str
+    held_out: tuple[str, ...]
+    held_out_folder: str = ""  # where they are not in the folder of the source
+    has_depth: bool = False
 
 
 BENCHMARKS = {
-    "ToyCity": Benchmark("toycity.yml", True, ("SOURCE=Cityscapes", "TRAIN.SET_SOURCE=train")),
-    "CamVid day to dusk": Benchmark("camvid_day2dusk.yml", False, ("TRAIN.SET_SOURCE=dusk",)),
+    "ToyCity": Benchmark(
+        "toycity.yml", "city/SYNTHIA", "city/Cityscapes", ("TEST.SET_TARGET=all",), "held_out/SYNTHIA", has_depth=True
+    ),
+    "CamVid day to dusk": Benchmark("camvid_day2dusk.yml", "camvid", "camvid", ("TEST.SET_TARGET=val",)),
+    "CamVid to IDD-lite": Benchmark(
+        "camvid2idd.yml", "camvid", "idd", ("TEST.SET_TARGET=val", "TEST.INPUT_SIZE_TARGET=[320,240]")
+    ),
 }

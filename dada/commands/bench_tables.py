@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dada.commands.bench_methods import LONGER, ORACLE, START
+from dada.commands.bench_intervals import Bootstrap, counts_by_method, spoken
+from dada.commands.bench_methods import BUDGETS, LONGER, ORACLE, START
 from dada.evaluation.criterion_names import MEANINGS
 from dada.evaluation.selection import rank_correlation
 from dada.files import write_whole
@@ -19,27 +20,30 @@ DIAGNOSTICS = {
     "correct": "share of the closed cycles that turn around at a pixel which really is of their class",
     "covered": "share of the target pixels on closed cycles",
 }
+PUBLISHED = "PLCA"  # the best of the published methods, to which each is compared
 Records = Sequence[Mapping[str, Any]]
 
 
 def tables(records: Records, steps: Sequence[str] = ()) -> str:
-    """For each benchmark: means over seeds with gains seed by seed, the ablation, all classes, cycles, criteria.
+    """For each benchmark and budget: scores with intervals, the ablation, all classes, cycles, criteria.
 
     Args:
-        records: as of `bench.compare`; "cycles" and "criteria" may be missing from some.
+        records: as of `bench.compare`; "counts", "source counts", "cycles" and "criteria" may be missing from some.
         steps: methods each of which adds one part to the one before.
     """
     parts = []
     for benchmark in dict.fromkeys(r["benchmark"] for r in records):
-        methods = _by_method([r for r in records if r["benchmark"] == benchmark])
-        parts += [
-            f"### {benchmark}",
-            _means(methods),
-            _ablation(methods, steps),
-            _classes(methods),
-            _cycles(methods),
-            _criteria(methods),
-        ]
+        for budget in dict.fromkeys(budget for r in records for budget in r["budgets"]):
+            alike = [r for r in records if r["benchmark"] == benchmark and budget in r["budgets"]]
+            methods = _by_method(alike)
+            parts += [
+                f"### {benchmark}, {BUDGETS[budget]}",
+                _scores(methods, alike),
+                _ablation(methods, steps),
+                _classes(methods),
+                _cycles(methods),
+                _criteria(methods),
+            ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -81,28 +85,38 @@ def _spread(values: Sequence[float], form: str) -> str:
     return f"{np.mean(values):{form}}{deviation}"
 
 
-def _means(methods: Methods) -> str:
-    """Mean and deviation over seeds, gains over the source alone in the same time, and how much of the gap is closed.
+def _scores(methods: Methods, records: Records) -> str:
+    """Means over seeds on target and source, gains over the source alone and over PLCA, and how much of the gap is closed.
 
-    The gap is from the source alone, with or without the further time, whichever is better, to the oracle.
+    The gap is from the source alone, with or without the further training, whichever is better, to the oracle. Bounds are
+    those of 95 % of the draws of a `Bootstrap`, where the counts of every test image are known.
     """
-    scores = {name: np.array([_headline(r) for r in runs.values()]) for name, runs in methods.items()}
-    without = [name for name in (START, LONGER) if name in scores]
-    base, top = methods.get(without[-1]) if without else None, scores.get(ORACLE)
-    floor = max((scores[name].mean() for name in without), default=None)
-    lines = [
-        f"| method | iterations | mIoU | over {without[-1] if without else LONGER}, by seed | share of the gap closed |",
-        "|---|---|---|---|---|",
-    ]
-    for name, runs in methods.items():
-        gains = share = ""
-        if base and name not in without:
-            gains = ", ".join(f"{gain:+.1f}" for gain in _gains(runs, base))
-            if top is not None and name != ORACLE:
-                share = f"{100 * (scores[name].mean() - floor) / (top.mean() - floor):.0f} %"
-        iterations = "/".join(map(str, dict.fromkeys(r["iterations"] for r in runs.values())))
-        lines.append(f"| {name} | {iterations} | {_spread(scores[name], '.1f')} | {gains} | {share} |")
+    without = max((name for name in (START, LONGER) if name in methods), key=lambda name: _mean(methods[name]), default="")
+    columns: dict[str, Callable[[str], str]] = {
+        "iterations": lambda name: "/".join(map(str, dict.fromkeys(r["iterations"] for r in methods[name].values()))),
+        "mIoU": lambda name: _spread([_headline(r) for r in methods[name].values()], ".1f"),
+    }
+    if all(r.get("counts") is not None for r in records):
+        rule = records[0].get("protocol", {}).get("CLASS_RULE", "ignore")
+        target = Bootstrap(counts_by_method(records), rule)
+        source = Bootstrap(counts_by_method(records, "source counts"), rule)
+        columns["mIoU"] = lambda name: spoken(target.miou(name))
+        for base in (without, PUBLISHED):
+            if base in methods:
+                columns[f"over {base}"] = lambda name, base=base: "" if name == base else spoken(target.gain(name, base), "+.1f")
+        if without and ORACLE in methods:
+            shares = [name for name in methods if name not in (START, LONGER, ORACLE)]
+            columns["of the gap closed"] = lambda name: (
+                spoken(target.share(name, without, ORACLE), ".0f", " %") if name in shares else ""
+            )
+        columns["on the source"] = lambda name: spoken(source.miou(name))
+    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += [f"| {name} | " + " | ".join(column(name) for column in columns.values()) + " |" for name in methods]
     return "\n".join(lines)
+
+
+def _mean(runs: Mapping[int, Mapping[str, Any]]) -> float:
+    return float(np.mean([_headline(r) for r in runs.values()]))
 
 
 def _ablation(methods: Methods, steps: Sequence[str]) -> str:

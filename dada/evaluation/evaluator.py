@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,18 +92,27 @@ def _percent(share: float) -> float | None:
     return None if np.isnan(share) else round(100 * share, 4)
 
 
-def evaluate(
-    predictor: Predictor, batches: Iterable[Batch], classes: LabelSet, device: torch.device, rule: str = "ignore"
-) -> Evaluation:
-    """Count every labelled pixel of `batches` once; batches may differ in size. Several processes add up their counts."""
-    count = classes.num_classes
-    total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
-    seen = 0
+def confusions(
+    predictor: Predictor, batches: Iterable[Batch], num_classes: int, device: torch.device, rule: str = "ignore"
+) -> Iterator[Tensor]:
+    """The confusion matrix of each image, (K, K) or, under the rule "count", (K + 1, K) int64; batches may differ in size."""
     for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=None if is_main() else True):
         image, label = (x.to(device, non_blocking=True) for x in (batch.image, batch.label))
         prediction = predictor(image, tuple(label.shape[-2:])).argmax(dim=1)
-        total += confusion_matrix(label, prediction, count, other=rule == "count").cpu()
-        seen += len(batch.name)
+        for one, predicted in zip(label, prediction):
+            yield confusion_matrix(one, predicted, num_classes, other=rule == "count").cpu()
+
+
+def evaluate(
+    predictor: Predictor, batches: Iterable[Batch], classes: LabelSet, device: torch.device, rule: str = "ignore"
+) -> Evaluation:
+    """Count every labelled pixel of `batches` once. Several processes add up their counts."""
+    count = classes.num_classes
+    total = torch.zeros(count + (rule == "count"), count, dtype=torch.int64)
+    seen = 0
+    for confusion in confusions(predictor, batches, count, device, rule):
+        total += confusion
+        seen += 1
     if joint_sum(torch.tensor(seen)) == 0:
         raise ValueError("nothing to evaluate: the test split is empty")
     return Evaluation(joint_sum(total), classes, rule)

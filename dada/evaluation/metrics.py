@@ -77,13 +77,13 @@ def confusion_matrix(
 
 
 def iou(confusion: Tensor | np.ndarray, *, rule: str = "ignore") -> np.ndarray:
-    """Intersection over union of each class (formula at the top of this file), float64 (K,), in 0..1.
+    """Intersection over union of each class (formula at the top of this file), float64 (..., K), in 0..1.
 
     NaN for a class that is absent: neither labelled nor predicted in a counted row. A class that is predicted but never
     labelled scores 0, as in the published evaluations.
 
     Args:
-        confusion: integer (K, K), or with rows beyond K for labels without a class, which count under "count"
+        confusion: integer (..., K, K), or with rows beyond K for labels without a class, which count under "count"
             only.
         rule: "ignore" or "count". They agree on a (K, K) matrix.
 
@@ -91,12 +91,12 @@ def iou(confusion: Tensor | np.ndarray, *, rule: str = "ignore") -> np.ndarray:
         ValueError: the matrix is not of this form, or the rule is unknown.
     """
     matrix = torch.as_tensor(confusion).cpu().numpy()
-    if matrix.ndim != 2 or matrix.shape[0] < matrix.shape[1]:
-        raise ValueError(f"confusion matrix must have shape (K, K) or (K + extra rows, K), got {matrix.shape}")
+    if matrix.ndim < 2 or matrix.shape[-2] < matrix.shape[-1]:
+        raise ValueError(f"confusion matrix must have shape (..., K, K) or (..., K + extra rows, K), got {matrix.shape}")
     if rule not in RULES:
         raise ValueError(f"unknown rule {rule!r}; expected one of {', '.join(map(repr, RULES))}")
-    own, hits = matrix[: matrix.shape[1]], np.diagonal(matrix)
-    union = own.sum(axis=1) + (own if rule == "ignore" else matrix).sum(axis=0) - hits
+    own, hits = matrix[..., : matrix.shape[-1], :], np.diagonal(matrix, axis1=-2, axis2=-1)
+    union = own.sum(axis=-1) + (own if rule == "ignore" else matrix).sum(axis=-2) - hits
     return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 

@@ -1,0 +1,96 @@
+"""How sure a comparison of methods is: intervals by the bootstrap, over test images and over seeds at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from dada.evaluation.metrics import iou
+
+DRAWS = 2000
+
+
+class Interval(NamedTuple):
+    """A number of a comparison, and the bounds between which 95 % of the draws lie."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def above_zero(self) -> bool:
+        return self.low > 0
+
+
+class Bootstrap:
+    """mIoU of each method as it would be with other test images and seeds, drawn with replacement from those that there are.
+
+    Every draw takes the same images and seeds for all methods, so that a difference of two methods is one of pairs: the
+    spread that images and seeds have in common falls out of it (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
+    chapter 8).
+
+    Args:
+        counts: by method and seed, (N, K, K) or (N, K + 1, K) confusion matrices of the N test images, the same images in each.
+        rule: of `iou`.
+    """
+
+    def __init__(self, counts: Mapping[str, Mapping[int, np.ndarray]], rule: str = "ignore", draws: int = DRAWS) -> None:
+        rng = np.random.default_rng(0)
+        seeds = sorted(set.intersection(*(set(runs) for runs in counts.values())))
+        images = {len(x) for runs in counts.values() for x in runs.values()}
+        if not seeds or len(images) != 1:
+            raise ValueError(f"methods must share seeds and test images; they share the seeds {seeds}, and have {images} images")
+        (number,) = images
+        # The first row is no draw: every image once, every seed once.
+        weights = np.vstack([np.ones((1, number)), rng.multinomial(number, [1 / number] * number, size=draws)])
+        chosen = np.vstack([np.arange(len(seeds)), rng.integers(len(seeds), size=(draws, len(seeds)))])
+        self._scores = {
+            method: np.take_along_axis(np.stack([_miou(runs[s], weights, rule) for s in seeds], axis=1), chosen, axis=1).mean(
+                axis=1
+            )
+            for method, runs in counts.items()
+        }
+
+    def __contains__(self, method: str) -> bool:
+        return method in self._scores
+
+    def miou(self, method: str) -> Interval:
+        """In percent, mean over seeds."""
+        return _interval(self._scores[method])
+
+    def gain(self, method: str, over: str) -> Interval:
+        """In points."""
+        return _interval(self._scores[method] - self._scores[over])
+
+    def share(self, method: str, floor: str, top: str) -> Interval:
+        """Of the gap between two others that the method closes, in percent."""
+        low, high = self._scores[floor], self._scores[top]
+        return _interval(100 * (self._scores[method] - low) / (high - low))
+
+
+def _miou(counts: np.ndarray, weights: np.ndarray, rule: str) -> np.ndarray:
+    """(N, R, K) matrices, (D, N) how often each image is taken -> (D,) percent."""
+    total = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), *counts.shape[1:])
+    return 100 * np.nanmean(iou(total, rule=rule), axis=1)
+
+
+def _interval(draws: np.ndarray) -> Interval:
+    low, high = np.percentile(draws[1:], [2.5, 97.5])
+    return Interval(float(draws[0]), float(low), float(high))
+
+
+def spoken(interval: Interval, form: str = ".1f", unit: str = "") -> str:
+    """As a table has it: `44.9 (42.1 to 47.5)`."""
+    return f"{interval.value:{form}}{unit} ({interval.low:{form}} to {interval.high:{form}})"
+
+
+def counts_by_method(records: Sequence[Mapping], field: str = "counts") -> dict[str, dict[int, np.ndarray]]:
+    """The matrices of records of one benchmark, by method and seed; methods of which a run has none are left out."""
+    found: dict[str, dict[int, np.ndarray]] = {}
+    without = {record["method"] for record in records if record.get(field) is None}
+    for record in records:
+        if record["method"] not in without:
+            found.setdefault(record["method"], {})[record["seed"]] = record[field]
+    return found

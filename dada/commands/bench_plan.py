@@ -1,0 +1,156 @@
+"""Which runs a comparison of methods is made of: a start for each seed, and from there each method at each of its lengths."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from dada.commands.bench_methods import (
+    BENCHMARKS,
+    BUDGETS,
+    CANDIDATES,
+    FURTHER,
+    LONGER,
+    METHODS,
+    ORACLE,
+    PLAIN,
+    START,
+    START_LENGTH,
+    Method,
+)
+from dada.commands.jobs import Job
+from dada.config import flat_options, plain_cfg
+from dada.config.loading import option_value
+from dada.runs import run_of
+
+
+class Entry(NamedTuple):
+    """One run of the comparison."""
+
+    benchmark: str
+    method: str
+    seed: int
+    job: Job
+    budgets: tuple[str, ...] = tuple(BUDGETS)  # in whose tables it stands
+
+
+class Plan(NamedTuple):
+    """What is compared.
+
+    Attributes:
+        out: folder of everything that is written.
+        folders: of the datasets that are not drawn, "camvid" and "idd".
+        start: iterations of the source-only start.
+        further: iterations of each method from there, or, in equal time, of the source alone in the time that every method gets.
+        budgets: "iterations", "time" or both.
+        overrides: `KEY=value` pairs for all runs, for example NUM_WORKERS=0.
+    """
+
+    out: Path
+    folders: Mapping[str, Path]
+    benchmarks: Sequence[str] = tuple(BENCHMARKS)
+    methods: Sequence[str] = tuple(METHODS)
+    seeds: Sequence[int] = (1, 2, 3)
+    start: int = START_LENGTH
+    further: int = FURTHER
+    budgets: Sequence[str] = tuple(BUDGETS)
+    overrides: Sequence[str] = ()
+
+    def methods_on(self, benchmark: str) -> list[str]:
+        """Those that find what they read there."""
+        has_depth = BENCHMARKS[benchmark].has_depth
+        return [m for m in self.methods if has_depth or "USE_DEPTH=True" not in _method(m).options]
+
+    def folder(self, name: str) -> Path:
+        """Where a dataset is: given, or drawn into `out`."""
+        return self.folders[name] if name in self.folders else self.out / name
+
+    def entry(self, benchmark: str, method: str, seed: int, name: str, options: Sequence[str], iterations: int) -> Entry:
+        """A run of `iterations` on that benchmark, the options of which come after those of the benchmark."""
+        config, source, target, *_ = BENCHMARKS[benchmark]
+        given = [f"DATA_DIRECTORY_SOURCE={self.folder(source)}", f"DATA_DIRECTORY_TARGET={self.folder(target)}"]
+        if method == ORACLE:
+            cfg = Job(config, (*given, *options)).cfg()
+            options = (*options, *in_place_of("TARGET", "SOURCE", cfg), f"TRAIN.SET_SOURCE={cfg.TRAIN.SET_TARGET}")
+        fixed = [
+            *given,
+            *options,
+            f"EXP_ROOT={self.out}",
+            f"EXP_NAME={_slug(benchmark)}_{_slug(name)}_{iterations}_seed{seed}",
+            f"TRAIN.RANDOM_SEED={seed}",
+            f"TRAIN.MAX_ITERS={iterations}",
+            f"TRAIN.SAVE_PRED_EVERY={iterations}",
+            *self.overrides,
+        ]
+        return Entry(benchmark, method, seed, Job(config, tuple(fixed)))
+
+    def on_the_source(self, entry: Entry) -> Job:
+        """The run of `entry`, tested on labelled images of the source that no training sees."""
+        benchmark = BENCHMARKS[entry.benchmark]
+        plain = Job(entry.job.config, (f"DATA_DIRECTORY_SOURCE={self.folder(benchmark.held_out_folder or benchmark.source)}",))
+        swapped = in_place_of("SOURCE", "TARGET", plain.cfg())
+        return Job(entry.job.config, (*entry.job.options, *swapped, *benchmark.held_out))
+
+    def starts(self) -> dict[tuple[str, int, tuple[str, ...]], Entry]:
+        """The source-only runs that all others begin with, by benchmark, seed and `Method.start`."""
+        found = {}
+        for benchmark in self.benchmarks:
+            for seed in self.seeds:
+                for extra in dict.fromkeys(((), *(_method(m).start for m in self.methods_on(benchmark)))):
+                    name = "_".join((START, *(o.partition("=")[0] for o in extra)))
+                    label = START if not extra else f"{START} ({', '.join(extra)})"
+                    options = (*PLAIN, *extra)
+                    found[benchmark, seed, extra] = self.entry(benchmark, label, seed, name, options, self.start)
+        return found
+
+    def entries(self, paces: Mapping[str, Mapping[str, float]]) -> list[Entry]:
+        """All runs from the starts on, those of one seed together, so that a comparison that is stopped has whole seeds."""
+        found = []
+        for seed in self.seeds:
+            for benchmark in self.benchmarks:
+                for method in self.methods_on(benchmark):
+                    lengths: dict[int, tuple[str, ...]] = {}  # a run that is as long under both budgets is made once
+                    for budget in self.budgets:
+                        length = self.iterations(paces.get(benchmark, {}), method, budget)
+                        lengths[length] = (*lengths.get(length, ()), budget)
+                    for length, budgets in lengths.items():
+                        found.append(self._from_start(benchmark, method, seed, length)._replace(budgets=budgets))
+        return found
+
+    def iterations(self, paces: Mapping[str, float], method: str, budget: str) -> int:
+        """`further`, or as many as take the time of so many of the source alone; `paces` are seconds an iteration."""
+        return self.further if budget == "iterations" else max(1, round(self.further * paces[LONGER] / paces[method]))
+
+    def to_time(self, benchmark: str) -> list[Entry]:
+        """Runs by which the pace of every method is measured; they write nothing."""
+        methods = dict.fromkeys((LONGER, *self.methods_on(benchmark)))
+        return [self._from_start(benchmark, method, self.seeds[0], self.further) for method in methods]
+
+    def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
+        start = run_of(self.starts()[benchmark, seed, _method(method).start].job.cfg())
+        weights = f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}"
+        return self.entry(benchmark, method, seed, method, (*_method(method).options, weights), iterations)
+
+
+def in_place_of(role: str, other: str, cfg: Any) -> tuple[str, ...]:
+    """Options that make the dataset of one role, "SOURCE" or "TARGET", that of the other as well."""
+    names = [name for name in flat_options() if name.startswith(f"FOLDER_{role}.")]
+    names += [role, f"DATA_DIRECTORY_{role}", f"DATA_LIST_{role}"]
+    return tuple(f"{name.replace(role, other)}={_written(option_value(plain_cfg(cfg), name))}" for name in names)
+
+
+def _written(value: Any) -> str:
+    """As `--set` reads it."""
+    return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()
+
+
+def _method(name: str) -> Method:
+    return METHODS[name] if name in METHODS else CANDIDATES[name]
+
+
+def _slug(text: str) -> str:
+    return "_".join(text.lower().replace("á", "a").replace("+", "plus").replace(",", "").split())
