@@ -380,6 +380,37 @@ def test_a_second_sigterm_ends_any_wait(wait, monkeypatch):
     assert process.exitcode == 143
 
 
+def waits_for_images_in_an_iteration(said: int, taken: int, processes: int) -> None:
+    """An iteration takes two batches, of which so many come."""
+    os.dup2(said, 2)
+    stopping.world_size = lambda: processes
+
+    def batches():
+        yield from range(taken)
+        os.write(2, b"waits\n")
+        time.sleep(1000)
+
+    with StopSignals() as signals:
+        list(signals.ending_waits(batches(), 2))
+
+
+@pytest.mark.parametrize("taken, processes", [(1, 1), (2, 2)])
+def test_images_that_never_come_are_not_waited_for_where_an_iteration_may_have_begun(taken, processes, monkeypatch):
+    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
+    heard, said = os.pipe()
+    arguments = said, taken, processes
+    process = multiprocessing.get_context("fork").Process(target=waits_for_images_in_an_iteration, args=arguments)
+    process.start()
+    os.close(said)
+    with open(heard, "rb") as lines:
+        while not lines.readline().startswith(b"waits"):
+            pass
+        os.kill(process.pid, signal.SIGTERM)
+        told = lines.read()
+    process.join(10)
+    assert process.exitcode == 143 and b"no images for" in told
+
+
 def test_a_signal_ends_the_wait_for_the_other_processes(monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as never_answers:
         where = {

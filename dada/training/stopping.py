@@ -16,6 +16,7 @@ from dada.parallel.signals import heard_at_once
 
 # SIGTERM comes from schedulers and `kill`, SIGUSR1 from SLURM's --signal, SIGINT from Ctrl-C.
 STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)]
+PATIENCE = 8.0  # seconds after a signal for which images are waited for where an iteration may have begun
 APART = 3.0  # seconds from which on a second SIGTERM is one: torchrun hands on those that its processes get from Slurm too
 
 T = TypeVar("T")
@@ -37,6 +38,8 @@ class StopSignals:
         self._between_iterations = False
         self._terminated: float | None = None  # when the first SIGTERM came
         self._told = False
+        self._waits_since: float | None = None  # for images
+        self._over = threading.Event()
         self._cleanup = ExitStack()
 
     def __enter__(self) -> StopSignals:
@@ -48,6 +51,7 @@ class StopSignals:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._over.set()
         self._cleanup.close()
 
     def ending_waits(self, batches: Iterator[T], each: int) -> Iterator[T]:
@@ -55,10 +59,11 @@ class StopSignals:
 
         Raises:
             WaitEnded: a signal came while an iteration waited for its first one, with which it would begin. Among several
-                processes it is waited for: others may have begun.
+                processes, others may have begun: there, and within an iteration, the process ends after PATIENCE.
         """
         for taken in count():
             self._between_iterations = taken % each == 0 and world_size() == 1
+            self._waits_since = time.monotonic()
             try:
                 if self._between_iterations and self.received:
                     raise WaitEnded
@@ -66,7 +71,7 @@ class StopSignals:
             except StopIteration:
                 return
             finally:
-                self._between_iterations = False
+                self._between_iterations, self._waits_since = False, None
             yield batch
 
     def _note(self, number: int, frame: object) -> None:
@@ -84,6 +89,7 @@ class StopSignals:
         name = signal.Signals(number).name
         if not self._told:
             self._told = True
+            threading.Thread(target=self._end_a_long_wait, args=(number, time.monotonic()), daemon=True).start()
             os.write(2, f"\n{name}: the run stops after this iteration and its checkpoint\n".encode())
         if number != signal.SIGTERM:
             return
@@ -93,3 +99,12 @@ class StopSignals:
         elif now - self._terminated >= APART:
             os.write(2, b"\na second SIGTERM: the run ends without a checkpoint\n")
             os._exit(128 + number)
+
+    def _end_a_long_wait(self, number: int, heard: float) -> None:
+        """In a thread of its own, from the first signal on: images that a file server never gives are not waited for."""
+        while not self._over.wait(PATIENCE / 16):
+            began = self._waits_since
+            if began is not None and time.monotonic() - max(began, heard) >= PATIENCE:
+                name = signal.Signals(number).name
+                os.write(2, f"\n{name}, and no images for {PATIENCE:.0f} s: the run ends without a checkpoint\n".encode())
+                os._exit(128 + number)
