@@ -310,8 +310,11 @@ def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
 
 def test_a_finished_run_is_looked_at_once(city, tmp_path, monkeypatch):
     job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=1"))
-    bench.train_and_test(job)
+    report = bench.train_and_test(job)
+    counts = bench.counts_of(job)
+    assert counts.ndim == 3 and counts.sum(axis=0).tolist() == report["confusion"]
     found = bench.look_at(job)
     assert set(found["cycles"]) == set(bench_tables.DIAGNOSTICS) and 0 <= found["cycles"]["closed"] <= 1
     monkeypatch.setattr(bench, "judge", None)
-    assert bench.look_at(job) == found
+    monkeypatch.setattr(bench, "load_predictor", None)
+    assert bench.look_at(job) == found and np.array_equal(bench.counts_of(job), counts)

@@ -42,7 +42,7 @@ def intended_waits(name: str) -> Counter[str]:
 
 
 # A batch: whether all predictions are classes, which pixels are labelled (twice), bincount's own look at the largest; the counts.
-EVALUATED = Counter({f"{EVALUATION}/metrics.py confusion_matrix": 4, "evaluation/evaluator.py evaluate": 1})
+EVALUATED = Counter({f"{EVALUATION}/metrics.py confusion_matrix": 4, "evaluation/evaluator.py confusions": 1})
 OTHERS = {
     "prediction": Counter({"segmenter.py own_size": 6}),  # of two images: ids, confidence, probabilities
     "criteria": Counter(

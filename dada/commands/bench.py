@@ -130,6 +130,7 @@ def counts_of(job: Job) -> np.ndarray:
     kept = snapshot.with_name(f"counts_{snapshot.stem}_{key}.npy")
     if kept.is_file():
         return np.load(kept)
+    cfg.TEST.BATCH_SIZE_TARGET = 1
     with on_device(cfg) as device:
         predictor = load_predictor(cfg, [snapshot], device)
         loader = eval_loader(cfg, predictor.networks[0].normalization)

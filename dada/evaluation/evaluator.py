@@ -95,12 +95,11 @@ def _percent(share: float) -> float | None:
 def confusions(
     predictor: Predictor, batches: Iterable[Batch], num_classes: int, device: torch.device, rule: str = "ignore"
 ) -> Iterator[Tensor]:
-    """The confusion matrix of each image, (K, K) or, under the rule "count", (K + 1, K) int64; batches may differ in size."""
+    """The confusion matrix of each batch, (K, K) or, under the rule "count", (K + 1, K) int64; batches may differ in size."""
     for batch in tqdm(batches, desc="evaluating", unit="batch", dynamic_ncols=True, disable=None if is_main() else True):
         image, label = (x.to(device, non_blocking=True) for x in (batch.image, batch.label))
         prediction = predictor(image, tuple(label.shape[-2:])).argmax(dim=1)
-        for one, predicted in zip(label, prediction):
-            yield confusion_matrix(one, predicted, num_classes, other=rule == "count").cpu()
+        yield confusion_matrix(label, prediction, num_classes, other=rule == "count").cpu()
 
 
 def evaluate(
