@@ -11,7 +11,7 @@ from pages import ROOT, blocks
 from PIL import Image
 
 from dada.config import cfg, cfg_from_file, cfg_from_list, imports
-from dada.dataset import DATASETS, IGNORE_LABEL
+from dada.dataset import DATASETS, IGNORE_LABEL, street_table
 from dada.domain_adaptation.objectives import METHODS
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import MODELS, build_model, check_parameter_groups
@@ -27,6 +27,7 @@ def registries(monkeypatch):
     before = [(registry, dict(registry)) for registry in (METHODS, DATASETS, MODELS)]
     monkeypatch.setattr(imports, "_sources", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(street_table, "BDD100K", street_table.BDD100K)  # of which the example makes another
     yield
     for name in imports._sources:
         del sys.modules[name.removesuffix(".py")]
