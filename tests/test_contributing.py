@@ -1,5 +1,6 @@
 """The worked examples of CONTRIBUTING.md: each is written to a file, imported by IMPORTS as the page says, and trained."""
 
+import pickle
 import sys
 from types import ModuleType
 
@@ -11,7 +12,7 @@ from pages import ROOT, blocks
 from PIL import Image
 
 from dada.config import cfg, cfg_from_file, cfg_from_list, imports
-from dada.dataset import DATASETS, IGNORE_LABEL, street_table
+from dada.dataset import DATASETS, IGNORE_LABEL
 from dada.domain_adaptation.objectives import METHODS
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import MODELS, build_model, check_parameter_groups
@@ -27,7 +28,6 @@ def registries(monkeypatch):
     before = [(registry, dict(registry)) for registry in (METHODS, DATASETS, MODELS)]
     monkeypatch.setattr(imports, "_sources", {})
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.setattr(street_table, "BDD100K", street_table.BDD100K)  # of which the example makes another
     yield
     for name in imports._sources:
         del sys.modules[name.removesuffix(".py")]
@@ -89,6 +89,8 @@ def test_the_dataset_is_read_trained_on_and_tested(tiny_cfg, tmp_path, example):
         found = np.array(dataset.read_label(0))
         assert set(np.unique(found)) == {*range(num_classes), IGNORE_LABEL}
     assert dataset.classes.names[found[0, 18]] == "bicycle" and found[0, 9] == IGNORE_LABEL  # 9 is terrain
+    sent = pickle.loads(pickle.dumps(dataset))  # as to a loader process
+    assert sent.items == dataset.items and np.array_equal(np.array(sent.read_label(0)), found)
 
     trained("TARGET=BDD100K", f"DATA_DIRECTORY_TARGET={root}", "TRAIN.DA_METHOD=MinEnt")
     (evaluation,) = run_test(cfg, run_of(cfg)).values()

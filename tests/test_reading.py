@@ -381,8 +381,11 @@ def test_a_photo_without_label_is_turned_as_in_prediction_and_with_one_as_the_la
     same(read_image(path, beside=(12, 8)), stored if sideways else TALL)
     same(read_image(path, beside=(12, 8), orientation="upright"), TALL)
     assert read_image(path, beside=(8, 12)).info == {
-        **read_image(path).info, "orientation": orientation, "upright": True, "decided": sideways
-    }  # fmt: skip
+        **read_image(path).info,
+        "orientation": orientation,
+        "upright": True,
+        "decided": sideways,
+    }
 
 
 @pytest.mark.parametrize(("orientation", "setting", "turned"), [(6, "auto", False), (3, "auto", True), (3, "stored", False)])

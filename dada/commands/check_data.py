@@ -245,12 +245,12 @@ def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[i
     if several:
         index, colors = min(several.items())
         shown = image_files.first_few(sorted(colors), 3)
-        add(PALETTES, f"index {index} has the colours {shown}: an index is another class from file to file. If colours are "
-            f"classes, {_option(domain, 'LABEL_FORMAT')} to rgb")  # fmt: skip
+        advice = f"If colours are classes, {_option(domain, 'LABEL_FORMAT')} to rgb"
+        add(PALETTES, f"index {index} has the colours {shown}: an index is another class from file to file. {advice}")
     if set(domain.ids) == {0, IGNORE_LABEL} and dataset.id_map[IGNORE_LABEL] == IGNORE_LABEL and domain.name == "Folder":
         names = (*domain.classes[:2], "...")
-        add(TWO_VALUES, f"label files hold 0 and 255 alone, and 255 is ignored. If it is a class, "
-            f"{_option(domain, 'LABEL_MAP')} to {{0: {names[0]}, 255: {names[1]}}}")  # fmt: skip
+        advice = f"{_option(domain, 'LABEL_MAP')} to {{0: {names[0]}, 255: {names[1]}}}"
+        add(TWO_VALUES, f"label files hold 0 and 255 alone, and 255 is ignored. If it is a class, {advice}")
     totals = domain.counts.sum(axis=0)
     absent = [name for name, pixels in zip(domain.classes, totals) if not pixels]
     if not domain.counts.size or domain.role == "target" or not absent:
@@ -260,8 +260,8 @@ def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[i
         held = f"; they hold ids {ids}" if ids else ""
         add(NOTHING, f"{domain.checked} labels were read, and no pixel is of a trained class{held}")
     elif domain.role == "source" and domain.checked == domain.images:
-        add(ABSENT, f"no label holds {', '.join(absent)}: nothing teaches these classes. Leave them out of the classes, or "
-            "take images that hold them")  # fmt: skip
+        advice = "Leave them out of the classes, or take images that hold them"
+        add(ABSENT, f"no label holds {', '.join(absent)}: nothing teaches these classes. {advice}")
     else:
         means = ": IoU says nothing of these classes" if domain.role == "test" else ""
         add(FEWER, f"no label that was read holds {', '.join(absent)}{means}")

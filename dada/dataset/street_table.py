@@ -7,7 +7,7 @@ stands for in that of its label. `{split}` is the folder of the split, `{name}` 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -218,6 +218,10 @@ class TableDataset(PublishedDataset):
 
     entry: Entry
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A loader process is sent the entry: its class stands in no module."""
+        return _restored, (self.entry, self.__dict__)
+
     def find(self) -> list[Item]:
         if not (self.list_file and len(self.splits) == 1):
             self.check_split()
@@ -318,6 +322,10 @@ def dataset_class(entry: Entry) -> type[TableDataset]:
         "__doc__": entry.about,
         "__module__": __name__,
     }
-    made = type(entry.title, (TableDataset,), values)
-    globals()[entry.title] = made  # where pickle looks for it, when a loader process is sent its dataset
-    return made
+    return type(entry.title, (TableDataset,), values)
+
+
+def _restored(entry: Entry, state: dict[str, Any]) -> TableDataset:
+    dataset = object.__new__(dataset_class(entry))
+    dataset.__dict__.update(state)
+    return dataset

@@ -23,9 +23,20 @@ CONFIGS = [
 
 @triton.jit
 def most_similar_kernel(  # type: ignore[no-untyped-def]
-    row_ptr, column_ptr, row_unit_ptr, column_unit_ptr, best_of_row_ptr, best_of_column_ptr, C, N, M, COLUMNS_TOO: tl.constexpr,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, CHANNELS: tl.constexpr,
-):  # fmt: skip
+    row_ptr,
+    column_ptr,
+    row_unit_ptr,
+    column_unit_ptr,
+    best_of_row_ptr,
+    best_of_column_ptr,
+    C,
+    N,
+    M,
+    COLUMNS_TOO: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+):
     """row (B, C, N), column (B, C, M), their units (B, N) and (B, M); best (B, N) and (B, M) int64, the latter NOTHING before."""
     image = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
