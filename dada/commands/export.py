@@ -240,9 +240,7 @@ def _without_ceiling(module: nn.Module) -> None:
 
 
 class _CeilPool(nn.Module):
-    """`like`, whose maps begin and end where those of a padding of 2 at the end do."""
-
-    like = nn.MaxPool2d(3, stride=2, padding=1, ceil_mode=True)
+    """MaxPool2d(3, stride=2, padding=1, ceil_mode=True), whose maps begin and end where those of a padding of 2 at the end do."""
 
     def forward(self, x: Tensor) -> Tensor:
         return F.max_pool2d(F.pad(x, (1, 2, 1, 2), value=-math.inf), 3, 2)
