@@ -1,7 +1,9 @@
 """Figures: that they show the numbers they are given, in the colours of the classes, and say what is wrong with bad input."""
 
+import itertools
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -196,9 +198,14 @@ def test_every_term_that_a_method_logs_is_explained(method, tiny_cfg):
     assert "cycle association of features" in meaning("data/loss_fass") and meaning("data/loss_of_mine") == ""
 
 
-def test_logs_are_read_back_with_what_a_resumed_run_has_replaced_left_out(tmp_path):
+@pytest.mark.parametrize("opened", [0, 9])  # before, in this process and second: the tenth file's name sorts before the ninth's
+def test_logs_are_read_back_with_what_a_resumed_run_has_replaced_left_out(opened, tmp_path, monkeypatch):
+    from tensorboard.summary.writer import event_file_writer
     from torch.utils.tensorboard import SummaryWriter
 
+    number = itertools.count(opened)
+    monkeypatch.setattr(event_file_writer, "_global_uid", SimpleNamespace(get=lambda: next(number)))
+    monkeypatch.setattr(event_file_writer, "time", SimpleNamespace(time=lambda: 1e9))
     for start, value in ((0, 1.0), (2, 5.0)):
         with SummaryWriter(str(tmp_path / "log"), purge_step=start or None) as writer:
             for step in range(start, 4):

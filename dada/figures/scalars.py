@@ -41,7 +41,8 @@ def read_scalars(folder: str | Path) -> dict[str, Curve]:
     events = EventAccumulator(str(folder), size_guidance=sizes).Reload()
     curves = {}
     for tag in events.Tags()["scalars"]:
-        found = {e.step: e for e in events.Scalars(tag)}  # of one step the last
+        # Of one step the last written: files are read in the order of their names, which is not always that of their times.
+        found = {e.step: e for e in sorted(events.Scalars(tag), key=lambda event: event.wall_time)}
         ordered = [found[step] for step in sorted(found)]
         columns = ([e.step for e in ordered], [e.value for e in ordered], [e.wall_time for e in ordered])
         curves[tag] = Curve(*(np.array(c, dtype=float) for c in columns))
