@@ -26,7 +26,7 @@ def step_of():
     """Two images of each domain, of unequal sizes, a part of the labels ignored; in float64."""
     source, target = random_batch(2, (20, 28), num_classes=K, seed=1), random_batch(2, (24, 32), seed=51, labelled=False)
     source.label[:, :6] = 255
-    source, target = (b._replace(image=b.image.double()) for b in (source, target))
+    source, target = (b._replace(image=b.image.double(), view=b.view.double()) for b in (source, target))
     torch.manual_seed(0)
     return Step(TinyNetwork(K).double(), source, target)
 

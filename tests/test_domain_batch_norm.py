@@ -51,7 +51,7 @@ def test_a_step_uses_the_batch_norms_of_the_domain_whatever_order_terms_ask_in(o
     after_target = means(own, TARGET)
     _ = step.source_outputs
     assert not torch.equal(means(own, SOURCE), start[SOURCE]) and torch.equal(means(own, TARGET), after_target)
-    _ = step.view_outputs  # the target's second view
+    _ = step.first_view_outputs
     assert not torch.equal(means(own, TARGET), after_target)
 
 

@@ -12,6 +12,7 @@ from dada.training.idle import idle_parts
 from dada.training.loop import Training
 
 FLAG = ["CONTRASTIVE_LEARNING=True"]
+WEIGHTS = ["LAMBDA_CONTRASTIVE_MAIN", "LSR_W", "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY"]
 
 
 def told(*pairs: str) -> list[str]:
@@ -31,7 +32,7 @@ def told(*pairs: str) -> list[str]:
         (["SELF_TRAINING.LAMBDA_MIC=1", "SELF_TRAINING.START=500"], ["loss_mic", "500 (SELF_TRAINING.START)"]),
         (["TRAIN.WARMUP_ITERS=1500"], ["never gets above 4.48e-06", "TRAIN.LEARNING_RATE is 0.00025", "1500"]),
         (["TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_ENT_MAIN=0"], ["TRAIN.DA_METHOD MinEnt adds no term"]),
-        ([*FLAG, "TRAIN.LAMBDA_CONTRASTIVE_MAIN=0", "TRAIN.LSR_W=0"], ["CONTRASTIVE_LEARNING adds no term"]),
+        ([*FLAG, *(f"TRAIN.{weight}=0" for weight in WEIGHTS)], ["CONTRASTIVE_LEARNING adds no term"]),
         (["TRAIN.EVAL_EVERY=101"], ["no network is evaluated", "101"]),
     ],
 )

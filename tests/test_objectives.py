@@ -10,7 +10,8 @@ from dada.domain_adaptation.objectives import METHODS, Objective, Term, build_ob
 from dada.domain_adaptation.step import Notes, Step, TermValue
 
 CPU = torch.device("cpu")
-ASSOCIATION = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg"}
+ON_VIEWS = {"loss_consistency", "loss_entropy"}
+BY_THE_FLAG = {"loss_fass", "loss_cass", "loss_lsr_src", "loss_lsr_trg", *ON_VIEWS}
 
 
 class Counting(torch.nn.Module):
@@ -53,11 +54,21 @@ def test_a_step_runs_the_network_when_an_output_is_first_asked_for_and_only_then
     assert len(network.seen) == 1 and network.seen[0] is step.source.image
 
 
-def test_source_target_and_view_run_through_the_network_apart():
+def test_source_target_and_view_run_through_the_network_apart_and_what_learns_is_the_view():
     network = Counting()
     step = step_of(network)
-    _ = step.source_outputs, step.target_outputs, step.view_outputs
+    outputs = step.source_outputs, step.first_view_outputs, step.target_outputs
     assert [id(x) for x in network.seen] == [id(step.source.image), id(step.target.image), id(step.target.view)]
+    assert [o.logits.requires_grad for o in outputs] == [True, False, True]
+
+
+def test_without_a_second_view_the_target_images_themselves_are_learnt_from():
+    network = Counting()
+    step = step_of(network)
+    step.target = step.target._replace(view=None)
+    assert step.target_outputs.logits.requires_grad and network.seen[0] is step.target.image
+    with pytest.raises(ValueError, match="a term of the objective needs a second view, which this step was not given"):
+        _ = step.first_view_outputs
 
 
 def test_terms_cannot_see_the_targets_label_or_depth():
@@ -128,7 +139,7 @@ def test_a_method_is_the_source_loss_and_its_own_terms(method):
 def test_contrastive_learning_adds_its_terms_to_every_method_and_none_twice(method):
     options = [f"TRAIN.DA_METHOD={method}", *NEEDS.get(method, [])]
     without = set(terms(*options))
-    assert set(terms(*options, "CONTRASTIVE_LEARNING=True")) == without | ASSOCIATION
+    assert set(terms(*options, "CONTRASTIVE_LEARNING=True")) == without | BY_THE_FLAG
 
 
 def test_multi_level_adds_the_auxiliary_term_of_each_method():
@@ -141,18 +152,12 @@ def test_multi_level_adds_the_auxiliary_term_of_each_method():
 
 def test_without_multilayer_association_only_features_are_associated():
     names = set(terms("CONTRASTIVE_LEARNING=True", "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False"))
-    assert names == {"loss_seg_src_main", "loss_fass"}
+    assert names == {"loss_seg_src_main", "loss_fass", *ON_VIEWS}
 
 
-def test_consistency_and_entropy_are_terms_of_contrastive_learning_once_they_have_a_weight():
-    weights = ("TRAIN.LAMBDA_CONSISTENCY=0.5", "TRAIN.LAMBDA_ENTROPY=0.1")
-    assert set(terms("CONTRASTIVE_LEARNING=True", *weights)) == {
-        "loss_seg_src_main",
-        *ASSOCIATION,
-        "loss_consistency",
-        "loss_entropy",
-    }
-    assert set(terms("CONTRASTIVE_LEARNING=False", *weights)) == {"loss_seg_src_main"}
+def test_the_flag_means_association_consistency_and_entropy():
+    assert set(terms("CONTRASTIVE_LEARNING=True")) == {"loss_seg_src_main", *BY_THE_FLAG}
+    assert set(terms("CONTRASTIVE_LEARNING=False")) == {"loss_seg_src_main"}
 
 
 def test_source_images_are_coloured_by_the_flag_and_by_the_switch():
@@ -163,7 +168,7 @@ def test_source_images_are_coloured_by_the_flag_and_by_the_switch():
 
 def test_a_term_of_weight_zero_is_left_out_and_not_computed():
     names = set(terms("CONTRASTIVE_LEARNING=True", "TRAIN.LSR_W=0"))
-    assert names == {"loss_seg_src_main", "loss_fass", "loss_cass"}  # Lovasz is 0 by default
+    assert names == {"loss_seg_src_main", "loss_fass", "loss_cass", *ON_VIEWS}  # Lovasz is 0 by default
 
 
 def test_weights_come_from_the_cfg():
@@ -193,7 +198,7 @@ def test_the_terms_of_contrastive_learning_start_at_contrastive_start_and_the_ot
     objective = build("CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=7", "TRAIN.DA_METHOD=MinEnt")
     at = {k: {t.name for t in objective.active(k)} for k in (0, 6, 7)}
     assert at[0] == at[6] == {"loss_seg_src_main", "loss_ent_main"}
-    assert at[7] == at[0] | ASSOCIATION
+    assert at[7] == at[0] | BY_THE_FLAG
 
 
 def test_a_term_that_has_not_started_runs_no_network_on_the_target():
@@ -252,11 +257,11 @@ def test_entropy_is_that_of_the_target_prediction_at_image_size():
 
 def test_consistency_teaches_the_second_view_with_the_first_and_notes_its_confident_share():
     step = step_of()
-    threshold = step.target_outputs.logits.softmax(1).amax(1).median().item()
+    threshold = step.first_view_outputs.logits.softmax(1).amax(1).median().item()
     found = terms("CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONSISTENCY=1", f"TRAIN.CONSISTENCY_THRESHOLD={threshold}")
     value, notes = found["loss_consistency"].compute(step)
-    confidence, pseudo = step.target_outputs.logits.softmax(1).max(1)
-    nll = -step.view_outputs.logits.log_softmax(1).gather(1, pseudo[:, None])[:, 0]
+    confidence, pseudo = step.first_view_outputs.logits.softmax(1).max(1)
+    nll = -step.target_outputs.logits.log_softmax(1).gather(1, pseudo[:, None])[:, 0]
     torch.testing.assert_close(value, (nll * (confidence >= threshold)).sum() / nll.numel())
     torch.testing.assert_close(notes.scalars["target/confident"], (confidence >= threshold).float().mean())
 

@@ -232,7 +232,8 @@ def test_everything_is_off_by_default_and_each_part_alone_is_one_term():
         assert {t.name: (t.weight, t.start) for t in objective.terms}[name] == (0.5, 7) and len(objective.terms) == 2
         assert objective.uses_teacher and objective.uses_target and not objective.uses_view
         cfg_from_list([f"SELF_TRAINING.{key}=0"])
-    styled = objective_of("CONTRASTIVE_LEARNING=True", "TRAIN.LAMBDA_CONTRASTIVE_MAIN=0", "TRAIN.LSR_W=0")
+    weights = ("LAMBDA_CONTRASTIVE_MAIN", "LSR_W", "LAMBDA_CONSISTENCY", "LAMBDA_ENTROPY")
+    styled = objective_of("CONTRASTIVE_LEARNING=True", *(f"TRAIN.{weight}=0" for weight in weights))
     assert styled.uses_target and not styled.adapts and not styled.uses_teacher
 
 

@@ -100,9 +100,7 @@ OPTIONS: dict[str, Any] = {
     ),
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
-        False,
-        "Add cycle association to the chosen method, on source images recoloured like the target, and consistency and entropy "
-        "if they have a weight.",
+        False, "Add to the chosen method cycle association, consistency and entropy, on source images recoloured like the target."
     ),
     "ALIGN_CORNERS": Option(True, "How logits are upsampled to labels: True as in ADVENT, DADA and its fork, False as in PLCA."),
     "CLASSES": {
@@ -270,9 +268,12 @@ OPTIONS: dict[str, Any] = {
         "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
         "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
         "LAMBDA_CONSISTENCY": Option(
-            0.0, "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING.", minimum=0
+            1.0,
+            "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING. Above 0, every term on the "
+            "target reads the second view.",
+            minimum=0,
         ),
-        "LAMBDA_ENTROPY": Option(0.0, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
+        "LAMBDA_ENTROPY": Option(0.01, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
             0.9,
             "Pixels count in the consistency loss if the first view's class has at least this probability.",

@@ -149,7 +149,7 @@ def target_consistency(threshold: float) -> Callable[[Step], TermValue]:
     """The second view must be predicted as the first one is, where that prediction is confident."""
 
     def consistency(step: Step) -> TermValue:
-        loss, confident = losses.consistency_loss(step.view_outputs.logits, step.target_outputs.logits, threshold)
+        loss, confident = losses.consistency_loss(step.target_outputs.logits, step.first_view_outputs.logits, threshold)
         return TermValue(loss, Notes({"target/confident": confident}))
 
     return consistency

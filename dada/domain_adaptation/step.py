@@ -127,12 +127,19 @@ class Step:
 
     @cached_property
     def target_outputs(self) -> Outputs:
-        return self.forward(self.target_image, TARGET)
+        """Outputs on the target images: on their second photometric view, where they come with one."""
+        view = _given(self.target, "target images").view
+        return self.forward(self.target_image if view is None else view, TARGET)
 
     @cached_property
-    def view_outputs(self) -> Outputs:
-        """Outputs on the second photometric view of the target images."""
-        return self.forward(_given(_given(self.target, "target images").view, "a second view"), TARGET)
+    def first_view_outputs(self) -> Outputs:
+        """Outputs on the target images where `target_outputs` are those on their second view; without gradient.
+
+        All terms learn from the second view, so that the first costs a forward pass and no backward pass.
+        """
+        _given(_given(self.target, "target images").view, "a second view")
+        with torch.no_grad():
+            return self.forward(self.target_image, TARGET)
 
     @cached_property
     def teacher_outputs(self) -> Outputs:
