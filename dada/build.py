@@ -52,8 +52,8 @@ def on_device(cfg: Any, *, fixed_sizes: bool = False) -> Iterator[torch.device]:
 def cudnn_search(wanted: bool) -> Iterator[None]:
     """Whether cuDNN times its algorithms for every new size of a convolution and keeps the fastest, within the block.
 
-    The fastest may be another one in another process, with other last bits: who asked torch for deterministic
-    convolutions gets no search.
+    Another process may choose another algorithm, whose results differ in the last bits; so nothing is searched if torch was asked
+    for deterministic convolutions.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark
@@ -103,7 +103,7 @@ def build_network(
 
 @contextmanager
 def without_imports(cfg: Any) -> Iterator[None]:
-    """An error within the block, which may be about a name of theirs, also says which of IMPORTS are not imported."""
+    """Errors within the block also say which of IMPORTS are not imported, since the missing name may be theirs."""
     try:
         yield
     except ValueError as error:
@@ -174,7 +174,7 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
 def files_of(cfg: Any, what: str, *, images_only: bool = False) -> SegmentationDataset:
     """What a run reads of its "source", "target" or "test", to look at the files: no image is normalised as a network wants.
 
-    With `images_only`, labels and depth are left out, which need not be there then.
+    With `images_only`, labels and depth are left out and need not exist.
     """
     if images_only:
         split = {"source": cfg.TRAIN.SET_SOURCE, "target": cfg.TRAIN.SET_TARGET, "test": cfg.TEST.SET_TARGET}[what]

@@ -5,7 +5,7 @@ import os
 import runpy
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 from tiny import tiny_options
 
-from dada import config
+from dada import cli, config
 from dada.cli import main
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import contrastive_learning, cycle_association, losses
@@ -163,8 +163,17 @@ def run_script(monkeypatch) -> Callable[..., None]:
     """`run_script("train.py", *arguments)`: `python scripts/train.py ...`, but in this process: importing torch takes seconds.
 
     The cfg is at its defaults when the script starts, and afterwards as the script has filled it. A script that ends
-    with an error raises SystemExit; its `code` is the message.
+    with an error raises SystemExit; its `code` is the message. One that does not must end with a command that can be pasted.
     """
+
+    def tell_next(command: Sequence[object]) -> None:
+        name, *flags = map(str, command)
+        parser = cli.parser_of(name)
+        (parser.parse_args if name == "visualize" else parser.parse_intermixed_args)(flags)
+        told(command)
+
+    told = cli._tell_next
+    monkeypatch.setattr(cli, "_tell_next", tell_next)
 
     def run(name: str, *arguments: object) -> None:
         config.reset()

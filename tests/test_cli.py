@@ -1,6 +1,9 @@
 """The command `dada`: its commands have their flags at hand without torch, and a wheel has all that they read."""
 
 import argparse
+import ast
+import importlib
+import inspect
 import os
 import re
 import subprocess
@@ -75,6 +78,16 @@ def test_what_takes_a_configuration_takes_options_and_what_runs_a_network_takes_
     for flags in flags_of(command):
         assert "--set" in flags or not {"--cfg", "--device"} & flags.keys()
     assert any("--device" in flags for flags in flags_of(command)) == (command not in NO_NETWORK)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_every_command_ends_with_the_next_one(command):
+    """Whether that can be pasted, `run_script` looks at wherever a test runs a command."""
+    code = inspect.getsource(importlib.import_module(f"dada.cli.{command.replace('-', '_')}").main)
+    (main,) = ast.parse(code).body
+    returns = [node.value for node in ast.walk(main) if isinstance(node, ast.Return)]
+    assert isinstance(main.body[-1], ast.Return) and all(isinstance(value, ast.expr) for value in returns)
+    assert ast.unparse(main.returns) in ("list[str]", "list[object]")
 
 
 def test_every_command_has_a_script_and_all_scripts_are_alike():

@@ -1,14 +1,15 @@
 """The command `dada`: a file here for each command, named like it, with its flags; what it does is in the packages below.
 
-`add_flags(parser)` and `main(args)` are all that a command needs; `main` may return the command that comes next, which is then
-told, ready to paste. The head of the file is its help, and the first line of that stands in `dada --help`. torch and the like
-are imported inside `main`, after the flags are read.
+`add_flags(parser)` and `main(args)` are all that a command needs. `main` returns the command that comes next, with its flags,
+which is printed ready to paste. The head of the file is its help, and the first line of that stands in `dada --help`. torch and
+the like are imported inside `main`, after the flags are read.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import pkgutil
 import shlex
 import sys
@@ -52,9 +53,9 @@ def parser_of(command: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _tell_next(command: Sequence[object] | None) -> None:
+def _tell_next(command: Sequence[object]) -> None:
     """Print a command and its flags, to be called as this one was: by script, as a module, or as `dada`."""
-    if not command:
+    if os.environ.get("RANK", "0") != "0":  # the first process of torchrun says it for all
         return
     name, *flags = map(str, command)
     called = Path(sys.argv[0])

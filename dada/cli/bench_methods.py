@@ -3,7 +3,7 @@
     dada bench-methods --camvid data/CamVid --idd data/IDD
     dada bench-methods --benchmarks ToyCity --methods "source-only, longer" PLCA ours --seeds 1
 
-Writes results.json and tables.md to --out. Called again, it continues where it stopped.
+Writes results.json and tables.md to --out. If interrupted, repeat the command: it continues where it stopped.
 """
 
 import argparse

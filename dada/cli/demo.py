@@ -1,7 +1,7 @@
 """Draw a small city, train a source-only and an adapted network on it, and compare them on the target.
 
 dada demo [--seeds 1 2 3] [--out experiments/demo]
-dada demo --quick       # a smaller city and a third of the iterations: it shows how things work, its numbers say little
+dada demo --quick       # a smaller city and a third of the iterations: shows how things work; its numbers say little
 """
 
 import argparse

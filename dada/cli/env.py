@@ -2,12 +2,12 @@
 
     dada env [--cfg synthia2cityscapes.yml] [--json FILE]
 
-Put what it prints into every report of a problem. With --cfg, images of its datasets are read and decoded as well.
+Include its output when you report a problem. With --cfg, images of its datasets are read and decoded as well.
 """
 
 import argparse
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
+from dada.cli.shared import add_cfg_flags, add_device_flag, cfg_flags, load_cfg
 from dada.config import cfg
 
 
@@ -18,7 +18,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", metavar="FILE", help="also write it as JSON")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     if args.images < 1:
         raise ValueError(f"--images is {args.images}, expected at least 1")
     load_cfg(args)
@@ -32,3 +32,4 @@ def main(args: argparse.Namespace) -> None:
     if args.json:
         write_whole(args.json, to_json(found))
         print(f"written: {args.json}")
+    return ["check-data", *cfg_flags(args)] if args.cfg else ["demo", "--quick"]

@@ -1,14 +1,14 @@
-"""Write a page to look at cycles in a browser.
+"""Write a page that shows cycles in a browser.
 
     dada explore --checkpoint model_3000.pth --pairs 2 --out explorer.html
 
-It shows which target pixel each source pixel is associated with, the way back, and the similarities behind it. It needs no
-connection, only a browser. The data are those of the cfg.
+It shows which target pixel each source pixel is associated with, where the cycle returns to, and the similarities behind it. It
+needs nothing but a browser. Images are those of the cfg's datasets.
 """
 
 import argparse
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
+from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg, network_flags
 from dada.config import cfg
 
 
@@ -33,10 +33,4 @@ def main(args: argparse.Namespace) -> list[str]:
 
     explore(cfg, args.checkpoint, args.out, args.pairs, args.megabytes, args.with_target_labels)
     print(f"written: {args.out}, to open in a browser")
-    return [
-        "visualize",
-        "cycles",
-        args.checkpoint,
-        *(["--cfg", *args.cfg] if args.cfg else []),
-        *(["--set", *args.set] if args.set else []),
-    ]
+    return ["visualize", "cycles", args.checkpoint, *network_flags(args)]

@@ -21,7 +21,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[str]:
     from dada.commands.export import export, require_onnx
     from dada.runs import file_hash
     from dada.segmenter import Segmenter
@@ -35,3 +35,4 @@ def main(args: argparse.Namespace) -> None:
         if key != "model_card":
             print(f"{key}: {value}")
     print(f"written: {args.out}, sha256 {file_hash(args.out)}")
+    return ["test", "--cfg", *(args.cfg or [args.checkpoint]), "--set", *args.set, f"TEST.RESTORE_FROM={args.checkpoint}"]

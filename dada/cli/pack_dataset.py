@@ -2,9 +2,9 @@
 
     dada pack-dataset --cfg FILE --role source --out DIR
 
-A run reads the copy once DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET is its folder, and gets the same samples to the
-last bit. Where the run resizes all its training images to one size, and makes them smaller by it, the copy holds them at
-that size. docs/performance.md says how large copies are, and what they are worth.
+Set DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET to its folder: a run gets the same samples, to the last bit. If the run shrinks
+all its training images to one size, the copy holds them at that size. docs/performance.md says how large copies are, and how much
+time they save.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--check", metavar="DIR", help="only compare all checksums of a packed copy")
 
 
-def main(args: argparse.Namespace) -> list[str] | None:
+def main(args: argparse.Namespace) -> list[str]:
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers} must not be negative")
 
@@ -40,7 +40,7 @@ def main(args: argparse.Namespace) -> list[str] | None:
     if args.check:
         found = check(args.check)
         print(f"{args.check}: {len(found.files)} files, all checksums right")
-        return None
+        return ["train", *cfg_flags(args)] if args.cfg else ["env"]
     missing = [flag for flag in ("cfg", "role", "out") if not getattr(args, flag)]
     if missing:
         raise ValueError(f"give {', '.join(f'--{flag}' for flag in missing)}, or --check DIR")

@@ -4,13 +4,14 @@
     dada predict --checkpoint model.safetensors --out predictions photos/ --write overlay cityscapes
     dada predict --checkpoint model_3000.pth --out predictions 'drive/**/*.png' drive.mp4
 
-Writes predictions/overlay/photo.png, predictions/palette/photo.png and so on; the folders of the input are kept. Called
-again, it continues where it stopped.
+Writes predictions/overlay/photo.png, predictions/palette/photo.png and so on; the folders of the input are kept. If interrupted,
+repeat the command: it continues where it stopped.
 """
 
 import argparse
+from pathlib import Path
 
-from dada.cli.shared import add_device_flag, add_set_flag
+from dada.cli.shared import add_device_flag, add_set_flag, network_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -39,16 +40,24 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in overlays (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images that are predicted together (%(default)s)")
     add_device_flag(parser)
-    parser.add_argument("--overwrite", action="store_true", help="predict again what is there already")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing predictions")
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     from dada.commands.predict import find_inputs, predict_files
     from dada.segmenter import Segmenter
 
-    find_inputs(args.inputs, args.out)  # a wrong path is told before the network is read
+    find_inputs(args.inputs, args.out)  # a wrong path is reported before the network is read
     segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, options=args.set)
     done = predict_files(
         segmenter, args.inputs, args.out, kinds=args.write, alpha=args.alpha, batch=args.batch, overwrite=args.overwrite
     )
     print(f"{done}: {args.out}")
+    return [
+        "export",
+        "--checkpoint",
+        args.checkpoint[0],
+        *network_flags(args),
+        "--out",
+        Path(args.checkpoint[0]).with_suffix(".onnx"),
+    ]

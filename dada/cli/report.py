@@ -2,7 +2,7 @@
 
     dada report experiments/snapshots/A experiments/snapshots/B --out report.html
 
-It needs nothing but a browser. Runs that differ in their seed alone are shown as one, with their spread.
+It needs nothing but a browser. Runs that differ only in their seed are shown as one method, with their spread.
 """
 
 import argparse
@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_device_flag(parser)
 
 
-def main(args: argparse.Namespace) -> list[object] | None:
+def main(args: argparse.Namespace) -> list[object]:
     from dada.report.comparison_page import write_page
 
     groups = write_page(args.runs, args.out, args.images, args.set)
@@ -31,4 +31,7 @@ def main(args: argparse.Namespace) -> list[object] | None:
         print(f"{group.name}: {len(group.runs)} run{'s' * (len(group.runs) > 1)}")
     print(f"written: {args.out}, to open in a browser")
     weights = groups[-1].runs[0].weights
-    return ["explore", "--checkpoint", weights] if weights and weights.is_file() else None
+    if weights and weights.is_file():
+        return ["explore", "--checkpoint", weights]
+    tested = [run.headline.path for run in (group.runs[0] for group in groups) if run.headline]
+    return ["visualize", "classes", *tested] if tested else ["test", "--cfg", groups[-1].runs[0].folder / "train_cfg.yml"]

@@ -10,7 +10,7 @@ Each snapshot is judged on unlabelled images of the target's training split, as 
 import argparse
 from pathlib import Path
 
-from dada.cli.shared import add_device_flag, add_set_flag
+from dada.cli.shared import add_device_flag, add_set_flag, release_of
 from dada.evaluation.criterion_names import MEANINGS
 from dada.files import write_whole
 
@@ -36,5 +36,4 @@ def main(args: argparse.Namespace) -> list[object]:
     print(f"best by {args.by}: {ranking(found, args.by)[0].path}")
     if args.json:
         write_whole(args.json, to_json({"runs": [as_record(c) for c in ranking(found, args.by)]}))
-    best = ranking(found, args.by)[0].path
-    return ["release", "--checkpoint", best, "--out", Path(best).with_suffix(".safetensors")]
+    return release_of(ranking(found, args.by)[0].path)

@@ -1,4 +1,4 @@
-"""What commands share: flags, the cfg that they give, and one clear message when something cannot be used."""
+"""What commands share: flags, the cfg made from them, and one clear message for each error of a user."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from easydict import EasyDict
@@ -24,9 +25,9 @@ _DEVICE = flat_options()["DEVICE"]
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses a second --checkpoint or --out where one counts; argparse would take the last without a word.
+    """Refuses a second --checkpoint or --out; argparse would silently take the last.
 
-    Of other flags the last counts, as everywhere: it overrides that of a script.
+    Other flags may be repeated: the last one counts, so that it overrides that of a script.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -89,6 +90,17 @@ def cfg_flags(args: argparse.Namespace) -> list[str]:
     return ["--cfg", *args.cfg, *(["--set", *args.set] if args.set else []), *suffix]
 
 
+def network_flags(args: argparse.Namespace) -> list[str]:
+    """--cfg and --set as they were given to a command that takes a checkpoint, for the command that comes next."""
+    return [*(["--cfg", *args.cfg] if args.cfg else []), *(["--set", *args.set] if args.set else [])]
+
+
+def release_of(checkpoint: str | Path, flags: Sequence[str] = ()) -> list[object]:
+    """The command that makes a release of a checkpoint, or exports one that is a release already."""
+    command, ending = ("export", ".onnx") if str(checkpoint).endswith(".safetensors") else ("release", ".safetensors")
+    return [command, "--checkpoint", checkpoint, *flags, "--out", Path(checkpoint).with_suffix(ending)]
+
+
 class _AddDevice(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), f"DEVICE={value}"])
@@ -123,7 +135,7 @@ def _cfg_from_weights(path: str) -> None:
 def reporting_errors(main: Callable[[], None]) -> None:
     """Run `main`; report a user's error as one message and exit with 1. DADA_TRACEBACK=1 shows where it arose.
 
-    One that code of the user's own has raised keeps its traceback: it is a defect of that code, and where is what matters.
+    An error raised by the user's own code keeps its traceback, which shows where that code is wrong.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:

@@ -4,8 +4,8 @@
     torchrun --nproc_per_node=N -m dada train ...   # on N GPUs; the batch sizes are those of all processes together
 
 Snapshots go to EXP_ROOT/snapshots/EXP_NAME. Exit codes: 0, the run has reached its last iteration; 1, an error, with one
-message; 128 + N, signal N asked the run to stop (SIGINT 130, SIGUSR1 138, SIGTERM 143), its checkpoint is written, and the
-same command with --resume auto goes on; 75, SIGUSR1 or SIGTERM came so early that there is nothing new to go on from.
+message; 128 + N, signal N asked the run to stop (SIGINT 130, SIGUSR1 138, SIGTERM 143), its checkpoint is written, and the same
+command with --resume auto continues; 75, SIGUSR1 or SIGTERM came so early that there is nothing new to resume from.
 """
 
 import argparse

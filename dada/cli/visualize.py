@@ -4,8 +4,10 @@ dada visualize panels model_a.pth model_b.pth --names source-only adapted
 """
 
 import argparse
+import os
+from pathlib import Path
 
-from dada.cli.shared import add_device_flag, add_set_flag
+from dada.cli.shared import add_device_flag, add_set_flag, network_flags, release_of
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +66,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_names(kind)
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace) -> list[object]:
     from dada.commands import visualize
 
     options = visualize.Options(args.cfg, args.set) if "cfg" in args else None
@@ -85,3 +87,17 @@ def main(args: argparse.Namespace) -> None:
     else:
         visualize.curves(args.logs, args.out, names=args.names, tags=args.tags)
     print(f"written: {', '.join(map(str, args.out))}")
+    return _next(args)
+
+
+def _next(args: argparse.Namespace) -> list[object]:
+    """Figures of networks one after another, then a release of the last; after those of tests or logs, a report of their runs."""
+    if args.kind in ("cycles", "maps"):
+        return ["visualize", "features", args.checkpoint, *network_flags(args)]
+    if args.kind == "features":
+        return ["visualize", "panels", *args.checkpoints, *network_flags(args)]
+    if args.kind == "panels":
+        return release_of(args.checkpoints[-1], network_flags(args))
+    if args.kind == "curves":  # logs/tensorboard/NAME is of snapshots/NAME
+        return ["report", *(Path(os.path.abspath(log)).parents[2] / "snapshots" / Path(log).name for log in args.logs)]
+    return ["report", *([args.report] if args.kind == "confusion" else args.reports)]

@@ -36,7 +36,7 @@ TIMED = 6  # iterations by which a method's pace is measured, after two that are
 def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
     """Train and test all runs of the plan; write `paces.json`, `results.json` and `tables.md` to its folder.
 
-    What an earlier call has finished is used again; a run that it left half done goes on from its last checkpoint.
+    What an earlier call has finished is used again; a run left half done continues from its last checkpoint.
 
     Args:
         processes: at a time on a CPU; 0: one a core.
@@ -79,9 +79,8 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
 
 
 def measured_paces(plan: Plan, benchmark: str, processes: int = 0) -> dict[str, float]:
-    """Seconds that an iteration of each method takes, from `paces.json`, or measured now and put there.
-
-    They are measured as many side by side as the runs will be.
+    """Seconds per iteration of each method, from `paces.json`, or measured now and stored there, with as many processes side by
+    side as the runs will have.
     """
     path = plan.out / "paces.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
@@ -120,7 +119,7 @@ def train_and_test(job: Job) -> dict[str, Any]:
 def counts_of(job: Job) -> np.ndarray:
     """(N, K, K) or (N, K + 1, K): the confusion matrix of each test image under the last snapshot; kept beside it.
 
-    What was kept of other weights, or of other images, is counted anew.
+    If weights or images have changed, they are counted again.
     """
     cfg = job.cfg()
     run = run_of(cfg)

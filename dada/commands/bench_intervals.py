@@ -1,4 +1,4 @@
-"""How sure a comparison of methods is: intervals by the bootstrap, over test images and over seeds at once."""
+"""How certain a comparison of methods is: bootstrap intervals over test images and seeds."""
 
 from __future__ import annotations
 
@@ -25,11 +25,10 @@ class Interval(NamedTuple):
 
 
 class Bootstrap:
-    """mIoU of each method as it would be with other test images and seeds, drawn with replacement from those that there are.
+    """mIoU of each method under resampled test images and seeds, drawn with replacement.
 
-    Every draw takes the same images and seeds for all methods, so that a difference of two methods is one of pairs: the
-    spread that images and seeds have in common falls out of it (Efron and Tibshirani, An Introduction to the Bootstrap, 1993,
-    chapter 8).
+    Every draw takes the same images and seeds for all methods, so that differences between methods are paired: variation that
+    they share cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8).
 
     Args:
         counts: by method and seed, (N, K, K) or (N, K + 1, K) confusion matrices of the N test images, the same images in each.
@@ -82,7 +81,7 @@ def _interval(draws: np.ndarray) -> Interval:
 
 
 def spoken(interval: Interval, form: str = ".1f", unit: str = "") -> str:
-    """As a table has it: `44.9 (42.1 to 47.5)`."""
+    """As tables show it: `44.9 (42.1 to 47.5)`."""
     return f"{interval.value:{form}}{unit} ({interval.low:{form}} to {interval.high:{form}})"
 
 

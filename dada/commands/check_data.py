@@ -1,4 +1,4 @@
-"""Read everything that a run would read, before it does, and say what is wrong and what is in it."""
+"""Read everything that a run would read, before it starts, and report what is wrong and what is in it."""
 
 from __future__ import annotations
 
@@ -142,8 +142,8 @@ def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
     """Read every file of the source, the target and the test split that `cfg` would have a run read.
 
     Labels of the target's training split are not opened: training does without them. A run without a term on the
-    target does not read that split, and nor does the check. Nothing that is wrong with a file or a dataset raises; it
-    becomes a Problem.
+    target does not read that split, and nor does the check. Whatever is wrong with a file or a dataset becomes a Problem; nothing
+    raises.
 
     Args:
         workers: processes that read; 0 reads in this one.
@@ -221,7 +221,7 @@ def _read(dataset: SegmentationDataset, domain: Domain, workers: int, limit: int
 
 
 def _judge_images(dataset: SegmentationDataset, domain: Domain) -> None:
-    """Add what the image files, taken together, are suspected of."""
+    """Add what looks suspicious about the image files as a whole."""
 
     def add(kind: str, message: str) -> None:
         domain.problems.append(Problem(kind, domain.root, message))
@@ -234,7 +234,7 @@ def _judge_images(dataset: SegmentationDataset, domain: Domain) -> None:
 
 
 def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[int, set[tuple[int, int, int]]]) -> None:
-    """Add what the labels, taken together, lack, or are suspected of."""
+    """Add what the labels as a whole lack, or what looks suspicious about them."""
 
     def add(kind: str, message: str) -> None:
         domain.problems.append(Problem(kind, domain.root, message))
@@ -317,7 +317,7 @@ def _counted(ids: Image.Image) -> dict[int, int]:
 
 
 def _oddities(image: Image.Image, labelled: bool) -> Iterator[tuple[str, str]]:
-    """Kinds and descriptions of what an image makes one suspect."""
+    """Kinds and descriptions of what looks suspicious in an image."""
     bands = np.array(image.histogram()).reshape(3, 256) / (image.width * image.height)
     if (np.lib.stride_tricks.sliding_window_view(bands, 3, axis=1).sum(axis=2).max(axis=1) >= FLAT_SHARE).all():
         values = ", ".join(str(level) for level in bands.argmax(axis=1))
@@ -343,7 +343,7 @@ def _text(error: Exception) -> str:
 
 
 def report(check: Check) -> str:
-    """For the eye: a line for each split, one for each kind of problem with the first files, a table of classes."""
+    """As text: a line for each split, one for each kind of problem with the first files, a table of classes."""
     lines = [_domain_line(domain) for domain in check.domains]
     lines += ["", *_problem_lines(check)]
     lines += ["", *_class_lines(check)] if any(d.counts is not None for d in check.domains) else []

@@ -37,7 +37,7 @@ PICTURES = 4
 def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = (), city: Mapping[str, Any] = CITY) -> None:
     """Write the `city` to `out`/city, train and test both networks for every seed, write table and figure to `out`.
 
-    What a former call has written with the same settings is used again: the city, and runs that reached their end.
+    What an earlier call wrote with the same settings is used again: the city, and finished runs.
     """
     write_city(out / "city", **city, workers=2)
     results = _train_and_test(out, seeds, overrides)

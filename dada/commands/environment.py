@@ -1,6 +1,6 @@
-"""What a run finds on this machine: the first thing that a maintainer asks for when something is slow, or fails.
+"""What this machine offers a run: the first thing a maintainer asks for when something is slow or fails.
 
-Of the environment's variables only those that fit VARIABLES are told.
+Of environment variables, only those that match VARIABLES are shown.
 """
 
 from __future__ import annotations
@@ -294,7 +294,7 @@ def _data(cfg: Any, what: str, images: int) -> Section:
 
 
 def _reading(paths: list[str]) -> Section:
-    """Bytes a second at first and again. The first time is that of the disk only if the system lets go of the files."""
+    """Bytes a second at first and again. The first number is the disk's only if the system drops the files from its cache."""
     dropped = [_drop_from_cache(_on_disk(path)) for path in paths]
     section: Section = {}
     for when in (
@@ -319,7 +319,8 @@ def _on_disk(path: str) -> Path:
 
 
 def _drop_from_cache(path: Path) -> bool:
-    """Ask the system to forget the content of a file; whether it can be asked. A server's own cache is beyond reach."""
+    """Ask the system to drop a file from its cache; returns whether it can be asked. A file server's own cache cannot be
+    reached."""
     if not (hasattr(os, "posix_fadvise") and path.is_file()):
         return False
     handle = os.open(path, os.O_RDONLY)
@@ -344,7 +345,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _run(command: str) -> tuple[int, str, str]:
-    """As collect_env.run, but a program that hangs is given up: exit status, output and errors."""
+    """As collect_env.run, but with a time limit: exit status, output and errors."""
     try:
         done = subprocess.run(command, shell=True, capture_output=True, text=True, errors="replace", timeout=20)
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -1,8 +1,8 @@
 """A trained network as a file for other programs: ONNX, or torch.export; uint8 images in, classes out.
 
 Everything around the network is inside: resizing to the size that it knows, normalization, the order of the channels, the domain
-of its batch norms, bilinear resizing to the size of the image, softmax and argmax. What is left out are the options of a test
-that run a network several times (flips, scales, windows) and PLCA's aggregation.
+of its batch norms, bilinear resizing to the size of the image, softmax and argmax. Not included: test options that run a network
+several times (flips, scales, windows) and PLCA's aggregation.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class Exportable(nn.Module):
 
     @property
     def has_one_size(self) -> bool:
-        """Whether the network itself sees images of one size only, whatever size those are that come in."""
+        """Whether the network itself sees images of one size only, whatever the size of the input."""
         return self.resampling is not None and not self.resampling.keep_ratio
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
@@ -95,7 +95,7 @@ def export(
     Args:
         layout: of the images, one of LAYOUTS.
         size: (width, height) of all images; None: of any, see `sizes` in what is returned. The batch is free in either case.
-        resize: images are resized inside as a test resizes them; False leaves that to whoever calls the network.
+        resize: images are resized inside as a test resizes them; False leaves that to the caller.
 
     Returns:
         The metadata in the file, all strings: `classes`, `palette`, `layout`, `sizes`, `resized_inside`, `input_size` (width,
@@ -179,7 +179,7 @@ def _metadata(segmenter: Segmenter, layout: str) -> dict[str, str]:
 
 
 def _preparation(transform: EvalTransform, resized: bool) -> dict[str, str]:
-    """How images are prepared; `resized` says whether that is inside or still to do, the normalization is inside."""
+    """How images are prepared; `resized` says whether the file resizes them itself. Normalization is always inside."""
     return {
         "resized_inside": str(resized),
         "input_size": json.dumps(transform.size),
@@ -247,7 +247,7 @@ class _CeilPool(nn.Module):
 
 
 def _step(network: nn.Module) -> int:
-    """Of which number the sides of images must be multiples: torch.export cannot follow what is done to a rest of a patch."""
+    """The number of which image sides must be multiples: torch.export cannot trace how an incomplete patch is handled."""
     patch = getattr(network, "patch", getattr(network, "multiple", 1))
     return math.lcm(_STEP, patch) if patch > 1 else 1
 

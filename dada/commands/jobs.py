@@ -41,7 +41,7 @@ class Job:
 
 
 def train_unless_finished(cfg: Any, tensorboard: bool = False) -> Run:
-    """Train the network of a job's cfg, going on where an earlier call was interrupted; with logs, if wanted."""
+    """Train the network of a job's cfg, or continue where an earlier call was interrupted; with logs, if wanted."""
     run = run_of(cfg)
     if is_finished(cfg, run):
         print(f"{run.name}: already trained with this configuration, {run.snapshots}")
@@ -52,7 +52,7 @@ def train_unless_finished(cfg: Any, tensorboard: bool = False) -> Run:
 
 
 def _was_started(run: Run, cfg: Any) -> bool:
-    """Whether what is in the run's folder is the beginning of this training, not of one with other options."""
+    """Whether the run's folder holds the beginning of this training, not of one with other options."""
     started = run.snapshots / "train_cfg.yml"
     if not started.is_file():
         return False
@@ -62,9 +62,9 @@ def _was_started(run: Run, cfg: Any) -> bool:
 def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int = 0) -> list[Result]:
     """`work` of every job, in the order of `jobs`.
 
-    On a CPU every job has a process of its own, with one thread: two threads make a small network hardly faster, two
-    processes get twice as much done, and one thread adds up in one order. On CUDA the jobs run one after the other.
-    A SIGTERM ends the processes too, each after its iteration and a checkpoint.
+    On a CPU every job has a process of its own, with one thread: a second thread hardly speeds up a small network, a second
+    process doubles the throughput, and one thread sums in a fixed order. On CUDA the jobs run one after the other. A SIGTERM ends
+    the processes too, each after its iteration and a checkpoint.
 
     Args:
         work: a function of a module, which a new process can import.
@@ -89,7 +89,7 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int =
 
 
 def _outcome(work: Callable[[Job], Result], job: Job) -> tuple[Any, str]:
-    """Result, and why there is none: one bad run must not lose the others."""
+    """The result, or why there is none, so that one failed run does not lose the others."""
     try:
         return work(job), ""
     except Exception as error:

@@ -72,7 +72,7 @@ class Done:
 def find_inputs(inputs: Sequence[str | Path], out: str | Path) -> list[Work]:
     """Images and videos that `inputs` name: files, folders (all images below them), or patterns such as 'a/**/*.jpg'.
 
-    What lies in `out` is left out, so that predictions written among the images are not predicted.
+    Files in `out` are left out, so that predictions are not predicted again.
 
     Raises:
         FileNotFoundError: a file does not exist, a folder or pattern gives nothing.
@@ -116,7 +116,7 @@ def _images_below(folder: Path) -> list[Path]:
 
 
 def passed_over(inputs: Sequence[str | Path], out: str | Path) -> str:
-    """What lies in the folders among `inputs` and is no image, counted by ending: "2 .heic, 1 .mp4"; "" for nothing."""
+    """Files in the input folders that are not images, counted by ending: "2 .heic, 1 .mp4"; "" for nothing."""
     out = Path(out).resolve()
     files = [folder / name for folder in map(Path, inputs) if folder.is_dir() for name in storage.glob("**/*", folder)]
     endings = Counter(f.suffix.lower() or "without ending" for f in files if out not in f.resolve().parents)
@@ -141,7 +141,7 @@ def predict_files(
 ) -> Done:
     """Write `out/<kind>/<folders and name of the image>.png` for every image, `.mp4` for a video.
 
-    Every file is written whole, so what is there is finished: a second call goes on where the first was stopped.
+    Every file is written whole, so a second call continues where the first was stopped.
 
     Args:
         inputs: see `find_inputs`.
@@ -260,7 +260,7 @@ def _record(segmenter: Segmenter, alpha: float) -> dict[str, Any]:
 
 
 def _check_record(path: Path, record: dict[str, Any], overwrite: bool) -> None:
-    """Write by what the files beside `path` are made, or refuse to mix them with those of something else."""
+    """Record what the files beside `path` were made with, or refuse to mix them with others."""
     if path.is_file() and not overwrite:
         try:
             before = json.loads(path.read_text(encoding="utf-8"))

@@ -32,8 +32,8 @@ CODECS = ("vp09", "mp4v")  # VP9, MPEG-4 Part 2: the first that OpenCV has
 def predict_video(segmenter: Segmenter, video: str | Path, outs: Mapping[Path, Draw], *, batch: int = 1) -> int:
     """Write what is drawn of each frame of `video` as videos of the same size and rate, .mp4 in VP9, without sound.
 
-    VP9 plays in browsers; where OpenCV here lacks it, MPEG-4 Part 2 is written, with a sentence. Both take even sides only: a
-    last row or column is repeated where need be. The files appear when they are whole.
+    VP9 plays in browsers; where OpenCV lacks it, MPEG-4 Part 2 is written, and a warning says so. Both need even sides, so the
+    last row or column is repeated if necessary. The files appear when they are whole.
 
     Args:
         outs: files to write, and how a prediction becomes a picture for each.

@@ -21,7 +21,7 @@ class Replay(NamedTuple):
     """What was found.
 
     Args:
-        before: values that every term had in the run; those that it did not come to are missing.
+        before: values that the terms had in the run, up to the one that failed.
         now: the same, and the notes of the terms, in this computation, which goes on after the first that is not finite.
         largest: parameter with the largest absolute value before the step, and that value; the first NaN, if there is one.
         weights, inputs: names of the parameters and the tensors of the batches that were not finite to begin with.
@@ -97,7 +97,7 @@ def _replay(cfg: Any, content: Mapping[str, Any], device: torch.device) -> Repla
 
 
 def report(result: Replay) -> str:
-    """For the eye."""
+    """As text."""
     lines = [f"{'term':<24}{'in the run':>16}{'now':>16}"]
     for name, value in result.now.items():
         before = f"{result.before[name]:.8g}" if name in result.before else "-"

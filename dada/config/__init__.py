@@ -6,10 +6,10 @@
     imports.py          files of code that a user names
     loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
     protocols.py        how published methods measure, as values of options
-    yaml_files.py       YAML from anybody: no code of theirs runs, nothing grows
+    yaml_files.py       YAML from untrusted sources: runs no code, takes bounded memory
     reference_page.py   docs/config.md, written from the table
 
-`from dada.config import cfg, cfg_from_file` and the like is all that others need.
+Other packages import from `dada.config` alone: `from dada.config import cfg, cfg_from_file`.
 """
 
 from dada.config.imports import imported_sources, not_imported

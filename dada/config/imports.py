@@ -1,4 +1,4 @@
-"""Code of a user's own: the files that IMPORTS names, imported where a user names them and nowhere else.
+"""The user's own code: the files that IMPORTS names, imported only where the user names them.
 
 `cfg_from_file` and `cfg_from_list` import them. `cfg_from_dict`, which reads what a snapshot or a release says, does not: anybody
 may have written those. In a cfg, and so in every file that holds one, IMPORTS are names of files without folders.

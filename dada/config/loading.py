@@ -37,7 +37,7 @@ _PLCAS_SECTIONS = ("DATASET", "MODEL", "EVAL_METRIC", "ENGINE")
 
 
 def default_cfg(options: Mapping[str, Any] = OPTIONS) -> EasyDict:
-    """A cfg of its own with every option at its default."""
+    """A new cfg with every option at its default."""
     return EasyDict({k: v.default if isinstance(v, Option) else default_cfg(v) for k, v in options.items()})
 
 
@@ -155,7 +155,7 @@ def read_cfg(path: str | Path) -> dict[str, Any]:
 def cfg_from_dict(values: Mapping[str, Any], origin: str, into: EasyDict = cfg) -> EasyDict:
     """Merge nested plain values, such as `plain_cfg` gives, into a cfg, and return that; `origin` names them in the messages.
 
-    Folders in which an earlier version may have written are passed over. IMPORTS are not imported.
+    Paths that an earlier version may have written are ignored. IMPORTS are not imported.
     """
     return _merge({name: value for name, value in _flatten(values).items() if not says_nothing(name, value)}, origin, into)
 
