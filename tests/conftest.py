@@ -1,6 +1,9 @@
 """How the tests are run, and the fixtures of several files: the cfg at its defaults, a small city, scripts, the device."""
 
+import gc
 import importlib.util
+import logging
+import multiprocessing
 import os
 import runpy
 import signal
@@ -18,7 +21,11 @@ from tiny import tiny_options
 from dada import cli, config
 from dada.cli import main
 from dada.config import cfg, cfg_from_list
+from dada.dataset import DATASETS
 from dada.domain_adaptation import contrastive_learning, cycle_association, losses
+from dada.domain_adaptation.objectives import METHODS
+from dada.matmul_precision import float32_precision
+from dada.model import MODELS
 
 if os.environ.get(on_device.VARIABLE) and not on_device.missing():
     on_device.move_functions([losses, contrastive_learning, cycle_association], on_device.DEVICE)
@@ -73,6 +80,7 @@ LONG = [
     "monitor",
 ]
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as the benchmarks and `make` have it
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
     torch.set_num_threads(1)
@@ -84,6 +92,8 @@ def pytest_addoption(parser):
         for name in ("--numprocesses", "--dist"):
             parser.addoption(name)
         parser.addoption("--no-loadscope-reorder", action="store_true")
+    if not importlib.util.find_spec("hypothesis"):
+        parser.addoption("--hypothesis-profile")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -135,12 +145,40 @@ def device():
 
 
 @pytest.fixture(autouse=True)
-def _fresh_globals():
-    """The cfg and torch's generator are global: no test sees what another one left there."""
+def _process_as_it_was():
+    """No test sees what another one left in the process: it is put back where that is the product's way, else it is an error."""
     config.reset()
     torch.manual_seed(0)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    before, children = _state_of_the_process(), set(multiprocessing.active_children())
     yield
     config.reset()
+    for number, handler in handlers.items():  # those of `dada train` stay until its process ends
+        signal.signal(number, handler)
+    for name, value in _state_of_the_process().items():
+        assert value == before[name], f"this test leaves {name} changed for those after it"
+    if set(multiprocessing.active_children()) - children:
+        gc.collect()  # loaders end with their iterator, which an error that was raised may hold
+        assert not set(multiprocessing.active_children()) - children, "this test leaves processes behind"
+
+
+def _state_of_the_process() -> dict[str, object]:
+    """By name, what tests are to leave as they found it."""
+    root, own = (logging.getLogger(name) for name in (None, "dada"))
+    return {
+        "the environment": {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "_TORCHINDUCTOR_"))},
+        "the working directory": os.getcwd(),
+        "sys.path": list(sys.path),
+        "the registries": [dict(registry) for registry in (METHODS, MODELS, DATASETS)],
+        "logging": (root.level, own.level, own.handlers[:], own.propagate, logging.root.manager.disable),
+        "the numbers of torch": (
+            torch.get_default_dtype(),
+            torch.is_grad_enabled(),
+            torch.get_num_threads(),
+            float32_precision(),
+        ),
+        "the algorithms of torch": (torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark),
+    }
 
 
 @pytest.fixture(scope="session")
@@ -179,11 +217,6 @@ def run_script(monkeypatch) -> Callable[..., None]:
         config.reset()
         monkeypatch.setitem(sys.modules, "_root", SimpleNamespace(main=main))  # which makes `dada` importable
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
-        try:
-            runpy.run_path(str(SCRIPTS / name), run_name="__main__")
-        finally:
-            for number, handler in handlers.items():
-                signal.signal(number, handler)
+        runpy.run_path(str(SCRIPTS / name), run_name="__main__")
 
     return run

@@ -6,6 +6,7 @@ has a kernel. Tensors without values, on "meta" or in FakeTensorMode, cannot: th
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections import defaultdict
 from unittest import mock
@@ -70,8 +71,9 @@ class Record(Watch):
 def table() -> dict[str, dict[str, set[torch.dtype]]]:
     """By operator and variant, the dtypes that torch tests on CUDA."""
     pytest.importorskip("expecttest", reason="torch's table of operators needs the package expecttest")
-    # Otherwise nobody in this process could set the switches of cuDNN from then on.
-    with warnings.catch_warnings(), mock.patch("torch.backends.disable_global_flags"):
+    # Otherwise nobody in this process could set the switches of cuDNN from then on, and it would import from torch's folders.
+    leave = mock.patch("torch.backends.disable_global_flags"), mock.patch.object(sys, "path", sys.path[:])
+    with warnings.catch_warnings(), leave[0], leave[1]:
         warnings.simplefilter("ignore")
         from torch.testing._internal import common_methods_invocations as tests_of_torch
     lists = ("op_db", *(f"foreach_{kind}_op_db" for kind in ("unary", "binary", "pointwise", "reduce", "other")))

@@ -151,7 +151,7 @@ def test_why_there_is_no_gpu(visible, said, monkeypatch):
 
 
 def rank(monkeypatch, number: int, of: int) -> None:
-    values = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": of, "MASTER_PORT": 1}
+    values = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": of, "MASTER_ADDR": "localhost", "MASTER_PORT": 1}
     for name, value in values.items():
         monkeypatch.setenv(name, str(value))
     monkeypatch.setattr(logging.getLogger(), "level", logging.getLogger().level)  # put back what `processes` sets

@@ -19,6 +19,7 @@ from typing import Any
 from torch import Tensor
 from torch._utils import ExceptionWrapper
 from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
 _SHARED_MEMORY = re.compile(r"unable to \w+ shared memory|</torch_\d|out of shared memory|Bus error")
@@ -39,15 +40,26 @@ class Loader(DataLoader):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, worker_init_fn=begin_loader, **options)
 
+    def _get_iterator(self) -> Any:
+        return _Processes(self) if self.num_workers else super()._get_iterator()
+
     def __iter__(self) -> Iterator[Any]:
         with _explained():
             batches = super().__iter__()  # the processes start now, not when the first batch is asked for
         return _each(batches)
 
 
+class _Processes(_MultiProcessingDataLoaderIter):
+    _shutdown = True  # until torch sets it: what could not be made has nothing to shut down, and torch would complain of that
+
+
 def _each(batches: Iterator[Any]) -> Iterator[Any]:
-    with _explained():
-        yield from batches
+    try:
+        with _explained():
+            yield from batches
+    finally:  # an error would hold on to the processes
+        if isinstance(batches, _Processes):
+            batches._shutdown_workers()
 
 
 @contextmanager
