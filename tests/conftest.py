@@ -26,6 +26,7 @@ from dada.domain_adaptation import contrastive_learning, cycle_association, loss
 from dada.domain_adaptation.objectives import METHODS
 from dada.matmul_precision import float32_precision
 from dada.model import MODELS
+from dada.training.rng import seed_all
 
 if os.environ.get(on_device.VARIABLE) and not on_device.missing():
     on_device.move_functions([losses, contrastive_learning, cycle_association], on_device.DEVICE)
@@ -92,8 +93,6 @@ def pytest_addoption(parser):
         for name in ("--numprocesses", "--dist"):
             parser.addoption(name)
         parser.addoption("--no-loadscope-reorder", action="store_true")
-    if not importlib.util.find_spec("hypothesis"):
-        parser.addoption("--hypothesis-profile")
 
 
 def pytest_ignore_collect(collection_path, config):
@@ -148,7 +147,7 @@ def device():
 def _process_as_it_was():
     """No test sees what another one left in the process: it is put back where that is the product's way, else it is an error."""
     config.reset()
-    torch.manual_seed(0)
+    seed_all(0)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     before, children = _state_of_the_process(), set(multiprocessing.active_children())
     yield
@@ -160,6 +159,12 @@ def _process_as_it_was():
     if set(multiprocessing.active_children()) - children:
         gc.collect()  # loaders end with their iterator, which an error that was raised may hold
         assert not set(multiprocessing.active_children()) - children, "this test leaves processes behind"
+
+
+def pytest_fixture_setup(fixturedef):
+    """What several tests share is drawn alike, whichever of them asks first."""
+    if fixturedef.scope != "function":
+        seed_all(0)
 
 
 def _state_of_the_process() -> dict[str, object]:
