@@ -161,6 +161,14 @@ def _process_as_it_was():
         assert not set(multiprocessing.active_children()) - children, "this test leaves processes behind"
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _compiled_anew():
+    """torch keeps so many versions of what it compiled in a process, and then gives up: those of other files do not count."""
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
+
+
 def pytest_fixture_setup(fixturedef):
     """What several tests share is drawn alike, whichever of them asks first."""
     if fixturedef.scope != "function":
@@ -168,12 +176,12 @@ def pytest_fixture_setup(fixturedef):
 
 
 def _state_of_the_process() -> dict[str, object]:
-    """By name, what tests are to leave as they found it."""
+    """By name, what tests are to leave as they found it; packages may do as they like with what is theirs."""
     root, own = (logging.getLogger(name) for name in (None, "dada"))
     return {
         "the environment": {k: v for k, v in os.environ.items() if not k.startswith(("PYTEST_", "_TORCHINDUCTOR_"))},
         "the working directory": os.getcwd(),
-        "sys.path": list(sys.path),
+        "sys.path": [path for path in sys.path if "site-packages" not in path],
         "the registries": [dict(registry) for registry in (METHODS, MODELS, DATASETS)],
         "logging": (root.level, own.level, own.handlers[:], own.propagate, logging.root.manager.disable),
         "the numbers of torch": (
