@@ -57,9 +57,10 @@ def _each(batches: Iterator[Any]) -> Iterator[Any]:
     try:
         with _explained():
             yield from batches
-    finally:  # an error would hold on to the processes
-        if isinstance(batches, _Processes):
+    except Exception:
+        if isinstance(batches, _Processes):  # which the error would hold on to; a signal is in a hurry
             batches._shutdown_workers()
+        raise
 
 
 @contextmanager

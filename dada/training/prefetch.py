@@ -14,9 +14,13 @@ Pair = tuple[Batch, Batch | None]
 
 def paired(source: Iterable[Batch], target: Iterable[Batch] | None) -> Iterator[Pair]:
     """Batches of both domains, step by step; None for the target where no term reads it."""
-    targets = iter(target) if target is not None else None
-    for batch in source:
-        yield batch, next(targets) if targets is not None else None
+    both = [iter(domain) for domain in (source, target) if domain is not None]
+    try:
+        for batch in both[0]:
+            yield batch, next(both[1]) if target is not None else None
+    except Exception:
+        both.clear()  # ends their loader processes, which the error would hold on to
+        raise
 
 
 class Prefetcher(Iterator[Pair]):
