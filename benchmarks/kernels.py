@@ -9,6 +9,8 @@ which instructions multiply. An A100 (sm_80) has 163 KB of shared memory for a b
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import re
 import subprocess
 import sys
@@ -21,24 +23,48 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from dada.domain_adaptation.association import argmax_kernel
+from dada.domain_adaptation.association import argmax_kernel, pull_kernel, softmax_kernel
 
 GPUS = (80, 90)
-WIDE = "row_ptr", "column_ptr", "row_unit_ptr", "column_unit_ptr"
+CHANNELS = 32  # of a block that holds all: 19 classes
+# Arguments that are not named here, and that no flag leaves out, are pointers to float32.
+INTEGERS = dict.fromkeys(("best_of_row_ptr", "best_of_column_ptr", "chosen_ptr"), "*i64") | dict.fromkeys("CNM", "i32")
+SOFTMAX, PULL = softmax_kernel.softmax_kernel, pull_kernel.pull_kernel
+PLAIN = {"CHANNELS": CHANNELS, "EPS": 1e-10}
+KERNELS = (
+    ("argmax", argmax_kernel.most_similar_kernel, argmax_kernel.CONFIGS, {"COLUMNS_TOO": True}),
+    (
+        "softmax, mixing",
+        SOFTMAX,
+        softmax_kernel.CONFIGS,
+        {"CONTRAST": False, "VALUES": True, "mean_ptr": None, "rounding_ptr": None, **PLAIN},
+    ),
+    (
+        "softmax",
+        SOFTMAX,
+        softmax_kernel.CONFIGS,
+        {"CONTRAST": True, "VALUES": False, "value_ptr": None, "mixed_ptr": None, **PLAIN},
+    ),
+    *(
+        (f"gradient, {'rows' if rows else 'columns'}{', mixing' if values else ''}", PULL, softmax_kernel.CONFIGS, flags)
+        for values in (True, False)
+        for rows in (True, False)
+        for flags in [
+            {"OWN_ARE_ROWS": rows, "VALUES": values, "CHANNELS": CHANNELS}
+            | ({"chosen_ptr": None} if values else {"own_value_ptr": None, "other_value_ptr": None})
+        ]
+    ),
+)
 
 
-def compiled(config: triton.Config, gpu: int) -> CompiledKernel:
-    kernel = argmax_kernel.most_similar_kernel
-    constants = {"COLUMNS_TOO": True, **config.kwargs}
-    types = dict.fromkeys(WIDE, "*fp32") | dict.fromkeys(("best_of_row_ptr", "best_of_column_ptr"), "*i64")
-    types |= dict.fromkeys("CNM", "i32") | dict.fromkeys(constants, "constexpr")
-    names = list(kernel.arg_names)
-    aligned = {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name] != "constexpr"}
+def compiled(kernel: triton.JITFunction, config: triton.Config, flags: dict, gpu: int) -> CompiledKernel:
+    constants, names = flags | config.kwargs, list(kernel.arg_names)
+    types = {name: "constexpr" if name in constants else INTEGERS.get(name, "*fp32") for name in names}
     source = ASTSource(
         fn=kernel,
-        signature={name: types[name] for name in names},
+        signature=types,
         constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs=aligned,
+        attrs={(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if types[name] != "constexpr"},
     )
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
     return triton.compile(source, target=GPUTarget("cuda", gpu, 32), options=options)
@@ -55,15 +81,19 @@ def registers(kernel: CompiledKernel) -> tuple[int, int]:
 
 
 def main() -> None:
-    print(f"{'GPU':<7}{'configuration':<24}{'registers':>10}{'spilled':>9}{'shared KB':>11}  products")
-    for gpu in GPUS:
-        for config in argmax_kernel.CONFIGS:
-            kernel = compiled(config, gpu)
-            used, stack = registers(kernel)
-            found = {name: kernel.asm["ptx"].count(name) for name in ("wgmma.mma_async", "mma.sync")}
-            products = ", ".join(f"{count} {name}" for name, count in found.items() if count)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kernels", nargs="+", default=[name for name, *_ in KERNELS], metavar="NAME", help="only these")
+    chosen = parser.parse_args().kernels
+    print(f"{'kernel':<26}{'GPU':<7}{'configuration':<24}{'registers':>10}{'spilled':>9}{'shared KB':>11}  products")
+    for (name, kernel, configs, flags), gpu in itertools.product((kernel for kernel in KERNELS if kernel[0] in chosen), GPUS):
+        for config in configs:
+            made = compiled(kernel, config, flags, gpu)
+            used, stack = registers(made)
+            found = {instruction: made.asm["ptx"].count(instruction) for instruction in ("wgmma.mma_async", "mma.sync")}
+            products = ", ".join(f"{count} {instruction}" for instruction, count in found.items() if count)
             blocks = "x".join(map(str, config.kwargs.values())) + f" {config.num_warps} warps"
-            print(f"sm_{gpu:<4}{blocks:<24}{used:>10}{stack:>9}{kernel.metadata.shared / 1024:>11.0f}  {products}", flush=True)
+            figures = f"{used:>10}{stack:>9}{made.metadata.shared / 1024:>11.0f}"
+            print(f"{name:<26}sm_{gpu:<4}{blocks:<24}{figures}  {products}", flush=True)
 
 
 if __name__ == "__main__":

@@ -57,12 +57,14 @@ def test_association_is_measured_beside_the_published_form(tmp_path):
 
     rows = run("association", tmp_path)
     assert not any("failed" in row for row in rows)
-    by_impl = {(row["metric"], row["impl"]): row for row in rows}
+    steps = [row for row in rows if "step" in row]
+    assert len(steps) == 8 and all(row["kernels ms"] > 0 and row["tiles ms"] > 0 for row in steps)
+    by_impl = {(row["metric"], row["impl"]): row for row in rows if "impl" in row}
     for metric in ("cos", "kl"):
         published, ours = by_impl[metric, "published"], by_impl[metric, "streaming"]
         assert ours["loss"] == pytest.approx(published["loss"], rel=1e-4)
         assert published["ms ratio"] == 1 and ours["ms ratio"] == pytest.approx(ours["ms"] / published["ms"])
-    assert tables.association(rows).count("\n") == 1 + len(rows)
+    assert tables.association(rows).count("\n") == 4 + len(rows)
 
 
 def test_evaluation_counts_the_pixels_that_the_loop_of_advent_counts(tmp_path):
@@ -267,8 +269,9 @@ def test_functions_of_losses_take_their_tensors_to_the_device_and_bring_results_
 
 
 def test_every_test_marked_gpu_is_one_that_make_gpu_runs():
-    from gpu_check.tests import gpu_files
+    from gpu_check.tests import SUITE, gpu_files
 
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in SUITE)
     assert {Path(f).name for f in gpu_files()} >= {"test_gpu_association.py", "test_gpu_training.py", "test_fused_association.py"}
     marked = {
         f.name for f in (ROOT / "tests").glob("test_*.py") if f.name != Path(__file__).name and "mark.gpu" in f.read_text("utf-8")

@@ -4,8 +4,8 @@ import pytest
 import torch
 from test_streaming_association import random_case
 
-from dada.domain_adaptation.association import form, streamed_loss
-from dada.domain_adaptation.contrastive_learning import cycle_associate, direction, similarity
+from dada.domain_adaptation.association import aggregation, form, streamed_loss
+from dada.domain_adaptation.contrastive_learning import cycle_associate, dense_aggregation, direction, similarity
 
 pytest.importorskip("triton", exc_type=ImportError)
 from dada.domain_adaptation.association.argmax_kernel import most_similar
@@ -60,3 +60,43 @@ def test_cycles_are_those_of_the_dense_form(metric, seed):
 def test_a_map_of_zeros_chooses_the_first_pixel_and_is_not_usable():
     j, back, usable = ways(torch.zeros(1, 3, 4, 5), torch.randn(1, 3, 2, 3), "cos")
     assert not j.any() and not back.any() and not usable.any()
+
+
+# ---- aggregation and loss of few channels ---------------------------------------------------------
+
+
+SIZES = ((7, 5), (3, 6)), ((1, 1), (2, 3)), ((8, 8), (5, 7)), ((4, 9), (1, 1))
+
+
+@pytest.mark.parametrize("alpha", [0.3, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_aggregation_and_its_gradient_are_those_of_the_dense_form(seed, alpha):
+    x = random_case(seed, 2, 3 + 6 * seed, *SIZES[seed], "kl")[0].requires_grad_()
+    want = dense_aggregation(x, alpha, "kl")
+    grad_mixed = torch.randn(want.shape, generator=torch.Generator().manual_seed(seed), dtype=want.dtype)
+    want_grad = torch.autograd.grad(want, x, grad_mixed)[0]
+    p, g = (v.detach().float().to(DEVICE) for v in (x, grad_mixed))
+    mixed, scale, level = aggregation.aggregate(p, "kl", alpha, BY_KERNEL)
+    grad = aggregation.aggregate_backward(p, mixed, scale, level, g, "kl", alpha, BY_KERNEL)
+    torch.testing.assert_close(mixed.cpu().double(), want, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(grad.cpu().double(), want_grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_loss_and_gradients_by_given_cycles_are_those_of_the_tiles_in_float64(seed):
+    source, target, _ = random_case(seed, 2, 3 + 6 * seed, *SIZES[seed], "kl")
+    target[1] = target[1, :, :1, :1]  # pixels alike: rows without contrast
+    j, back, _ = streamed_loss.ways(source, target, "kl")
+    weight = torch.randint(0, 3, j.shape, generator=torch.Generator().manual_seed(seed)).double()
+
+    def results(dtype, device, form, needs=(True, True)):
+        s, t, w = (x.to(device, dtype) for x in (source, target, weight))
+        found = streamed_loss.sum_over_cycles(s, t, j.to(device), back.to(device), w, "kl", needs, form)
+        return [None if x is None else x.cpu().double() for x in found]
+
+    want, got = results(torch.float64, "cpu", form.PLAIN), results(torch.float32, DEVICE, BY_KERNEL)
+    for mine, plain in zip(got, want):
+        torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
+    alone = results(torch.float32, DEVICE, BY_KERNEL, (False, True))
+    assert alone[1] is None and torch.equal(alone[2], got[2]) and torch.equal(alone[0], got[0])
+    assert results(torch.float32, DEVICE, BY_KERNEL, (False, False))[1:] == [None, None]

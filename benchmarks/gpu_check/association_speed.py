@@ -1,10 +1,13 @@
-"""Time and memory of the association loss, forward and backward, beside the published form, in each precision."""
+"""Time and memory of the association loss, forward and backward, beside the published form, in each precision; and the time
+of each of its steps by the kernels of Triton beside tiles."""
 
 from __future__ import annotations
 
 import torch
 from association import PeakMemory, make_case, published_loss
 
+from dada.domain_adaptation.association import aggregation, streamed_loss
+from dada.domain_adaptation.association.form import form_for
 from dada.domain_adaptation.cycle_association import cycle_association_loss
 from gpu_check.check import Check
 from gpu_check.measure import seconds
@@ -19,6 +22,8 @@ def run(check: Check) -> None:
         for case in cases:
             for precision in PRECISIONS if not check.small else PRECISIONS[:1]:
                 _compare(check, case, batch, precision)
+        for case in cases:
+            _steps(check, case, batch)
 
 
 def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: str) -> None:
@@ -37,6 +42,28 @@ def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: st
                 published = dict(row)
             row |= {name + " ratio": row[name] / published[name] for name in ("ms", "MB") if published.get(name)}
     torch.set_float32_matmul_precision("highest")
+
+
+def _steps(check: Check, case: tuple[str, int, int], batch: int) -> None:
+    """Kernels beside what they replace, in exact products."""
+    metric, channels, side = case
+    fused = form_for(torch.device(check.device), fused=check.device == "cuda")
+    forms = {"kernels ms": fused, "tiles ms": fused._replace(kernels=False)}
+    x, y, _ = make_case(metric, channels, side, batch, check.device)
+    mixed, *softmax = aggregation.aggregate(y, metric, 0.5, forms["tiles ms"])
+    j, back, usable = streamed_loss.ways(x, mixed, metric, forms["tiles ms"])
+    steps = {
+        "aggregation": lambda form: aggregation.aggregate(y, metric, 0.5, form),
+        "its gradient": lambda form: aggregation.aggregate_backward(y, mixed, *softmax, mixed, metric, 0.5, form),
+        "cycles": lambda form: streamed_loss.ways(x, mixed, metric, form),
+        "loss and gradient": lambda form: streamed_loss.sum_over_cycles(
+            x, mixed, j, back, usable.float(), metric, (True, True), form
+        ),
+    }
+    for step, run_in in steps.items():
+        with check.noting(metric=metric, channels=channels, batch=batch, step=step) as row, torch.no_grad():
+            for name, form in forms.items():
+                row[name] = 1e3 * seconds(lambda form=form: run_in(form), check.device)  # noqa: B023 (called at once)
 
 
 def _measured(check: Check, loss, source: torch.Tensor, target: torch.Tensor) -> dict[str, float]:

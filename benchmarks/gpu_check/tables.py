@@ -54,8 +54,12 @@ def correct(rows: Sequence[Row]) -> str:
 
 
 def association(rows: Sequence[Row]) -> str:
+    """Whole losses beside the published form, then steps by kernels beside tiles."""
+    mine = [row for row in rows if row["section"] == "association"]
     columns = ("metric", "channels", "batch", "precision", "impl", "ms", "ms ratio", "MB", "MB ratio")
-    return table(columns, (row for row in rows if row["section"] == "association" and "impl" in row))
+    step_columns = ("metric", "channels", "batch", "step", "kernels ms", "tiles ms")
+    parts = table(columns, (row for row in mine if "impl" in row)), table(step_columns, (row for row in mine if "step" in row))
+    return "\n\n".join(part for part in parts if part)
 
 
 def steps(rows: Sequence[Row]) -> str:

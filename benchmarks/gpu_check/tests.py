@@ -8,7 +8,7 @@ from pathlib import Path
 
 from gpu_check.check import ROOT, Check
 
-SUITE = ("losses", "losses_golden", "find_cycles", "contrastive_learning_golden", "streaming_association")
+SUITE = ("losses", "losses_golden", "cycle_association", "contrastive_learning_golden", "streaming_association", "kernels")
 SMALL = "highest and streaming or MinEnt and cpu or predictions and flip or process or SIGKILL"
 
 

@@ -96,13 +96,17 @@ def contrast_normalize(sim: Tensor) -> Tensor:
 
 
 def contrast_scale(mean: Tensor, std: Tensor) -> Tensor:
-    """1 / std of a row of similarities; 0 where its values differ by rounding only (any shape, elementwise).
+    """1 / std of a row of similarities; 0 where its values differ by rounding only (any shape, elementwise)."""
+    return torch.where(std > rounding_of(mean), 1 / (std + EPS), 0.0)
+
+
+def rounding_of(mean: Tensor) -> Tensor:
+    """The deviation of a row of similarities that rounding alone may give, from its mean.
 
     Similarities are sums of terms of order one, also where they cancel to nearly nothing. So the rounding of
     a row is measured against 1 + |mean|: dividing by a smaller deviation would turn noise into certainty.
     """
-    rounding = 32 * torch.finfo(std.dtype).eps * (1 + mean.abs())
-    return torch.where(std > rounding, 1 / (std + EPS), 0.0)
+    return 32 * torch.finfo(mean.dtype).eps * (1 + mean.abs())
 
 
 def dense_aggregation(x: Tensor, alpha: float, metric: str) -> Tensor:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dada.domain_adaptation.association import few_channels
 from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
@@ -18,6 +19,8 @@ def aggregate(x: Tensor, metric: str, alpha: float, form: Form = PLAIN) -> tuple
     """(1 - alpha) x + alpha * softmax(similarity) x over the pixels of each image, (B, C, H, W) -> same; and
     scale and level of the softmax, each (B, H*W), from which `aggregate_backward` finds the weights again.
     """
+    if few_channels.suits(form, x, metric):
+        return few_channels.aggregate(x, alpha)
     mixed = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     softmaxes = [_mix(PIXELS[metric](x[b].flatten(1), form=form), alpha, mixed[b].flatten(1)) for b in range(len(x))]
     scale, level = (torch.stack(part) for part in zip(*softmaxes))
@@ -46,6 +49,8 @@ def aggregate_backward(
     x: Tensor, mixed: Tensor, scale: Tensor, level: Tensor, grad_mixed: Tensor, metric: str, alpha: float, form: Form = PLAIN
 ) -> Tensor:
     """The gradient of x from that of `mixed` and the results of `aggregate`."""
+    if few_channels.suits(form, x, metric):
+        return few_channels.aggregate_backward(x, mixed, level, grad_mixed, alpha)
     grad = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     for b in range(x.shape[0]):
         x_CN, grad_mixed_CN, grad_CN = x[b].flatten(1), grad_mixed[b].flatten(1), grad[b].flatten(1)

@@ -37,7 +37,7 @@ class Form(NamedTuple):
 
     static: bool = False  # no shape depends on a value, so that the host never waits for the device
     compiled: bool = False  # what is done to a tile between two products is one kernel or two
-    kernels: bool = False  # the cycles are found by a kernel that does the products as well, in float32
+    kernels: bool = False  # what has a kernel that does the products as well is left to it, in float32
 
     def of(self, epilogue: Callable) -> Callable:
         """`epilogue`, a function whose first argument is a tile, as this form runs it.

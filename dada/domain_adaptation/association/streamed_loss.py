@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from dada.domain_adaptation.association import few_channels
 from dada.domain_adaptation.association.both_ways import sum_both_ways
 from dada.domain_adaptation.association.cycle_search import cycles_by_kernel, image_cycles
 from dada.domain_adaptation.association.form import PLAIN, Form
@@ -43,6 +44,8 @@ def sum_over_cycles(
         target_index, back_index: as `ways` returns them.
         weights: (B, S), 0 for cycles that do not count.
     """
+    if few_channels.suits(form, source, metric):
+        return few_channels.sum_over_cycles(source, target, target_index, back_index, weights, needs_grad)
     grads = source_grad, target_grad = [_zeros(x) if need else None for x, need in zip((source, target), needs_grad)]
     total = source.new_zeros(())
     for b in range(source.shape[0]):
