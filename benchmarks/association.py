@@ -2,8 +2,9 @@
 
     python benchmarks/association.py                                 # the table, five runs each
     python benchmarks/association.py --cases main --impls published same-products streaming --precision ""
-    python benchmarks/association.py --cases curve --repeat 1        # map sides 32 to 192, and the plots
+    python benchmarks/association.py --cases curve --repeat 1        # map sides 32 to 256, and the picture
     python benchmarks/association.py --cases cos-512-92 kl-16-128 --json association.json
+    python benchmarks/association.py --cases main --impls published streaming compiled keops flex flash-sinkhorn inf-cl
     python benchmarks/association.py --device cuda --batch 4 --cases cos-2048-92 --precision high
 
 A case is metric-channels-side. Every run is a process of its own, so that peaks of memory do not mix, and the
@@ -11,7 +12,8 @@ implementations take turns, so that a busy minute hits all of them. `extra` is t
 inputs, the gradients included. The features are made to be like those of a network: classes in patches,
 shared between the domains; with independent noise no pixel would resemble another, and half of the work would
 be idle. Kernels are compiled, and a GPU has seen the shapes, before anything is timed. Where there is no CUDA device,
-`--device cuda` gives rows that say so, with null for every figure.
+`--device cuda` gives rows that say so, with null for every figure. So do other libraries (association_peers.py) that are not
+installed, or have no such operation, or take longer than --limit.
 """
 
 from __future__ import annotations
@@ -33,12 +35,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from association_peers import PEERS, Cannot
+
 TABLE = ("cos-512-92", "cos-2048-92", "cos-512-128", "kl-16-92", "kl-16-128")
 MAIN = ("cos-512-92", "cos-2048-92", "kl-16-92")
-CURVE = tuple(f"{kind}-{side}" for kind in ("cos-512", "kl-16") for side in (32, 48, 64, 92, 128, 160, 192))
-# "published" has the products that torch has by itself on a CPU, "same-products" is the same form with those of --precision.
-IMPLS = ("published", "same-products", "dense", "streaming", "fused")
+CURVE = tuple(f"{kind}-{side}" for kind in ("cos-512", "kl-16") for side in (32, 48, 64, 92, 128, 160, 192, 256))
+# "published" has the products that torch has by itself on a CPU, "same-products" is the same form with those of --precision,
+# "compiled" the same by torch.compile.
+IMPLS = ("published", "same-products", "compiled", "dense", "streaming", "fused", *PEERS)
 TILED = ("streaming", "fused")
+IN_BLOCKS = (*TILED, *PEERS)  # without a matrix of source x target
 FIGURES = (
     *("seconds", "seconds_forward", "seconds_backward", "input_bytes", "extra_bytes"),
     *("time_ratio", "memory_ratio", "gemm_share"),
@@ -138,9 +146,14 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
 
     metric, channels, side = parse_case(case)
 
+    def compiled(*arguments: Tensor | str) -> Tensor:
+        return torch.compile(published_loss)(*arguments)
+
+    losses = PEERS | dict.fromkeys(("published", "same-products"), published_loss) | {"compiled": compiled}
+
     def forward(source: Tensor, target: Tensor, labels: Tensor) -> tuple[Tensor, dict]:
-        if impl in ("published", "same-products"):
-            return published_loss(source, target, labels, metric), {}
+        if impl in losses:
+            return losses[impl](source, target, labels, metric), {}
         result = cycle_association_loss(source, target, labels, metric=metric, impl=impl)
         return result.loss, {name: getattr(result, name).item() for name in ("closed", "labelled", "covered")}
 
@@ -155,8 +168,8 @@ def run_once(case: str, impl: str, device: str, batch: int) -> dict:
 
     # Libraries load and start their threads; kernels are compiled for the shapes they meet.
     # To compile for a CPU, 46x46 is enough: stripes of two heights, as with any larger map.
-    small = (16, 46 if impl == "fused" else 16, 1)
-    warm = fresh_case(*((channels, side, batch) if device == "cuda" else small))
+    small = (channels if impl in PEERS else 16, 46 if impl == "fused" else 16, 1)
+    warm = fresh_case(*((channels, side, batch) if device == "cuda" or impl == "compiled" else small))
     forward(*warm)[0].backward()
     del warm
     rate = gemm_rate(device)
@@ -198,7 +211,7 @@ def gemm_rate(device: str) -> float:
 
 
 def products(metric: str, impl: str, counts: dict, pixels: int, device: str) -> float:
-    """Products of N x N x C that forward and backward do: docs/association.md, "Counting the work"."""
+    """Products of N x N x C that forward and backward do: docs/association.md, "Counting the work". Of peers as if dense."""
     if impl not in TILED:
         return 9 if metric == "cos" else 12
     closed, covered = counts["closed"] / pixels, counts["covered"] / pixels
@@ -221,7 +234,7 @@ def parse_case(case: str) -> tuple[str, int, int]:
 def too_big(case: str, impl: str, batch: int, device: str) -> bool:
     _, _, side = parse_case(case)
     free = torch.cuda.mem_get_info()[0] if device == "cuda" else os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return impl not in TILED and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * free
+    return impl not in IN_BLOCKS and PUBLISHED_MATRICES * 4 * batch * side**4 > 0.8 * free
 
 
 def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
@@ -229,7 +242,12 @@ def in_fresh_process(case: str, impl: str, args: argparse.Namespace) -> dict:
     command += ["--precision", "highest" if impl == "published" and args.device == "cpu" else args.precision]
     if args.threads:
         command += ["--threads", str(args.threads)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=args.limit)
+    except subprocess.TimeoutExpired:
+        return {"cannot": f"not done after {args.limit:.0f} s"}
+    if done.returncode and impl in PEERS:
+        return {"cannot": done.stderr.strip().splitlines()[-1]}
     if done.returncode:
         raise SystemExit(f"{case} {impl} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])
@@ -244,13 +262,16 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
     runs: dict[str, list[dict]] = {impl: [] for impl in impls}
     for _ in range(args.repeat):
         for impl in impls:
-            runs[impl].append(in_fresh_process(case, impl, args))
+            if not (runs[impl] and "cannot" in runs[impl][0]):
+                runs[impl].append(in_fresh_process(case, impl, args))
+    cannot = {impl: done[0]["cannot"] for impl, done in runs.items() if "cannot" in done[0]}
     medians = {
         impl: {key: statistics.median(run[key] for run in done) for key in done[0] if key != "grad_norms"}
         for impl, done in runs.items()
+        if impl not in cannot
     }
     base = medians.get("published")
-    rows = []
+    rows = [{"case": case, "impl": impl} | common | dict.fromkeys(FIGURES) | {"cannot": why} for impl, why in cannot.items()]
     for impl, median in medians.items():
         row = {"case": case, "impl": impl} | common | median
         row["time_ratio"] = median["seconds"] / base["seconds"] if base else None
@@ -261,7 +282,8 @@ def measure(case: str, args: argparse.Namespace) -> list[dict]:
 
 def line(row: dict) -> str:
     if row["seconds"] is None:
-        return f"{row['case']:<14}{row['impl']:<15}  not measured: torch finds no {row['device'].upper()} device"
+        why = row.get("cannot") or f"torch finds no {row['device'].upper()} device"
+        return f"{row['case']:<14}{row['impl']:<15}  not measured: {why}"
 
     def ratio(name: str) -> str:
         return "     -" if row[name] is None else f"{row[name]:6.3f}"
@@ -281,7 +303,7 @@ HEADER = (
 
 
 def plot(rows: list[dict], folder: Path) -> list[Path]:
-    """Time and memory against map side, one picture for each metric and width run at several sides."""
+    """One picture: time and memory against map side, for every metric and width that was run at three sides or more."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -290,32 +312,32 @@ def plot(rows: list[dict], folder: Path) -> list[Path]:
     curves: dict[tuple[str, int], list[dict]] = {}
     for row in rows:
         curves.setdefault(parse_case(row["case"])[:2], []).append(row)
-    written = []
-    for (metric, channels), points in curves.items():
-        if len({row["case"] for row in points}) < 3:
-            continue
-        figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
-        for axis, value, label in zip(
-            axes,
-            (lambda r: r["seconds"], lambda r: r["extra_bytes"] / 1e6),
-            ("seconds, forward and backward", "peak memory above the inputs, MB"),
-        ):
-            for impl in dict.fromkeys(row["impl"] for row in points):
-                mine = sorted((parse_case(r["case"])[2], value(r)) for r in points if r["impl"] == impl)
-                axis.plot(*zip(*mine), marker="o", label=impl)
-            axis.set(xscale="log", yscale="log", xlabel="map side, pixels", ylabel=label)
-            sides = sorted({parse_case(r["case"])[2] for r in points})
-            axis.set_xticks(sides, [str(s) for s in sides], minor=False)
+    curves = {kind: points for kind, points in curves.items() if len({row["case"] for row in points}) >= 3}
+    if not curves:
+        return []
+    figure, axes = plt.subplots(len(curves), 2, figsize=(9, 3.4 * len(curves)), layout="constrained", squeeze=False)
+    for (metric, channels), points, (time_axis, memory_axis) in zip(curves, curves.values(), axes):
+        sides = sorted({parse_case(row["case"])[2] for row in points})
+        for impl in dict.fromkeys(row["impl"] for row in points):
+            mine = sorted(
+                (parse_case(row["case"])[2], row["seconds"], row["extra_bytes"] / 1e6) for row in points if row["impl"] == impl
+            )
+            for axis, values in zip((time_axis, memory_axis), tuple(zip(*mine))[1:]):
+                axis.plot([side for side, *_ in mine], values, marker="o", label=impl)
+        title = f"{'cosine' if metric == 'cos' else 'Kullback-Leibler'}, {channels} channels"
+        time_axis.set(ylabel="seconds, forward and backward", title=title)
+        memory_axis.set(ylabel="peak memory above the inputs, MB", title=title)
+        for axis in (time_axis, memory_axis):
+            axis.set(xscale="log", yscale="log", xlabel="map side, pixels")
+            axis.set_xticks(sides, [str(side) for side in sides], minor=False)
             axis.tick_params(axis="x", which="minor", bottom=False, labelbottom=False)
             axis.grid(alpha=0.3)
-        axes[0].legend()
-        name = {"cos": "cosine", "kl": "Kullback-Leibler"}[metric]
-        figure.suptitle(f"Cycle association, {name}, {channels} channels, {points[0]['device']}, float32")
-        folder.mkdir(parents=True, exist_ok=True)
-        written.append(folder / f"association_{metric}_{channels}_{points[0]['device']}.png")
-        figure.savefig(written[-1], dpi=120)
-        plt.close(figure)
-    return written
+        time_axis.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"association_{rows[0]['device']}.png"
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return [path]
 
 
 def main() -> None:
@@ -333,9 +355,10 @@ def main() -> None:
         choices=("", "highest", "high", "medium"),
         help="of products, but those that decide an argmax; as TRAIN.MATMUL_PRECISION has it (default: %(default)s)",
     )
+    parser.add_argument("--limit", type=float, default=1800.0, help="seconds that one run may take (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: as torch chooses)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the plots (default: docs/images)")
+    parser.add_argument("--images", type=Path, default=IMAGES, help="folder of the picture (default: docs/images)")
     parser.add_argument("--one", nargs=2, metavar=("CASE", "IMPL"), help="one run in this process; prints JSON")
     args = parser.parse_args()
     if args.threads:
@@ -344,7 +367,11 @@ def main() -> None:
         from dada.matmul_precision import matmul_precision
 
         with matmul_precision(args.precision, args.device):
-            print(json.dumps(run_once(*args.one, args.device, args.batch)))
+            try:
+                found = run_once(*args.one, args.device, args.batch)
+            except Cannot as why:
+                found = {"cannot": str(why)}
+            print(json.dumps(found))
         return
     cases = [c for name in args.cases for c in {"table": TABLE, "main": MAIN, "curve": CURVE}.get(name, (name,))]
     for case in cases:

@@ -39,12 +39,7 @@ KERNELS = (
         softmax_kernel.CONFIGS,
         {"CONTRAST": False, "VALUES": True, "mean_ptr": None, "rounding_ptr": None, **PLAIN},
     ),
-    (
-        "softmax",
-        SOFTMAX,
-        softmax_kernel.CONFIGS,
-        {"CONTRAST": True, "VALUES": False, "value_ptr": None, "mixed_ptr": None, **PLAIN},
-    ),
+    ("softmax", SOFTMAX, softmax_kernel.CONFIGS, {"CONTRAST": True, "VALUES": False, "value_ptr": None, **PLAIN}),
     *(
         (f"gradient, {'rows' if rows else 'columns'}{', mixing' if values else ''}", PULL, softmax_kernel.CONFIGS, flags)
         for values in (True, False)

@@ -67,6 +67,15 @@ def test_association_is_measured_beside_the_published_form(tmp_path):
     assert tables.association(rows).count("\n") == 4 + len(rows)
 
 
+def test_other_libraries_are_measured_or_say_why_not(tmp_path):
+    from gpu_check import tables
+
+    rows = run("other libraries", tmp_path)
+    assert [row["impl"] for row in rows] == ["flex", "flash-sinkhorn", "inf-cl", "keops"]
+    assert all("ms" in row or row["cannot"] for row in rows)
+    assert "no backward on a CPU" in tables.association(rows)
+
+
 def test_evaluation_counts_the_pixels_that_the_loop_of_advent_counts(tmp_path):
     rows = run("evaluation", tmp_path)
     assert [row.get("way") for row in rows] == ["ancestors", "ours", None]

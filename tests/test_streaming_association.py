@@ -512,6 +512,23 @@ def test_the_baseline_of_the_benchmark_is_the_published_loss(case):
     assert_close_relative(loss, case.tensor("loss"), 1e-9)
 
 
+def test_other_libraries_in_the_benchmark_compute_the_published_loss_or_say_why_not():
+    module = benchmark()
+    source, target, labels = random_case(0, 2, 16, (5, 4), (4, 6), "cos", dtype=torch.float32)
+    with torch.no_grad():
+        want = module.published_loss(source, target, labels, "cos")
+        torch.testing.assert_close(module.PEERS["flex"](source, target, labels, "cos"), want, rtol=1e-4, atol=0)
+    for name, why in (
+        ("flex", "no backward on a CPU"),
+        ("flash-sinkhorn", "not installed|CUDA"),
+        ("inf-cl", "not installed|CUDA"),
+    ):
+        with pytest.raises(module.Cannot, match=why):
+            module.PEERS[name](source, target.clone().requires_grad_(), labels, "cos")
+    case = {"case": "cos-16-5", "impl": "flex", "device": "cpu", "seconds": None, "cannot": "no backward"}
+    assert "not measured: no backward" in module.line(case)
+
+
 def test_the_benchmark_writes_the_named_fields_and_a_plot(tmp_path):
     module = benchmark()
     once = module.run_once("cos-8-6", "streaming", "cpu", 1)

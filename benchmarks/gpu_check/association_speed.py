@@ -3,8 +3,11 @@ of each of its steps by the kernels of Triton beside tiles."""
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from association import PeakMemory, make_case, published_loss
+from association_peers import PEERS, Cannot
 
 from dada.domain_adaptation.association import aggregation, streamed_loss
 from dada.domain_adaptation.association.form import form_for
@@ -17,6 +20,10 @@ CASES = (("cos", 512, 92), ("cos", 2048, 92), ("kl", 19, 92))  # metric, channel
 
 
 def run(check: Check) -> None:
+    if check.section == "other libraries":
+        for name, case in itertools.product(PEERS, CASES if not check.small else (("cos", 16, 20),)):
+            _peer(check, case, name)
+        return
     cases, batches = (CASES, (1, 4)) if not check.small else ((("cos", 16, 20), ("kl", 5, 20)), (1,))
     for batch in reversed(batches):  # the large ones first: they are what a training does
         for case in cases:
@@ -42,6 +49,17 @@ def _compare(check: Check, case: tuple[str, int, int], batch: int, precision: st
                 published = dict(row)
             row |= {name + " ratio": row[name] / published[name] for name in ("ms", "MB") if published.get(name)}
     torch.set_float32_matmul_precision("highest")
+
+
+def _peer(check: Check, case: tuple[str, int, int], name: str) -> None:
+    metric, channels, side = case
+    source, target, labels = make_case(metric, channels, side, 1, check.device)
+    source.requires_grad_(), target.requires_grad_()
+    with check.noting(metric=metric, channels=channels, side=side, batch=1, precision="highest", impl=name) as row:
+        try:
+            row |= _measured(check, lambda: PEERS[name](source, target, labels, metric), source, target)
+        except Cannot as why:
+            row["cannot"] = str(why)
 
 
 def _steps(check: Check, case: tuple[str, int, int], batch: int) -> None:

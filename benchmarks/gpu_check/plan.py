@@ -43,6 +43,7 @@ SECTIONS = (
     Section("EfficientNet-Lite0", "steps", 45, "whole steps at 512x512"),
     Section("DINOv2-S", "steps", 45, "whole steps at 512x512"),
     Section("CamVid", "camvid", 180, "a training from day to dusk, and its mIoU"),
+    Section("other libraries", "association_speed", 90, "their association, where they are installed", needs=("easydict",)),
 )
 
 

@@ -55,7 +55,7 @@ def correct(rows: Sequence[Row]) -> str:
 
 def association(rows: Sequence[Row]) -> str:
     """Whole losses beside the published form, then steps by kernels beside tiles."""
-    mine = [row for row in rows if row["section"] == "association"]
+    mine = [row for row in rows if row["section"] in ("association", "other libraries")]
     columns = ("metric", "channels", "batch", "precision", "impl", "ms", "ms ratio", "MB", "MB ratio")
     step_columns = ("metric", "channels", "batch", "step", "kernels ms", "tiles ms")
     parts = table(columns, (row for row in mine if "impl" in row)), table(step_columns, (row for row in mine if "step" in row))
@@ -97,8 +97,9 @@ def table(columns: Sequence[str], rows: Iterable[Row]) -> str:
     lines = []
     for row in rows:
         cells = [_cell(row.get(column)) for column in columns]
-        if "failed" in row and isinstance(row["failed"], str):
-            cells[-1] = row["failed"].replace("|", "\\|")[:80]
+        why = row.get("failed", row.get("cannot"))
+        if isinstance(why, str):
+            cells[-1] = why.replace("|", "\\|")[:80]
         lines.append(f"| {' | '.join(cells)} |")
     if not lines:
         return ""

@@ -89,8 +89,8 @@ class Rows(NamedTuple):
 
 def pull(
     own: Tensor, other: Tensor, of_rows: Rows, own_are_rows: bool, values: tuple[Tensor, Tensor] | None = None
-) -> tuple[Tensor, Tensor | None]:
-    """What every own pixel receives, the sum of pull * other; and as a column, of weight * gradient, if there are values.
+) -> tuple[Tensor, Tensor]:
+    """What every own pixel receives, the sum of pull * other; and as a column, of weight * gradient, empty without values.
 
     Args:
         own, other: (B, C, N) and (B, C, M) float32, the vectors whose products are the similarities.
@@ -98,7 +98,7 @@ def pull(
     """
     batch, channels, count = own.shape
     out = torch.empty(own.shape, dtype=own.dtype, device=own.device)
-    value_out = None if values is None or own_are_rows else torch.empty_like(out)
+    value_out = out.new_empty(0 if values is None or own_are_rows else out.shape)
     inputs = own, other, *(values or (None, None)), *of_rows, out, value_out
     flags = own_are_rows, values is not None, padded(channels)
     launch(pull_kernel, count, batch, *inputs, channels, count, other.shape[2], *flags)

@@ -24,7 +24,7 @@ CONFIGS = [
 
 
 @triton.jit
-def pixels(x_ptr, image, place, c, C, N):  # type: ignore[no-untyped-def]
+def pixels(x_ptr, image, place, c, C, N):
     """Of x (B, C, N) all channels at some places: (CHANNELS, len(place)), 0 outside."""
     at = (image * C + c)[:, None] * N + place[None, :]
     return tl.load(x_ptr + at, mask=(c < C)[:, None] & (place < N)[None, :], other=0.0)
@@ -98,8 +98,8 @@ class Softmax(NamedTuple):
 
 def softmax(
     rows: Tensor, columns: Tensor, chosen: Tensor, contrast: tuple[Tensor, Tensor] | None = None, values: Tensor | None = None
-) -> tuple[Softmax, Tensor | None]:
-    """The softmax of the products of every row with all columns; and the mean of `values` by it, (B, C, N), if there are any.
+) -> tuple[Softmax, Tensor]:
+    """The softmax of the products of every row with all columns; and the mean of `values` by it, (B, C, N), empty without.
 
     Args:
         rows, columns, values: (B, C, N), (B, C, M), (B, C, M) float32, few channels.
@@ -108,7 +108,7 @@ def softmax(
     """
     batch, channels, count = rows.shape
     found = Softmax(*torch.empty(3, batch, count, dtype=rows.dtype, device=rows.device))
-    mixed = None if values is None else torch.empty(rows.shape, dtype=rows.dtype, device=rows.device)
+    mixed = torch.empty(rows.shape if values is not None else 0, dtype=rows.dtype, device=rows.device)
     inputs = rows, columns, values, chosen, *(contrast or (None, None))
     flags = contrast is not None, values is not None, padded(channels), EPS
     launch(softmax_kernel, count, batch, *inputs, *found, mixed, channels, count, columns.shape[2], *flags)
