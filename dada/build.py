@@ -89,6 +89,10 @@ def build_network(
     if missing := not_imported(cfg):
         log.warning("%s", missing)
     network.set_recompute(train.RECOMPUTE)
+    if train.ADAPTER and not trained:  # a network that predicts has them merged
+        network.add_low_rank(train.LORA_LAYERS, train.LORA_RANK, train.LORA_ALPHA)
+    elif train.FREEZE_ENCODER:
+        network.freeze_backbone()
     plca_order = cfg.LEGACY.PLCA_CLASS_ORDER
     report = load_weights(network, weights, plca_class_order=plca_order, accept_licence=train.ACCEPT_LICENCE, head=head)
     if trained and report.missing:

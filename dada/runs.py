@@ -15,6 +15,7 @@ from torch import nn
 
 from dada import __version__
 from dada.files import whole_file
+from dada.model.base_file import base_name, frozen_state, hash_of
 
 BEST = "model_best.pth"  # see dada.training.validation
 
@@ -48,10 +49,27 @@ def versions() -> dict[str, str]:
 
 
 def save_snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict, name: str = "model") -> Path:
-    """Write `{name}_{iteration}.pth` whole: weights, iteration, plain cfg and versions. Returns its path."""
+    """Write `{name}_{iteration}.pth` whole, see `snapshot`. Returns its path."""
     path = folder / f"{name}_{iteration}.pth"
-    save_whole(path, {"state_dict": network.state_dict(), "iter": iteration, "cfg": cfg, "versions": versions()})
+    save_whole(path, snapshot(folder, network, iteration, cfg))
     return path
+
+
+def snapshot(folder: Path, network: nn.Module, iteration: int, cfg: dict) -> dict[str, Any]:
+    """Weights, iteration, plain cfg and versions, for a file in `folder`.
+
+    Frozen weights are left out. `base` is their hash, and they themselves lie in a file beside, which is written if it is
+    not there yet.
+    """
+    frozen = frozen_state(network)
+    trained = {name: value for name, value in network.state_dict().items() if name not in frozen}
+    content: dict[str, Any] = {"state_dict": trained, "iter": iteration, "cfg": cfg, "versions": versions()}
+    if frozen:
+        content["base"] = hash_of(frozen)
+        base = folder / base_name(content["base"])
+        if not base.exists():
+            save_whole(base, {"state_dict": frozen})
+    return content
 
 
 def save_whole(path: Path, content: dict) -> None:
@@ -72,6 +90,7 @@ def set_aside(folder: Path, after: int = 0, logs: Path | None = None) -> Path | 
         The folder moved to, or None if there was nothing but cfg and code, which every run writes anew.
     """
     patterns = ("model_*.pth", "teacher_*.pth", "checkpoint_*.pth", "post_mortem_*.pth", "test_*.json", "train_cfg.yml", "*.py")
+    patterns += () if after else ("base-*.pth",)
     left = [p for pattern in patterns for p in sorted(folder.glob(pattern)) if not after or iteration_of(p) > after]
     if logs is not None and not after:
         left += sorted(logs.glob("events.out.tfevents.*"))

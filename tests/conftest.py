@@ -46,6 +46,7 @@ LONG = [
     "selection",
     "training_golden",
     "predict",
+    "adapters",
     "packed",
     "figures",
     "release",

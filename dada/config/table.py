@@ -219,6 +219,21 @@ OPTIONS: dict[str, Any] = {
         "ACCEPT_LICENCE": Option(
             "", "Licence that is not permissive but that you accept for the encoder's weights; see docs/models.md.", role="span"
         ),
+        "FREEZE_ENCODER": Option(
+            False, "Train the heads alone: the encoder stays as RESTORE_FROM gives it, its batch norms on running statistics."
+        ),
+        "ADAPTER": Option(
+            "",
+            "'lora' freezes a vision transformer too, and trains low-rank matrices beside its products; empty: none.",
+            choices=("", "lora"),
+        ),
+        "LORA_RANK": Option(8, "Rank r of those matrices.", minimum=1),
+        "LORA_ALPHA": Option(8.0, "They are scaled by LORA_ALPHA / LORA_RANK.", above=0),
+        "LORA_LAYERS": Option(
+            ("qkv", "proj"),
+            "Products that get them, in every block: qkv and proj of attention, mlp.",
+            element=Option("qkv", "Products.", choices=("qkv", "proj", "mlp")),
+        ),
         "OPTIMIZER": Option("SGD", "Optimizer of the segmentation network.", choices=("SGD", "AdamW")),
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),

@@ -47,7 +47,7 @@ def blocks_above(network: SegmentationModel) -> dict[str, int]:
             waiting = []
             seen.append(found[0])
         layers[name] = seen.index(found[0]) + 1
-    if not seen:
+    if names and not seen:
         raise ValueError(
             f"TRAIN.LAYER_DECAY needs to know the blocks of the network, and the names of {type(network).__name__} "
             f"({getattr(network, 'encoder_name', '') or names[0]}) do not tell them; set it to 1.0"

@@ -21,11 +21,13 @@ class SegmentationModel(nn.Module):
         normalization: how images must be prepared; it follows the weights that the network starts from.
         encoder_name: of timm, where the trunk is one of its encoders.
         bn_policy: one of dada.model.batch_norm.BN_POLICIES.
+        frozen: names of the parameters that no training changes; see `freeze_backbone`.
     """
 
     normalization: Normalization
     encoder_name: str | None = None
     bn_policy: str = "train"
+    frozen: tuple[str, ...] = ()
     recompute_blocks: bool | None = None  # None: this network cannot; see dada.model.recompute
 
     def forward(self, image: Tensor) -> Outputs:
@@ -76,6 +78,25 @@ class SegmentationModel(nn.Module):
             freeze_affine(self)
         self.train(self.training)
 
+    def freeze_backbone(self) -> None:
+        """Keep the backbone as it is from here on: no gradients for it, and eval mode, in which batch norm learns nothing."""
+        parameters = {id(p) for module in self.backbone_modules() for p in module.parameters()}
+        self.frozen = tuple(name for name, p in self.named_parameters() if id(p) in parameters)
+        for name in self.frozen:
+            self.get_parameter(name).requires_grad_(False)
+        self.train(self.training)
+
+    def add_low_rank(self, layers: Iterable[str], rank: int, alpha: float) -> None:
+        """Freeze the backbone, and let low-rank adapters beside its products learn; see dada.model.low_rank.
+
+        Raises:
+            ValueError: this network has no such products.
+        """
+        raise ValueError(
+            f"TRAIN.ADAPTER lora is for vision transformers of timm, such as timm:vit_small_patch14_dinov2; "
+            f"{type(self).__name__} is none. Set it to '', or train the heads alone with TRAIN.FREEZE_ENCODER=True"
+        )
+
     def set_recompute(self, on: bool) -> None:
         """Keep only the inputs of the encoder's blocks for the backward pass, or everything.
 
@@ -88,8 +109,10 @@ class SegmentationModel(nn.Module):
             raise ValueError(f"{type(self).__name__} cannot recompute its blocks; set TRAIN.RECOMPUTE to False")
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """As nn.Module.train, but batch norm stays in eval mode under the policy "eval"."""
+        """As nn.Module.train, but a frozen backbone stays in eval mode, and batch norm under the policy "eval"."""
         super().train(mode)
+        for module in self.backbone_modules() if self.frozen else ():
+            module.eval()
         if self.bn_policy == "eval":
             for norm in batch_norms(self):
                 norm.eval()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 
 from dada.model.deeplabv2 import DeepLabHead
+from dada.model.low_rank import LowRankLinear
 from dada.model.outputs import Outputs
 from dada.model.timm_encoder import (
     LightDecoder,
@@ -22,6 +24,12 @@ import timm  # isort: skip
 
 # Files of timm whose networks keep one grid of patches, and one width, from the first block to the last.
 PLAIN_VITS = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
+# Products of a block in timm's names. A block that computes attention and MLP at once has `in_proj` for both.
+PRODUCTS = {
+    "qkv": re.compile(r"(^|\.)(qkv|[qkv]_proj|in_proj)$"),
+    "proj": re.compile(r"(^|\.)(proj|out_proj|attn_out_proj)$"),
+    "mlp": re.compile(r"(^|\.)(mlp\.\w+|mlp_out_proj)$"),
+}
 FINER = 4  # logits have this many positions along the side of a patch
 
 
@@ -132,6 +140,20 @@ class VitSegmenter(LightSegmenter):
     def set_recompute(self, on: bool) -> None:
         """Keep only the input of each block for the backward pass, or everything; values and gradients are the same."""
         self.encoder.set_grad_checkpointing(on)
+
+    def add_low_rank(self, layers: Iterable[str], rank: int, alpha: float) -> None:
+        """See SegmentationModel.add_low_rank; `layers` are keys of PRODUCTS, in all blocks."""
+        self.freeze_backbone()
+        blocks = self.encoder.blocks
+        for kind in layers:
+            found = [name for name, m in blocks.named_modules() if isinstance(m, nn.Linear) and PRODUCTS[kind].search(name)]
+            if not found:
+                raise ValueError(
+                    f"no product in the blocks of {self.encoder_name!r} is called {kind}: leave it out of TRAIN.LORA_LAYERS"
+                )
+            for name in found:
+                parent, _, own = name.rpartition(".")
+                setattr(blocks.get_submodule(parent), own, LowRankLinear(blocks.get_submodule(name), rank, alpha))
 
     def head_modules(self) -> list[nn.Module]:
         return [self.finer, *super().head_modules()]

@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dada.model.base_file import State, read_base
 from dada.model.torch_files import UnreadableFile, read_torch_file
 
 log = logging.getLogger(__name__)
-
-State = dict[str, Tensor]
 
 CAFFE_RESNET = "DeepLab_resnet_pretrained_imagenet.pth"  # from which ADVENT, DADA and PLCA start
 ACCEPTED = (
@@ -33,7 +32,8 @@ class WeightsFile(NamedTuple):
     """What is read of a weights file.
 
     Args:
-        state: the state dict, unwrapped; names as they stand, less `module.`, `_orig_mod.` and the like.
+        state: the state dict, unwrapped, with the frozen weights that a snapshot names; names as they stand, less `module.`,
+            `_orig_mod.` and the like.
         cfg: the configuration that it was trained with, in files of this project; else empty.
     """
 
@@ -57,6 +57,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     state = _unwrapped(content, path)
     if state is None:
         raise ValueError(f"{path} holds {_describe(content)}; accepted is {ACCEPTED}")
+    if isinstance(content, Mapping) and isinstance(stored_cfg, Mapping) and isinstance(content.get("base"), str):
+        state = {**read_base(path, content["base"]), **state}
     return WeightsFile(bare_names(state), stored_cfg if isinstance(stored_cfg, Mapping) else {})
 
 

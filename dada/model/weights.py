@@ -25,6 +25,7 @@ from typing import NamedTuple
 
 from dada.model.batch_norm import for_every_domain, without_domain
 from dada.model.imagenet import imagenet_state
+from dada.model.low_rank import has_adapters, is_adapter, merged
 from dada.model.segmentation_model import SegmentationModel
 from dada.model.weight_files import State, found_weights, read_weights
 from dada.model.weight_formats import HEADS, Adapted, adapt, head_prefixes, prefixes, shortened
@@ -65,8 +66,9 @@ def load_weights(
         head: False takes the trunk alone, also of a whole network; head and depth block keep their initial values.
 
     Returns:
-        What was set and what was not. Files with a trunk only may leave the head at its initial values; every
-        other gap is an error, but for counters of batch norm (`num_batches_tracked`), which old files lack.
+        What was set and what was not. Files with a trunk only may leave the head at its initial values, files without
+        adapters those of the network; every other gap is an error, but for counters of batch norm
+        (`num_batches_tracked`), which old files lack. Adapters of the file that the network has not are merged.
 
     Raises:
         FileNotFoundError: no such file.
@@ -83,6 +85,9 @@ def load_weights(
         origin = str(source)
         state, stored_cfg = read_weights(source)
         _check_class_order(stored_cfg, plca_class_order, origin)
+    if has_adapters(state) and not has_adapters(model.state_dict()):
+        log.info("%s: its low-rank adapters are added to the weights beside them", origin)
+        state = merged(state)
     adapted = _adapted(model, state, plca_class_order)
     if adapted.trunk_only and str(source) != "imagenet":
         _check_licence(model, accept_licence)
@@ -111,7 +116,8 @@ def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> 
 
     The first prefix under which the trunk is found decides, so that a network whose head does not fit is no trunk.
     """
-    trunk = {without_domain(key) for key in model.state_dict() if not key.startswith(head_prefixes(model))}
+    own = (key for key in model.state_dict() if not key.startswith(head_prefixes(model)) and not is_adapter(key))
+    trunk = {without_domain(key) for key in own}
     strange: ValueError | None = None
     tried = []
     for prefix in ("", *prefixes(state)):
@@ -154,7 +160,10 @@ def _check_licence(model: SegmentationModel, accepted: str) -> None:
 
 def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadReport:
     own, state = model.state_dict(), for_every_domain(model, adapted.state)
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    starting = not has_adapters(state)
+    missing = [
+        key for key in own if key not in state and not key.endswith("num_batches_tracked") and not (starting and is_adapter(key))
+    ]
     gaps = [key for key in missing if not (adapted.trunk_only and key.startswith(head_prefixes(model)))]
     unexpected = [key for key in state if key not in own]
     shapes = [
@@ -167,7 +176,12 @@ def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadRepor
         for key, value in state.items()
         if key in own and own[key].is_floating_point() and not value.is_floating_point()
     ]
-    if gaps or unexpected or shapes or kinds:
+    scales = [
+        f"{key} {value:g} for {own[key]:g}"
+        for key, value in state.items()
+        if key in own and key.endswith("lora_scale") and value.shape == own[key].shape and value != own[key]
+    ]
+    if gaps or unexpected or shapes or kinds or scales:
         parts = []
         if gaps:
             parts.append(f"{len(gaps)} entries are missing: {shortened(gaps)}")
@@ -177,15 +191,23 @@ def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadRepor
             parts.append(f"{len(shapes)} have another shape (file for network): {shortened(shapes)}")
         if kinds:
             parts.append(f"{len(kinds)} hold numbers of another kind: {shortened(kinds)}")
+        if scales:
+            parts.append(f"{len(scales)} scale adapters otherwise (file for network): {shortened(scales)}")
         raise ValueError(
-            f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. " + _advice(gaps, unexpected, shapes)
+            f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. "
+            + _advice(gaps, unexpected, shapes, bool(scales))
         )
     model.load_state_dict(state, strict=False)  # counters of batch norm may be absent, nothing else
     return LoadReport(origin, tuple(key for key in own if key in state), tuple(missing), adapted.ignored)
 
 
-def _advice(missing: list[str], unexpected: list[str], shapes: list[str]) -> str:
+def _advice(missing: list[str], unexpected: list[str], shapes: list[str], scales: bool) -> str:
     """What to change, for the mistakes that are easily made."""
+    if scales or has_adapters([*missing, *unexpected, *(shape.split()[0] for shape in shapes)]):
+        return (
+            "The file's adapters have another rank, alpha or layers: set TRAIN.LORA_RANK, TRAIN.LORA_ALPHA and TRAIN.LORA_LAYERS "
+            "to those that it was trained with; or start from the two merged, which `dada release` writes"
+        )
     if any("norm_layers" in key for key in missing + unexpected):
         return "The file has a batch norm per domain: set TRAIN.DOMAIN_BN to True"
     if any(key.startswith("layer5.") for key in unexpected):

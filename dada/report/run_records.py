@@ -54,10 +54,13 @@ class RunRecord:
 
     @cached_property
     def parameters(self) -> int | None:
-        """Numbers that were trained; None where the weights are not there."""
+        """Of the network, frozen ones among them; None where the weights are not there."""
         if self.weights is None or not self.weights.is_file():
             return None
-        state = read_weights(self.weights).state
+        try:
+            state = read_weights(self.weights).state
+        except FileNotFoundError:  # the frozen ones are elsewhere
+            return None
         return sum(value.numel() for name, value in state.items() if not name.endswith(_NO_PARAMETERS))
 
     @cached_property

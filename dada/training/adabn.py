@@ -15,7 +15,7 @@ from dada.build import build_network, on_device, target_loader
 from dada.config import plain_cfg
 from dada.model.batch_norm import TARGET, DomainBatchNorm2d, batch_norms, select_domain
 from dada.model.segmentation_model import SegmentationModel
-from dada.runs import iteration_of, save_whole, versions
+from dada.runs import iteration_of, save_whole, snapshot
 
 
 def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
@@ -93,5 +93,4 @@ def adapt_snapshot(cfg: Any, checkpoint: str | Path, out: str | Path, images: in
         network = build_network(cfg, str(checkpoint)).to(device)
         loader = statistics_loader(cfg, network, images)
         adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in loader))
-    state = {"state_dict": network.state_dict(), "iter": iteration_of(Path(checkpoint)), "cfg": plain_cfg(cfg)}
-    save_whole(Path(out), {**state, "versions": versions()})
+    save_whole(Path(out), snapshot(Path(out).parent, network, iteration_of(Path(checkpoint)), plain_cfg(cfg)))

@@ -31,6 +31,14 @@ def idle_parts(cfg: Any, objective: Objective) -> list[str]:
             "TRAIN.DA_METHOD is DADA and USE_DEPTH False: there is no depth loss, and a discriminator sees entropy maps without "
             "depth. Set USE_DEPTH to True for DADA as published"
         )
+    if (
+        train.FREEZE_ENCODER
+        and not (train.ADAPTER or cfg.USE_DEPTH)
+        and any(term.name == "loss_fass" for term in objective.terms)
+    ):
+        found.append(
+            "loss_fass: moves nothing, since it compares features of the encoder, which TRAIN.FREEZE_ENCODER keeps as they are"
+        )
     if stop <= train.WARMUP_ITERS:
         schedule = {"max_iterations": train.MAX_ITERS, "power": train.POWER, "warmup": train.WARMUP_ITERS}
         highest = max(poly_lr(train.LEARNING_RATE, iteration, **schedule) for iteration in range(stop))

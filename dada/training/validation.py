@@ -26,7 +26,7 @@ from dada.evaluation.evaluator import Evaluation, evaluate
 from dada.evaluation.tester import build_predictor, protocol
 from dada.parallel.distributed import greatest
 from dada.parallel.ranks import is_main
-from dada.runs import BEST, save_whole, versions
+from dada.runs import BEST, save_whole, snapshot
 from dada.training.rng import rng_state, set_rng_state
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Validation:
             self._best = {"iter": done, "mIoU": found.miou}
             if is_main():
                 chosen = {**self._best, "by": self._measured}
-                content = {"state_dict": copied.state_dict(), "iter": done, "cfg": plain_cfg(self._cfg), "versions": versions()}
+                content = snapshot(self._path.parent, copied, done, plain_cfg(self._cfg))
                 save_whole(self._path, {**content, "chosen": chosen})
         return found
 
