@@ -26,7 +26,7 @@ from dada.evaluation.evaluator import evaluate
 from dada.evaluation.tester import build_predictor
 from dada.label_sets import label_set
 from dada.model.discriminator import FCDiscriminator
-from dada.normalization import CAFFE_BGR
+from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 from dada.segmenter import Segmenter
 from dada.training.adabn import adapt_batch_norm
 from dada.training.trainer import Trainer, build_optimizer, build_trainer, check_weights
@@ -116,7 +116,7 @@ def check_before_saving(device: torch.device) -> Work:
 
 def evaluation(options: list[str], device: torch.device) -> Work:
     cfg_from_list(options)
-    predictor = predictor_on(device, members=2)
+    predictor = predictor_on(device, members=2, real="TEST.WITH_AGGREGATION=True" in options)
     return lambda: evaluate(predictor, [batch(0)], label_set(K), device, cfg.TEST.CLASS_RULE)
 
 
@@ -142,22 +142,23 @@ def export(device: torch.device) -> Work:
     """The module that is exported, as Python runs it."""
     image = torch.zeros(1, 3, *SIDE, dtype=torch.uint8).to(device)
     cfg_from_list(["USE_DEPTH=True"])
-    return partial(Exportable(predictor_on(device).networks[0], align_corners=True), image)
+    return partial(Exportable(predictor_on(device, real=True).networks[0], align_corners=True), image)
 
 
 def batch_norm_statistics(device: torch.device) -> Work:
-    return partial(adapt_batch_norm, predictor_on(device).networks[0], [batch(0, device).image])
+    return partial(adapt_batch_norm, predictor_on(device, real=True).networks[0], [batch(0, device).image])
 
 
 def batch(seed: int, device: torch.device | str = "cpu"):
     return random_batch(2, SIDE, K, seed).to(device)
 
 
-def predictor_on(device: torch.device, members: int = 1):
+def predictor_on(device: torch.device, members: int = 1, real: bool = False):
+    """Of three layers, or of a real network, where it is the network that something is done to."""
     cfg_from_list([MOBILE])
-    networks = [build_network(cfg, "").to(device).eval() for _ in range(members)]
-    if members > 1:
-        networks[1].normalization = CAFFE_BGR  # as for an ensemble of different networks
+    networks = [(build_network(cfg, "") if real else TinyNetwork(K)).to(device).eval() for _ in range(members)]
+    for network, normalization in zip(networks, (TORCHVISION_RGB, CAFFE_BGR)):  # as of an ensemble of different networks
+        network.normalization = normalization
     return build_predictor(cfg, networks, [1.0] * members, device)
 
 

@@ -104,7 +104,7 @@ def test_every_trainable_parameter_gets_a_gradient_and_is_in_one_group(network):
     _, model = network
     model.train()
     model.zero_grad()
-    out = model(image(2, 3, 64, 64))
+    out = model(image(2, 3, 33, 33))
     loss = sum(value.square().mean() for value in (out.logits, out.aux_logits, out.depth) if value is not None)
     loss.backward()
     groups = model.parameter_groups()
@@ -196,7 +196,7 @@ def test_weights_decide_how_images_are_normalised(network):
 
 @pytest.mark.parametrize("depth", [18, 34, 50])
 def test_trunk_equals_torchvision_at_output_stride_32(depth, tmp_path):
-    """On 65x65, where rounding the max-pool up or down gives the same."""
+    """On 33x33, where rounding the max-pool up or down gives the same."""
     import torchvision
 
     torch.manual_seed(0)
@@ -205,11 +205,11 @@ def test_trunk_equals_torchvision_at_output_stride_32(depth, tmp_path):
     ours = build_model(f"resnet-{depth}", K, output_stride=32, weights=tmp_path / "resnet.pth").eval()
     layers = nn.Sequential(*list(theirs.children())[:-2])
     with torch.no_grad():
-        x = image(1, 3, 65, 65).double()
+        x = image(1, 3, 33, 33).double()
         torch.testing.assert_close(ours.double()(x).features, layers.double()(x), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", ["resnet-18", "resnet-34", "resnet-50"])
+@pytest.mark.parametrize("name", ["resnet-18", "resnet-50"])  # one of each kind of block
 @pytest.mark.parametrize("output_stride", [8, 16])
 def test_dilation_keeps_what_the_strided_network_computes(name, output_stride):
     """With the same weights, the dilated map at every second (fourth) position is the strided map."""
@@ -219,8 +219,8 @@ def test_dilation_keeps_what_the_strided_network_computes(name, output_stride):
     step = 32 // output_stride
     with torch.no_grad():
         # In float64, since sums run in another order, and the features of random weights are large.
-        coarse = strided.double().eval()(image(1, 3, 97, 129).double()).features
-        fine = dilated.double().eval()(image(1, 3, 97, 129).double()).features
+        coarse = strided.double().eval()(image(1, 3, 65, 97).double()).features
+        fine = dilated.double().eval()(image(1, 3, 65, 97).double()).features
     torch.testing.assert_close(fine[:, :, ::step, ::step], coarse, rtol=1e-9, atol=1e-9)
 
 
