@@ -33,11 +33,8 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from association_peers import PEERS, Cannot
+from torch import Tensor
 
 TABLE = ("cos-512-92", "cos-2048-92", "cos-512-128", "kl-16-92", "kl-16-128")
 MAIN = ("cos-512-92", "cos-2048-92", "kl-16-92")

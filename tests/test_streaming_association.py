@@ -494,7 +494,9 @@ def test_stripes_cover_every_row_once_and_fit_into_the_tile(rows, columns):
 # ---- what the benchmark compares with ------------------------------------------------------------
 
 
-def benchmark():
+@pytest.fixture
+def benchmark(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parent.parent / "benchmarks")
     path = Path(__file__).parent.parent / "benchmarks" / "association.py"
     spec = importlib.util.spec_from_file_location("benchmark_association", path)
     module = importlib.util.module_from_spec(spec)
@@ -505,35 +507,33 @@ def benchmark():
 @pytest.mark.parametrize(
     "case", [c for c in ASSOCIATION if c.settings["spagg"] and c.arrays["valid"].any()], ids=lambda c: c.name
 )
-def test_the_baseline_of_the_benchmark_is_the_published_loss(case):
-    loss = benchmark().published_loss(
+def test_the_baseline_of_the_benchmark_is_the_published_loss(case, benchmark):
+    loss = benchmark.published_loss(
         case.tensor("x1", torch.float64), case.tensor("x2", torch.float64), case.tensor("gt1"), case.settings["metric"]
     )
     assert_close_relative(loss, case.tensor("loss"), 1e-9)
 
 
-def test_other_libraries_in_the_benchmark_compute_the_published_loss_or_say_why_not():
-    module = benchmark()
+def test_other_libraries_in_the_benchmark_compute_the_published_loss_or_say_why_not(benchmark):
     source, target, labels = random_case(0, 2, 16, (5, 4), (4, 6), "cos", dtype=torch.float32)
     with torch.no_grad():
-        want = module.published_loss(source, target, labels, "cos")
-        torch.testing.assert_close(module.PEERS["flex"](source, target, labels, "cos"), want, rtol=1e-4, atol=0)
+        want = benchmark.published_loss(source, target, labels, "cos")
+        torch.testing.assert_close(benchmark.PEERS["flex"](source, target, labels, "cos"), want, rtol=1e-4, atol=0)
     for name, why in (
         ("flex", "no backward on a CPU"),
         ("flash-sinkhorn", "not installed|CUDA"),
         ("inf-cl", "not installed|CUDA"),
     ):
-        with pytest.raises(module.Cannot, match=why):
-            module.PEERS[name](source, target.clone().requires_grad_(), labels, "cos")
+        with pytest.raises(benchmark.Cannot, match=why):
+            benchmark.PEERS[name](source, target.clone().requires_grad_(), labels, "cos")
     case = {"case": "cos-16-5", "impl": "flex", "device": "cpu", "seconds": None, "cannot": "no backward"}
-    assert "not measured: no backward" in module.line(case)
+    assert "not measured: no backward" in benchmark.line(case)
 
 
-def test_the_benchmark_writes_the_named_fields_and_a_plot(tmp_path):
-    module = benchmark()
-    once = module.run_once("cos-8-6", "streaming", "cpu", 1)
+def test_the_benchmark_writes_the_named_fields_and_a_plot(tmp_path, benchmark):
+    once = benchmark.run_once("cos-8-6", "streaming", "cpu", 1)
     assert {"seconds_forward", "seconds_backward", "input_bytes", "extra_bytes", "gemm_share"} <= once.keys()
     measured = {"impl": "streaming", "device": "cpu"} | once
     rows = [measured | {"case": f"cos-8-{side}", "extra_bytes": side} for side in (4, 6, 8)]
-    (path,) = module.plot(rows, tmp_path)
+    (path,) = benchmark.plot(rows, tmp_path)
     assert path.stat().st_size > 1000
