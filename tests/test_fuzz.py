@@ -43,7 +43,7 @@ from dada.training.post_mortem import read_post_mortem
 from dada.training.rng import rng_state, set_rng_state
 
 ROOT = Path(__file__).parent.parent
-SECONDS = 20  # for one file; the slowest takes one
+SECONDS = 200  # for one file; the slowest takes one, or twenty on a machine with much else to do
 MEGABYTES = 600  # a picture at the limit of MOST_PIXELS takes 400
 CPU = torch.device("cpu")
 

@@ -98,7 +98,7 @@ def test_a_training_in_a_container_with_little_shared_memory_ends_with_one_messa
         pytest.skip("needs user namespaces")
     options = [*tiny_options(city, tmp_path), "NUM_WORKERS=1", "TRAIN.DA_METHOD=source_only"]
     command = [sys.executable, "-m", "dada", "train", "--cfg", "toycity.yml", "--set", *options, "TRAIN.RESTORE_FROM=random"]
-    done = subprocess.run(small_shared_memory(command, "64k"), capture_output=True, text=True, timeout=100, env={**os.environ})
+    done = subprocess.run(small_shared_memory(command, "64k"), capture_output=True, text=True, timeout=600, env={**os.environ})
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith("error: /dev/shm (0.0625 MB) is too small")
     assert "Traceback" not in done.stderr and not (tmp_path / "snapshots").exists()

@@ -167,12 +167,12 @@ def test_blocks_of_several_threads_may_end_in_any_order():
     def other():
         with matmul_precision("medium", "cpu"):
             inside.set()
-            leave.wait(10)
+            leave.wait(100)
 
     thread = threading.Thread(target=other)
     with matmul_precision("high", "cpu"):
         thread.start()
-        assert inside.wait(10)
+        assert inside.wait(100)
     assert setting() == "medium"  # the other one's, which was entered later and is not left
     leave.set()
     thread.join()

@@ -375,7 +375,7 @@ def test_a_second_sigterm_ends_any_wait(wait, monkeypatch):
                 pass
             assert process.is_alive()
             os.kill(process.pid, signal.SIGTERM)
-        process.join(10)
+        process.join(100)
     os.close(said)
     assert process.exitcode == 143
 
@@ -407,7 +407,7 @@ def test_images_that_never_come_are_not_waited_for_where_an_iteration_may_have_b
             pass
         os.kill(process.pid, signal.SIGTERM)
         told = lines.read()
-    process.join(10)
+    process.join(100)
     assert process.exitcode == 143 and b"no images for" in told
 
 
@@ -427,7 +427,7 @@ def test_a_signal_ends_the_wait_for_the_other_processes(monkeypatch):
         process.start()
         with never_answers.accept()[0]:  # so it waits
             os.kill(process.pid, signal.SIGTERM)
-            process.join(10)
+            process.join(100)
         assert process.exitcode == 75
 
 
@@ -455,7 +455,7 @@ def test_a_run_that_fails_does_not_wait_for_its_loaders(small, during):
         run("NUM_WORKERS=1")
     for process in multiprocessing.active_children():  # as the interpreter does at its end
         process.terminate()
-        process.join(5)
+        process.join(100)
         assert not process.is_alive()
 
 
