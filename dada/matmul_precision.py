@@ -150,6 +150,7 @@ def _using(products: Products) -> Iterator[Products]:
                 _set(_now().setting)
             else:
                 _put_back(**_before)
+                _before.clear()
 
 
 def _overall() -> str:
