@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
@@ -15,14 +16,17 @@ import numpy as np
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from dada.config import not_imported
+from dada.config import not_imported, sources
 from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, step_loader
+from dada.dataset.image_files import first_few
+from dada.dataset.joined import Joined, parts_of
 from dada.dataset.loader import Loader
 from dada.dataset.own_classes import own_classes
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.plca_numbering import number_as_plca, plca_order
 from dada.dataset.rare_classes import RareClasses, class_counts
 from dada.dataset.sample import Batch, collate_by_size
+from dada.dataset.sampler import mixed_seed
 from dada.dataset.spread import spread
 from dada.label_sets import OTHER_LABEL, LabelSet, label_set, label_set_from_info
 from dada.matmul_precision import matmul_precision
@@ -128,21 +132,37 @@ def _normalization(cfg: Any, of_the_weights: Normalization) -> Normalization:
 def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
     """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
     train = cfg.TRAIN
-    transform = _train_transform(cfg, cfg.SOURCE, normalization, tuple(train.INPUT_SIZE_SOURCE))
-    options = {"info": train.INFO_SOURCE, "with_depth": cfg.USE_DEPTH, "seed": train.RANDOM_SEED}
-    dataset = _numbered(cfg, _dataset(cfg, "source", train.SET_SOURCE, transform, **options))
-    by_class = None
-    if train.RARE_CLASS_TEMPERATURE:
 
-        @cache
-        def classes() -> RareClasses:  # at the first draw: counting reads every label
-            counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
-            return RareClasses(counts, train.RARE_CLASS_TEMPERATURE)
+    def transform(name: str) -> TrainTransform:
+        return _train_transform(cfg, name, normalization, tuple(train.INPUT_SIZE_SOURCE))
 
-        def by_class(*parts: int | str) -> tuple[int, int]:
-            return classes().draw(*parts)
-
+    dataset = _source(cfg, transform, with_depth=cfg.USE_DEPTH, seed=train.RANDOM_SEED)
+    by_class = [_by_class(cfg, part) for part in parts_of(dataset)] if train.RARE_CLASS_TEMPERATURE else []
     return _train_loader(cfg, dataset, train.BATCH_SIZE_SOURCE, steps, "source", start_step, by_class)
+
+
+def _source(cfg: Any, transform_of: Callable[[str], Callable], split: str = "", **options: Any) -> SegmentationDataset | Joined:
+    """The source, or several as one. `split`: of each; empty for those of training. `options`: as of _dataset."""
+    parts, several = [], sources(cfg)
+    for number, one in enumerate(several, start=1):
+        try:
+            info, part = one.TRAIN.INFO_SOURCE, split or one.TRAIN.SET_SOURCE
+            dataset = _dataset(one, "source", part, transform_of(one.SOURCE), info=info, **options)
+            parts.append(_numbered(one, dataset))
+        except (ValueError, FileNotFoundError) as error:
+            if len(several) == 1:
+                raise
+            raise type(error)(f"source {number} of {len(several)}, {one.SOURCE}: {error}") from error
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
+def _by_class(cfg: Any, dataset: SegmentationDataset) -> Callable[..., tuple[int, int]]:
+    @cache
+    def classes() -> RareClasses:  # at the first draw: counting reads every label
+        counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
+        return RareClasses(counts, cfg.TRAIN.RARE_CLASS_TEMPERATURE)
+
+    return lambda *parts: classes().draw(*parts)
 
 
 def target_loader(
@@ -157,6 +177,65 @@ def target_loader(
     options = {"info": train.INFO_TARGET, "with_labels": False, "seed": train.RANDOM_SEED}
     dataset = _numbered(cfg, _dataset(cfg, "target", train.SET_TARGET, transform, **options))
     return _train_loader(cfg, dataset, train.BATCH_SIZE_TARGET, steps, "target", start_step)
+
+
+def labelled_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
+    """Batches of the images of TARGET_LABELLED with their labels, one for each of the steps start_step .. steps - 1.
+
+    Raises:
+        ValueError: some of them are tested, too.
+    """
+    train = cfg.TRAIN
+    dataset = labelled_target(cfg, _train_transform(cfg, cfg.TARGET, normalization, tuple(train.INPUT_SIZE_TARGET)))
+    role, _, split = train.EVAL_SPLIT.partition(":")
+    for tested in {cfg.TEST.SET_TARGET, *([split] if train.EVAL_EVERY and role == "target" else [])}:
+        try:
+            images = _dataset(cfg, "target", tested, dataset.transform, with_labels=False)
+        except (ValueError, FileNotFoundError):  # no test is possible here; where one is, it looks itself
+            continue
+        _check_apart(dataset, images, tested)
+    return _train_loader(cfg, dataset, train.BATCH_SIZE_LABELLED, steps, "labelled", start_step)
+
+
+def labelled_target(cfg: Any, transform: Callable) -> SegmentationDataset:
+    """The images that TARGET_LABELLED means, with their labels.
+
+    Raises:
+        ValueError, FileNotFoundError: fewer images have a label file than it asks for, or what it names is not there.
+    """
+    asked, train = cfg.TARGET_LABELLED, cfg.TRAIN
+    number = re.fullmatch(r"(random )?(\d+)", asked)
+    options = {"info": train.INFO_TARGET, "seed": train.RANDOM_SEED, "list_setting": "TARGET_LABELLED"}
+    if number or asked == "all":
+        options |= {"labelled_only": True, "list_setting": ""}
+    else:
+        options["list_file"] = asked
+    try:
+        dataset = _numbered(cfg, _dataset(cfg, "target", train.SET_TARGET, transform, **options))
+    except (ValueError, FileNotFoundError) as error:
+        raise type(error)(f"TARGET_LABELLED {asked}: {error}") from error
+    dataset.stream = "labelled target"
+    if number:
+        count, there = int(number[2]), len(dataset)
+        if not 1 <= count <= there:
+            raise ValueError(
+                f"TARGET_LABELLED is {asked}, but expected 1 to {there}: so many images of {dataset.title} {train.SET_TARGET} "
+                "have a label file"
+            )
+        order = np.random.default_rng(mixed_seed(train.RANDOM_SEED, "labelled")).permutation(there)
+        chosen = sorted(order[:count].tolist()) if number[1] else spread(there, count)
+        dataset.items = [dataset.items[index] for index in chosen]
+    return dataset
+
+
+def _check_apart(labelled: SegmentationDataset, tested: SegmentationDataset, split: str) -> None:
+    """Raise ValueError if a labelled image is one of those that are tested."""
+    places = {os.path.realpath(item.image) for item in tested.items}
+    if both := [item.image for item in labelled.items if os.path.realpath(item.image) in places]:
+        raise ValueError(
+            f"{len(both)} of the {len(labelled)} images of TARGET_LABELLED are tested, too (split {split!r}): {first_few(both)}. "
+            "A network that has learnt their labels is no measure: take others, or test on another split"
+        )
 
 
 def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoader:
@@ -176,17 +255,20 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
 
 
 def files_of(cfg: Any, what: str, *, images_only: bool = False) -> SegmentationDataset:
-    """What a run reads of its "source", "target" or "test", to look at the files: no image is normalised as a network wants.
+    """What a run reads of its "source", "target", "labelled" target or "test", to look at the files.
+
+    No image is normalised as a network wants. Of several sources, give the cfg of one.
 
     With `images_only`, labels and depth are left out and need not exist.
     """
     if images_only:
-        split = {"source": cfg.TRAIN.SET_SOURCE, "target": cfg.TRAIN.SET_TARGET, "test": cfg.TEST.SET_TARGET}[what]
+        split = {"source": cfg.TRAIN.SET_SOURCE, "test": cfg.TEST.SET_TARGET}.get(what, cfg.TRAIN.SET_TARGET)
         role = "source" if what == "source" else "target"
         return _dataset(cfg, role, split, eval_transform(cfg, TORCHVISION_RGB, cfg[role.upper()]), with_labels=False)
     if what == "test":
         return eval_loader(cfg, TORCHVISION_RGB).dataset
-    return (source_loader if what == "source" else target_loader)(cfg, TORCHVISION_RGB, steps=1).dataset
+    loaders = {"source": source_loader, "target": target_loader, "labelled": labelled_loader}
+    return loaders[what](cfg, TORCHVISION_RGB, steps=1).dataset
 
 
 def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | None:
@@ -201,7 +283,8 @@ def _image_or_none(dataset: SegmentationDataset, index: int) -> torch.Tensor | N
 def _dataset(cfg: Any, role: str, split: str, transform: Callable, **options: Any) -> SegmentationDataset:
     """A split of the source or the target. `options`: of build_dataset, where source, target and test differ."""
     upper = role.upper()
-    options.update(_own_options(cfg, cfg[upper], role), num_classes=cfg.NUM_CLASSES, list_file=cfg[f"DATA_LIST_{upper}"])
+    options = {"list_file": cfg[f"DATA_LIST_{upper}"], **options, **_own_options(cfg, cfg[upper], role)}
+    options["num_classes"] = cfg.NUM_CLASSES
     root = cfg[f"DATA_DIRECTORY_{upper}"]
     with without_imports(cfg):
         return build_dataset(cfg[upper], root, split=split, transform=transform, role=role, **options)
@@ -276,18 +359,22 @@ def _train_transform(
 
 def _train_loader(
     cfg: Any,
-    dataset: SegmentationDataset,
+    dataset: SegmentationDataset | Joined,
     batch_size: int,
     steps: int,
     stream: str,
     start_step: int,
-    by_class: Callable[..., tuple[int, int]] | None = None,
+    by_class: Sequence[Callable[..., tuple[int, int]]] = (),
 ) -> DataLoader:
     seed = cfg.TRAIN.RANDOM_SEED
-    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    parts = parts_of(dataset)
+    for part in parts:
+        part.skip_bad_files = cfg.ON_BAD_FILE == "skip"
+    shares = [(len(part), one.SOURCE_SHARE) for part, one in zip(parts, sources(cfg))] if len(parts) > 1 else []
     own = share_of(batch_size, f"TRAIN.BATCH_SIZE_{stream.upper()}")
     slots = range(own * rank(), own * (rank() + 1))
-    steps_to_load = {"slots": slots, "start_step": start_step, "stop_step": steps, "stream": stream, "by_class": by_class}
+    drawn = {"stream": stream, "parts": shares, "by_class": by_class}
+    steps_to_load = {"slots": slots, "start_step": start_step, "stop_step": steps, **drawn}
     return step_loader(dataset, batch_size, seed=seed, **steps_to_load, **_loading(cfg))
 
 
@@ -308,13 +395,29 @@ def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", sp
     """Labelled images of TEST.SET_TARGET, or of another split of source or target, each once, in order.
 
     They are prepared as the TEST section says. Of several processes each has every N-th batch.
+
+    Args:
+        split: empty for TEST.SET_TARGET, and for what is trained on of the source.
+
+    Raises:
+        ValueError: some were trained on, as TARGET_LABELLED says.
     """
     test = cfg.TEST
-    transform = eval_transform(cfg, normalization, cfg[role.upper()])
-    info = test.INFO_TARGET if role == "target" else cfg.TRAIN.INFO_SOURCE
-    dataset = _numbered(cfg, _dataset(cfg, role, split or test.SET_TARGET, transform, info=info))
-    if test.CLASS_RULE == "count":
-        dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
+    if role == "source":
+        dataset = _source(cfg, partial(eval_transform, cfg, normalization), split)
+    else:
+        split, transform = split or test.SET_TARGET, eval_transform(cfg, normalization, cfg.TARGET)
+        dataset = _numbered(cfg, _dataset(cfg, role, split, transform, info=test.INFO_TARGET))
+        if cfg.TARGET_LABELLED:
+            try:
+                labelled = labelled_target(cfg, transform)
+            except (ValueError, FileNotFoundError) as error:
+                log.warning("whether images that are tested were trained on with their labels is not known: %s", error)
+            else:
+                _check_apart(labelled, dataset, split)
+    for part in parts_of(dataset):
+        if test.CLASS_RULE == "count":
+            part.id_map = np.where(part.other_ids, OTHER_LABEL, part.id_map).astype(np.uint8)
     # Batches are shared, not images: each is the one that a single process would predict, to the last bit.
     batches = list(BatchSampler(range(len(dataset)), test.BATCH_SIZE_TARGET, drop_last=False))[rank() :: world_size()]
     return EvalLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **_loading(cfg))

@@ -199,7 +199,7 @@ def test_a_mapping_is_replaced_as_a_whole():
 @pytest.mark.parametrize(
     "pair, message",
     [
-        ("FOLDER_SOURCE.LABEL_MAP=[0, soil]", "synthia, wilddash, got [0, 'soil']"),
+        ("FOLDER_TARGET.LABEL_MAP=[0, soil]", "synthia, wilddash, got [0, 'soil']"),
         ("FOLDER_SOURCE.LABEL_MAP={0: 1}", "FOLDER_SOURCE.LABEL_MAP: 0: expected str, got int 1"),
         ("CLASSES.COLORS=[1, 2, 3]", "expected a list of 3 int, got 1"),
         ("CLASSES.COLORS=red", "expected a list of any number of list of 3 int, got 'red'"),

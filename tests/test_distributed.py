@@ -191,7 +191,8 @@ METHODS = {
     "MinEnt": ["TRAIN.DA_METHOD=MinEnt", "TRAIN.LAMBDA_ENT_MAIN=1", "TRAIN.LAMBDA_ENT_AUX=1", "TRAIN.MULTI_LEVEL=True"],
     "AdvEnt": ["TRAIN.DA_METHOD=AdvEnt", "TRAIN.MULTI_LEVEL=True", *ADVERSARIAL],
     "DADA": ["TRAIN.DA_METHOD=DADA", "USE_DEPTH=True", "TRAIN.LAMBDA_DEPTH_MAIN=1", *ADVERSARIAL],
-    "association": [
+    "association": [  # and labelled images of the target beside it
+        "TARGET_LABELLED=all",
         "CONTRASTIVE_LEARNING=True",
         "TRAIN.LAMBDA_ENTROPY=1",
         "TRAIN.CONSISTENCY_THRESHOLD=0.3",
@@ -251,7 +252,8 @@ def _trained(pairs: list[str]) -> tuple[dict[str, torch.Tensor], list[dict[str, 
     teacher = Teacher(network, 0.9) if objective.uses_teacher else None
     options = {"max_iterations": 4, "iter_size": cfg.TRAIN.ITER_SIZE, "teacher": teacher}
     trainer = Trainer(network, objective, build_optimizer(network, cfg), **options)
-    batches = iter([(_part(seed), _part(100 + seed, labelled=False)) for seed in range(3 * cfg.TRAIN.ITER_SIZE)])
+    seeds = range(3 * cfg.TRAIN.ITER_SIZE)
+    batches = iter([(_part(seed), _part(100 + seed, labelled=False), _part(201 + seed)) for seed in seeds])
     before = {name: value.clone() for name, value in network.state_dict().items()}
     values = [trainer.iterate(iteration, batches)[0] for iteration in range(3)]
     after = network.state_dict()
@@ -314,6 +316,7 @@ def folder(tmp_path: Path, name: str) -> Path:
 
 
 def test_a_run_of_two_processes_reads_the_same_images_and_writes_the_same_files_as_one(pair, pairs, tmp_path, capfd):
+    pairs += ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TARGET_LABELLED=3", "TRAIN.BATCH_SIZE_LABELLED=2"]
     assert pair(_run, [*pairs, "EXP_NAME=two"]) == [None, None]
     _run([*pairs, "EXP_NAME=one"])
     one, two = (folder(tmp_path, name) for name in ("one", "two"))

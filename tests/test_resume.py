@@ -172,7 +172,9 @@ def test_a_timm_network_goes_on_exactly(tiny_cfg, during, options):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_network(small, during):
-    whole = uninterrupted(*ASSOCIATED)
+    # What a run reads may come from several sources, and from a few labelled images of the target.
+    labelled = ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TARGET_LABELLED=random 3", "TRAIN.BATCH_SIZE_LABELLED=2"]
+    whole = uninterrupted(*ASSOCIATED, *labelled)
     for at in (0, 1, 2, 3, 5):
         during(at, kill)
         with pytest.raises(Killed):

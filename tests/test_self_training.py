@@ -399,8 +399,8 @@ def test_class_probabilities_are_daformers_formula_and_met_by_the_draws():
 
 def test_a_resumed_run_draws_the_same_classes():
     draw = RareClasses(COUNTS, 0.5).draw
-    whole = list(StepSampler(3, 2, seed=5, stop_step=30, by_class=draw))
-    assert list(StepSampler(3, 2, seed=5, start_step=11, stop_step=30, by_class=draw)) == whole[11:]
+    whole = list(StepSampler(3, 2, seed=5, stop_step=30, by_class=[draw]))
+    assert list(StepSampler(3, 2, seed=5, start_step=11, stop_step=30, by_class=[draw])) == whole[11:]
     assert {d.wanted for batch in whole for d in batch} == {0, 1, 2}
 
 

@@ -22,14 +22,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> list[object]:
     from dada.commands.replay import replay, report
-    from dada.training.post_mortem import read_post_mortem
+    from dada.training.post_mortem import BATCHES, read_post_mortem
 
     content = read_post_mortem(args.file)
     cfg_from_dict(content["cfg"], str(args.file))
     cfg_from_list(args.set)
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     print(f"iteration {content['iter']} on {content['device']}, {versions}")
-    for domain in ("source", "target"):
+    for domain in BATCHES:
         if content[domain] is not None:
             print(f"{domain} images: {', '.join(content[domain].name)}")
     result = replay(cfg, content)

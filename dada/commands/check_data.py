@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dada.build import files_of
-from dada.config import plain_cfg
+from dada.config import plain_cfg, sources
 from dada.dataset import IGNORE_LABEL, SegmentationDataset, image_files
 from dada.dataset.packed import IDS as IDS_KIND
 from dada.dataset.parallel_map import parallel_map
@@ -79,7 +79,7 @@ class Domain:
     """What was found in one split of one dataset.
 
     Args:
-        role: "source", "target" or "test".
+        role: "source", of which there may be several, "target", "labelled" (images of it) or "test".
         name: as SOURCE or TARGET names it.
         split, root: as the cfg gives them.
         images, labels, depths: how many files the split has; `checked` how many of its samples were read.
@@ -149,23 +149,41 @@ def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
         workers: processes that read; 0 reads in this one.
         limit: read only so many samples of each split, evenly spaced; 0 reads all.
     """
-    problems, roles = [], ["source", "target", "test"]
+    problems, roles, several = [], ["target", *["labelled"] * bool(cfg.TARGET_LABELLED), "test"], [cfg]
     try:
-        if not build_objective(cfg, torch.device("cpu")).uses_target:
-            roles.remove("target")
+        several = sources(cfg)
+        objective = build_objective(cfg, torch.device("cpu"))
+        roles = ["target"] * objective.uses_target + ["labelled"] * objective.uses_labelled + ["test"]
     except ValueError as error:
         problems.append(Problem(UNUSABLE, "", str(error)))
-    domains = [_check_domain(cfg, role, workers, limit) for role in roles]
+    domains = [_check_domain(one, "source", workers, limit) for one in several]
+    _judge_sources(domains)
+    domains += [_check_domain(cfg, role, workers, limit) for role in roles]
     counts = {d.role: d.counts for d in domains if d.counts is not None and len(d.counts)}
+    of_sources = [d.counts for d in domains if d.role == "source" and d.counts is not None]
+    if len({found.shape[1] for found in of_sources}) == 1 and "source" in counts:
+        counts["source"] = np.concatenate(of_sources)
     overlap = None
     if {"source", "test"} <= set(counts) and counts["source"].shape[1] == counts["test"].shape[1]:
         overlap = class_overlap(counts["source"], counts["test"])
     return Check(domains, problems, overlap, plain_cfg(cfg))
 
 
+def _judge_sources(domains: list[Domain]) -> None:
+    """Of several sources one may lack a class that another one has."""
+    if len(domains) == 1:
+        return
+    present = {name for d in domains if d.counts is not None for name, n in zip(d.classes, d.counts.sum(axis=0)) if n}
+    lacking = [domain for domain in domains if any(problem.kind == ABSENT for problem in domain.problems)]
+    for domain in lacking:
+        domain.problems = [problem for problem in domain.problems if problem.kind != ABSENT]
+    if len(lacking) == len(domains) and (absent := [name for name in domains[0].classes if name not in present]):
+        domains[0].problems.append(Problem(ABSENT, domains[0].root, _absent(absent)))
+
+
 def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
     of_source = role == "source"
-    split = {"source": cfg.TRAIN.SET_SOURCE, "target": cfg.TRAIN.SET_TARGET, "test": cfg.TEST.SET_TARGET}[role]
+    split = {"source": cfg.TRAIN.SET_SOURCE, "test": cfg.TEST.SET_TARGET}.get(role, cfg.TRAIN.SET_TARGET)
     root = cfg.DATA_DIRECTORY_SOURCE if of_source else cfg.DATA_DIRECTORY_TARGET
     domain = Domain(role, cfg.SOURCE if of_source else cfg.TARGET, split, root)
     if domain.name == "SYNTHIA":
@@ -178,6 +196,8 @@ def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
         dataset = files_of(cfg, role)
     except Exception as error:
         domain.problems.append(Problem(UNOPENED, root, _text(error)))
+        if role == "labelled":  # which images those are is not known
+            return domain
         try:  # labels that do not pair are no reason not to look at the images
             dataset = files_of(cfg, role, images_only=True)
         except Exception:
@@ -260,11 +280,15 @@ def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[i
         held = f"; they hold ids {ids}" if ids else ""
         add(NOTHING, f"{domain.checked} labels were read, and no pixel is of a trained class{held}")
     elif domain.role == "source" and domain.checked == domain.images:
-        advice = "Leave them out of the classes, or take images that hold them"
-        add(ABSENT, f"no label holds {', '.join(absent)}: nothing teaches these classes. {advice}")
+        add(ABSENT, _absent(absent))
     else:
         means = ": IoU says nothing of these classes" if domain.role == "test" else ""
         add(FEWER, f"no label that was read holds {', '.join(absent)}{means}")
+
+
+def _absent(names: list[str]) -> str:
+    advice = "Leave them out of the classes, or take images that hold them"
+    return f"no label holds {', '.join(names)}: nothing teaches these classes. {advice}"
 
 
 def _option(domain: Domain, name: str) -> str:

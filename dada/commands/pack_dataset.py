@@ -16,6 +16,7 @@ import PIL
 from tqdm import tqdm
 
 from dada.build import files_of
+from dada.config import sources
 from dada.dataset import SegmentationDataset, image_files, packed, storage
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
 from dada.dataset.parallel_map import parallel_map
@@ -79,6 +80,8 @@ def pack(
         OSError: the disk is full, or another process packs into `out`.
     """
     out = Path(out)
+    if role == "source" and len(sources(cfg)) > 1:
+        raise ValueError(f"SOURCE names {len(sources(cfg))} datasets: pack each by itself, with a --set of all that is a list")
     root = Path(cfg.DATA_DIRECTORY_SOURCE if role == "source" else cfg.DATA_DIRECTORY_TARGET)
     if storage.is_dir(root) and packed.pack_in(str(root)):
         raise ValueError(f"{root} is a packed copy: set DATA_DIRECTORY_{role.upper()} to the original folder")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dada.build import on_device
 from dada.domain_adaptation.step import Step
-from dada.training.post_mortem import not_finite
+from dada.training.post_mortem import BATCHES, not_finite
 from dada.training.rng import set_torch_rng_state
 from dada.training.trainer import Trainer, build_trainer
 
@@ -75,8 +75,7 @@ def _replay(cfg: Any, content: Mapping[str, Any], device: torch.device) -> Repla
             network.load_state_dict(state)
         except RuntimeError as error:
             raise ValueError(f"the weights of the post-mortem do not fit the {name} of this configuration: {error}") from None
-    source, target = (None if b is None else b.to(device) for b in (content["source"], content["target"]))
-    step = trainer.step(source, target)
+    step = trainer.step(*(None if (batch := content.get(name)) is None else batch.to(device) for name in BATCHES))
     weights = not_finite(_parameters(networks))
     sizes = {name: p.detach().abs().max().item() for name, p in _parameters(networks).items()}
     largest = max(sizes, key=lambda name: (math.isnan(sizes[name]), sizes[name]))
@@ -129,7 +128,7 @@ def _parameters(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def _inputs(step: Step) -> dict[str, Tensor]:
     """What the network and the losses are given, by name."""
-    batches = {"source": step.source, "target": step.target}
+    batches = {name: getattr(step, name) for name in BATCHES}
     tensors = {f"{domain} {name}": x for domain, b in batches.items() if b is not None for name, x in b._asdict().items()}
     return {name: x for name, x in tensors.items() if isinstance(x, Tensor)}
 

@@ -5,6 +5,7 @@
     table.py            every option: default, type, unit, one sentence
     imports.py          files of code that a user names
     loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
+    sources.py          of several sources, a cfg for each
     protocols.py        how published methods measure, as values of options
     yaml_files.py       YAML from untrusted sources: runs no code, takes bounded memory
     reference_page.py   docs/config.md, written from the table
@@ -29,6 +30,7 @@ from dada.config.loading import (
     reset,
     save_cfg,
 )
+from dada.config.sources import source_names, sources
 from dada.config.table import KEYS_OF_OTHERS, OPTIONS, flat_options
 
 __all__ = [
@@ -51,4 +53,6 @@ __all__ = [
     "read_cfg",
     "reset",
     "save_cfg",
+    "source_names",
+    "sources",
 ]

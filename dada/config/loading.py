@@ -56,11 +56,27 @@ def _flatten(values: Mapping[Any, Any], prefix: str = "") -> dict[str, Any]:
         name = f"{prefix}{key if isinstance(key, str) else shown(key)}"
         # A mapping is a section where the table has one; elsewhere it is a value of the wrong type.
         is_section = isinstance(value, Mapping) and any(o.startswith(name + ".") for o in known)
-        found = _flatten(value, name + ".") if is_section else {name: value}
+        if is_section:
+            found = _flatten(value, name + ".")
+        else:
+            found = _by_option(name, value) if _is_a_section_for_each(name, value) else {name: value}
         if twice := sorted(flat.keys() & found.keys()):
             raise ConfigError(f"{twice[0]} is given twice, in a section and as a key of its own: only one would count. Join them")
         flat.update(found)
     return flat
+
+
+def _is_a_section_for_each(name: str, value: Any) -> bool:
+    inside = [option for key, option in flat_options().items() if key.startswith(f"{name}.")]
+    entries = isinstance(value, list) and bool(value) and all(isinstance(entry, Mapping) for entry in value)
+    return entries and bool(inside) and all(option.each for option in inside)
+
+
+def _by_option(name: str, sections: list[Mapping]) -> dict[str, list]:
+    """A section that is written once for each source -> a list for each option; what one leaves out is at its default."""
+    flat, options = [_flatten(section, f"{name}.") for section in sections], flat_options()
+    keys = dict.fromkeys(key for section in flat for key in section)
+    return {key: [section.get(key, options[key].default if key in options else None) for section in flat] for key in keys}
 
 
 def _merge(values: Mapping[str, Any], origin: str, into: EasyDict, folder: Path | None = None) -> EasyDict:
@@ -171,7 +187,10 @@ def cfg_from_list(pairs: Iterable[str], into: EasyDict = cfg) -> EasyDict:
         option = flat_options().get(name)
         try:
             # A name or a path is taken as it stands: a folder called 007 or 'on' is no number and no truth value.
-            is_text = option is not None and (isinstance(option.default, str) or (option.path and text.lstrip()[:1] not in "[("))
+            opened = text.lstrip()[:1] in ("[", "(")
+            is_text = option is not None and (
+                not (option.each and opened) if isinstance(option.default, str) else option.path and not opened
+            )
             values[name] = text if is_text else parse_yaml(text)
         except yaml.YAMLError as error:
             mistakes.append(f"--set {pair}: not a YAML value: {error}")

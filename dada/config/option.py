@@ -55,6 +55,8 @@ class Option:
     meaning: str
     role: str = "weights"  # one of ROLES
     path: bool = False  # a file or a folder, which another machine has elsewhere
+    each: bool = False  # whether it may also be a list, with a value for each of several sources
+    digits: bool = False  # of text: whether a whole number stands for its digits
     unit: str = ""
     choices: tuple = ()
     pattern: str = ""  # what decides in place of `choices`, which then show what it means
@@ -80,6 +82,12 @@ class Option:
 
     @property
     def type_name(self) -> str:
+        return f"{self._kind}, or a list of such, one a source" if self.each else self._kind
+
+    @property
+    def _kind(self) -> str:
+        if self.digits:
+            return "str or int"
         if not isinstance(self.default, (tuple, dict)):
             return type(self.default).__name__
         element = self.element.type_name if isinstance(self.element, Option) else self.element.__name__
@@ -91,6 +99,13 @@ class Option:
 
     def read(self, value: Any) -> Any:
         """`value` as this option's type. Raises ValueError that says what was expected."""
+        if self.each and isinstance(value, (list, tuple)):
+            if not value:
+                raise ValueError(f"expected a {self.type_name}, got an empty list")
+            return tuple(self._one(v) for v in value)
+        return self._one(value)
+
+    def _one(self, value: Any) -> Any:
         if isinstance(self.default, dict):
             if isinstance(value, str) and value in self.choices:
                 return value
@@ -110,6 +125,8 @@ class Option:
             if self.default and not value:
                 raise ValueError(f"expected a {self.type_name}, at least one, got none")
             return tuple(self._entry(v) for v in value)
+        if self.digits and type(value) is int:
+            return str(value)
         return self._checked(_scalar(value, type(self.default)))
 
     def _entry(self, value: Any, where: str = "") -> Any:

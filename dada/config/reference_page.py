@@ -37,7 +37,8 @@ to the *machine*, and the paths of files (*local*), which reports compare by nam
 SECTIONS = {
     "": "Data, classes, device and folders.",
     "CLASSES": "Classes of your own, see [the tutorial](tutorial.md).",
-    "FOLDER_SOURCE": "Where `SOURCE` is `Folder`: how its files are found and what its labels mean.",
+    "FOLDER_SOURCE": "Where `SOURCE` is `Folder`: how its files are found and what its labels mean. Of several sources, a list "
+    "of such sections.",
     "FOLDER_TARGET": "The same where `TARGET` is `Folder`.",
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",

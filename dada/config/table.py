@@ -7,6 +7,7 @@ Sizes are (width, height) in pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from dada.config.option import Option
@@ -23,7 +24,7 @@ _COLOR = Option((0, 0, 0), "A colour.", unit="red, green, blue in 0..255", lengt
 
 def _folder(role: str) -> dict[str, Option]:
     """What a folder of pictures needs to be told; the paths lie below DATA_DIRECTORY_{role}."""
-    return {
+    options = {
         "IMAGES": Option(
             "{split}/images/**/*.*",
             f"Pattern of the image files below DATA_DIRECTORY_{role}: {{split}} is the split, * any part of a name, ** any "
@@ -66,15 +67,30 @@ def _folder(role: str) -> dict[str, Option]:
             choices=("error", "ignore"),
         ),
     }
+    return {name: replace(option, each=role == "SOURCE") for name, option in options.items()}
 
 
 OPTIONS: dict[str, Any] = {
     "SOURCE": Option(
         "SYNTHIA",
         "Labelled dataset to train on: SYNTHIA, GTA5, UrbanSyn, Synscapes, Cityscapes, FoggyCityscapes, ACDC, DarkZurich, "
-        "BDD100K, IDD, KITTI, WildDash, Mapillary, CamVid or Folder.",
+        "BDD100K, IDD, KITTI, WildDash, Mapillary, CamVid or Folder; or a list of several.",
+        each=True,
+    ),
+    "SOURCE_SHARE": Option(
+        1.0,
+        "Of several sources, in what proportion their images are drawn: [3, 1]; equal numbers: equally often.",
+        above=0,
+        each=True,
     ),
     "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
+    "TARGET_LABELLED": Option(
+        "",
+        "Target images whose labels are trained on: a list file, as DATA_LIST_TARGET; N, evenly spaced ones of "
+        "TRAIN.SET_TARGET, or 'random N', by TRAIN.RANDOM_SEED; or 'all', each of those that have a label file; empty: none.",
+        path=True,
+        digits=True,
+    ),
     "ON_BAD_FILE": Option(
         "fail",
         "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, and "
@@ -85,9 +101,11 @@ OPTIONS: dict[str, Any] = {
     "NUM_WORKERS": Option(
         4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0, role="run"
     ),
-    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True),
+    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each=True),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True),
-    "DATA_LIST_SOURCE": Option("", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True),
+    "DATA_LIST_SOURCE": Option(
+        "", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True, each=True
+    ),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True),
     "NUM_CLASSES": Option(
         16,
@@ -156,7 +174,7 @@ OPTIONS: dict[str, Any] = {
         ),
     },
     "TRAIN": {
-        "SET_SOURCE": Option("all", "Split of the source dataset."),
+        "SET_SOURCE": Option("all", "Split of the source dataset.", each=True),
         "SET_TARGET": Option("train", "Split of the target dataset."),
         "BATCH_SIZE_SOURCE": Option(
             1,
@@ -167,10 +185,18 @@ OPTIONS: dict[str, Any] = {
         "BATCH_SIZE_TARGET": Option(
             1, "Target images in a forward pass, those of all processes together.", unit="images", minimum=1
         ),
+        "BATCH_SIZE_LABELLED": Option(
+            1,
+            "Images of TARGET_LABELLED in a forward pass of their own, those of all processes together.",
+            unit="images",
+            minimum=1,
+        ),
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
         "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
-        "INFO_SOURCE": Option("", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True),
+        "INFO_SOURCE": Option(
+            "", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True, each=True
+        ),
         "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True),
         "IMG_MODE": Option(
             "", "Channel order and normalization; empty: what the model's weights were trained with.", choices=("", "BGR", "RGB")
@@ -274,6 +300,7 @@ OPTIONS: dict[str, Any] = {
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
         ),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
+        "LAMBDA_SEG_TARGET": Option(1.0, "Weight of the cross-entropy of TARGET_LABELLED.", minimum=0),
         "LAMBDA_SEG_AUX": Option(0.1, "Weight of the source cross-entropy of the auxiliary head.", minimum=0),
         "LAMBDA_LOVASZ": Option(0.0, "Weight of the source Lovasz-Softmax loss.", minimum=0),
         "LAMBDA_DEPTH_MAIN": Option(0.001, "Weight of the source berHu depth loss, with USE_DEPTH.", minimum=0),

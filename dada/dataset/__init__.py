@@ -74,7 +74,8 @@ def build_dataset(
     if dataset.num_classes != num_classes:
         raise ValueError(f"{info} holds {dataset.num_classes} classes, but NUM_CLASSES is {num_classes}")
     if not dataset.items:
-        raise ValueError(f"{role.upper()} {name}: there are no images in the split {split!r} of {root}")
+        what = "images with a label file" if options.get("labelled_only") else "images"
+        raise ValueError(f"{role.upper()} {name}: there are no {what} in the split {split!r} of {root}")
     if pack := storage.pack_of(dataset.items[0].image):
         names = [item.name for item in dataset.items]
         resized = getattr(dataset.transform, "fixed_resize", None)

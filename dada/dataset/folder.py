@@ -32,6 +32,8 @@ class Folder(SegmentationDataset):
         with_depth: read 16-bit PNG of distances in centimetres; see files.read_inverse_depth.
         info: JSON file with an id map and classes of one's own; see label_set_from_info.
         role: "source" or "target", whose settings the messages name.
+        list_setting: the option that names `list_file`, for messages; empty for that of the role.
+        labelled_only: leave out images without a label file.
         classes: names and colours of the train ids.
         images, labels, depth: patterns from the root on. A file that `labels` or `depth` fits is no image.
         white, orientation: of image files, see files.read_image.
@@ -61,6 +63,8 @@ class Folder(SegmentationDataset):
         seed: int = 0,
         info: str | Path = "",
         role: str = "source",
+        list_setting: str = "",
+        labelled_only: bool = False,
         classes: LabelSet | None = None,
         images: str = "{split}/images/**/*.*",
         labels: str = "{split}/masks/**/*.*",
@@ -72,7 +76,8 @@ class Folder(SegmentationDataset):
         default: str = "error",
     ) -> None:
         self.root, self.split, self.role = Path(root), split, role
-        self.setting, self.list_setting = f"FOLDER_{role.upper()}", f"DATA_LIST_{role.upper()}"
+        self.setting, self.list_setting = f"FOLDER_{role.upper()}", list_setting or f"DATA_LIST_{role.upper()}"
+        self.labelled_only = labelled_only
         self.white, self.orientation = white, orientation
         self._beside, self.left_out = ((labels, "LABELS"), (depth, "DEPTH")), 0
         self.strict = default == "error"
@@ -192,13 +197,13 @@ class Folder(SegmentationDataset):
                 self.left_out = len(found) - len(pictures)
                 found = pictures
 
-        def partners(text: str, key: str, what: str, otherwise: str) -> list[str]:
+        def partners(text: str, key: str, what: str, otherwise: str, some: bool = False) -> list[str | None]:
             if not text:
                 raise ValueError(f"{self.setting}.{key} is empty, but {what}s are needed here: {otherwise}")
             pattern = self._pattern(text, key)
-            return paired(found, image_pattern, pattern, self.root, what=what, list_setting=self.list_setting)
+            return paired(found, image_pattern, pattern, self.root, what=what, list_setting=self.list_setting, some=some)
 
-        if in_list and len(in_list) != len(found):
+        if in_list and len(in_list) != len(found) and not self.labelled_only:
             raise ValueError(
                 f"{self.list_setting} names a label behind {len(in_list)} of {len(found)} images; give one to all, or to none"
             )
@@ -206,7 +211,8 @@ class Folder(SegmentationDataset):
         depth_paths: list[str | None] = [None] * len(found)
         if labels is not None:
             why = "training reads those of the source, a test those of the target"
-            label_paths = in_list or partners(labels, "LABELS", "label", why)
+            named = [line.label for line in lines] if in_list else None
+            label_paths = named or partners(labels, "LABELS", "label", why, self.labelled_only)
         if depth is not None:
             why = "give the pattern, or set USE_DEPTH to False"
             depth_paths = partners(depth, "DEPTH", "depth file", why)
@@ -220,6 +226,7 @@ class Folder(SegmentationDataset):
         return [
             Item(str(root / image), label and str(root / label), distance and str(root / distance), image)
             for image, label, distance in zip(found, label_paths, depth_paths)
+            if label or not self.labelled_only
         ]
 
     def _pattern(self, text: str, key: str) -> Pattern:

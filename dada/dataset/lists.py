@@ -59,9 +59,7 @@ def lines_of(path: Path, setting: str) -> Iterator[tuple[int, str]]:
     try:
         lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise FileNotFoundError(
-            f"list file {path} not found. Correct {setting}, or leave it empty to take every image."
-        ) from None
+        raise FileNotFoundError(f"list file {path} not found. Correct {setting}, or leave it empty.") from None
     except UnicodeDecodeError as error:
         raise ValueError(
             f"list file {path} is not text in UTF-8 ({error.reason} at byte {error.start}): save it again as UTF-8"
@@ -69,7 +67,7 @@ def lines_of(path: Path, setting: str) -> Iterator[tuple[int, str]]:
     said = [(number, line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     said = [(number, line) for number, line in said if not line.startswith("#")]
     if not said:
-        raise ValueError(f"list file {path} names no image. Correct {setting}, or leave it empty to take every image.")
+        raise ValueError(f"list file {path} names no image. Correct {setting}, or leave it empty.")
     for number, line in said:
         if "\0" in line:
             raise ValueError(f"{path}, line {number} holds a zero byte, which no name has: {line[:200]!r}")

@@ -93,9 +93,16 @@ def _regex(name: str, *, capture: bool) -> str:
 
 
 def paired(
-    images: Sequence[str], image_pattern: Pattern, pattern: Pattern, root: str | Path, *, what: str, list_setting: str
-) -> list[str]:
-    """The file that belongs to each image, as paths from `root`.
+    images: Sequence[str],
+    image_pattern: Pattern,
+    pattern: Pattern,
+    root: str | Path,
+    *,
+    what: str,
+    list_setting: str,
+    some: bool = False,
+) -> list[str | None]:
+    """The file that belongs to each image, as paths from `root`; None where `some` alone need to have one.
 
     Args:
         images: paths from `root`.
@@ -118,13 +125,15 @@ def paired(
             f"  Write the {what} behind each image, divided by a tab, or correct the pattern."
         )
     missing = [image for image, key in zip(images, keys) if key not in found]
-    if missing:
+    if missing and not some:
         raise FileNotFoundError(
             f"{len(missing)} of {len(images)} images have no {what}: {image_files.first_few(missing)}.\n"
             + _advice(missing[0], keys, list(found), image_pattern, pattern, root, what, list_setting)
         )
     owner: dict[str, str] = {}
     for image, key in zip(images, keys):
+        if key not in found:
+            continue
         if len(found[key]) > 1:
             raise ValueError(
                 f"{len(found[key])} {what}s fit the image {image}: {image_files.first_few(found[key])}. "
@@ -135,7 +144,7 @@ def paired(
                 f"the {what} {found[key][0]} fits two images, {owner[key]} and {image}. "
                 f"Narrow {image_pattern}, until it leaves one, or add ** to both patterns to tell folders apart."
             )
-    return [found[key][0] for key in keys]
+    return [found[key][0] if key in found else None for key in keys]
 
 
 def _advice(

@@ -32,6 +32,8 @@ class PublishedDataset(SegmentationDataset):
         seed: of the experiment.
         info: JSON file with an id map and classes of one's own; see label_set_from_info.
         role: "source" or "target", whose settings the messages name; empty for the usual one.
+        list_setting: the option that names `list_file`, for messages; empty for that of the role.
+        labelled_only: leave out images without a label file.
 
     Raises:
         FileNotFoundError, ValueError: a folder, a list, an image or a label is missing, or the dataset has no such
@@ -62,14 +64,20 @@ class PublishedDataset(SegmentationDataset):
         seed: int = 0,
         info: str | Path = "",
         role: str = "",
+        list_setting: str = "",
+        labelled_only: bool = False,
     ) -> None:
         if with_depth and not self.has_depth:
             raise ValueError(f"{self.title} has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source.")
         self.root, self.split = Path(root), split or self.splits[0]
         self.list_file, self.with_labels, self.with_depth = list_file, with_labels, with_depth
         self.role = role or self.usual_role
-        self.setting, self.list_setting = f"DATA_DIRECTORY_{self.role.upper()}", f"DATA_LIST_{self.role.upper()}"
+        self.setting = f"DATA_DIRECTORY_{self.role.upper()}"
+        self.list_setting = list_setting or f"DATA_LIST_{self.role.upper()}"
         items = self.find()
+        if labelled_only:
+            missing = image_files.missing_files({item.label for item in items if item.label})
+            items = [item for item in items if item.label and item.label not in missing]
         check_items(items, self.title, self.setting, self.list_setting, self.label_advice)
         num_classes = num_classes or self.label_sets[0]
         classes, id_map = self.classes_and_map(num_classes, info)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from torch.utils.data import Dataset, Sampler
 
 from dada.dataset.loader import Loader
 from dada.dataset.sample import collate
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class Draw(NamedTuple):
@@ -40,8 +42,10 @@ class StepSampler(Sampler):
         start_step: first step to yield; the step to resume at.
         stop_step: step before which to stop.
         stream: "source" and "target" have orders that do not depend on each other.
-        by_class: `by_class(seed, stream, step, slot)` gives the index of a sample and the class that it was drawn for; in
-            place of the order of epochs. See dada.dataset.rare_classes.
+        parts: (samples, share) of each part of a dataset that is made of several, one after the other: so often, in
+            proportion, a sample is drawn from it. Each part has epochs of its own. (): there are no parts.
+        by_class: of each part, `by_class(seed, stream, step, slot)` gives the index of a sample and the class that it was
+            drawn for; in place of the order of epochs. See dada.dataset.rare_classes.
         slots: of each batch that are yielded; None: all. Processes that share a batch take slots of their own.
     """
 
@@ -51,7 +55,8 @@ class StepSampler(Sampler):
     start_step: int = 0
     stop_step: int = 0
     stream: str = "source"
-    by_class: Callable[..., tuple[int, int]] | None = None
+    parts: Sequence[tuple[int, float]] = ()
+    by_class: Sequence[Callable[..., tuple[int, int]]] = ()
     slots: range | None = None
 
     def __post_init__(self) -> None:
@@ -66,21 +71,39 @@ class StepSampler(Sampler):
         return self.stop_step - self.start_step
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, order = -1, None
+        sizes, shares = zip(*(self.parts or [(self.num_samples, 1.0)]))
+        streams = [f"{self.stream} {part}" for part in range(len(sizes))] if len(sizes) > 1 else [self.stream]
+        first = np.cumsum([0, *sizes])  # of each part
+        orders: list[tuple[int, np.ndarray]] = [(-1, first)] * len(sizes)  # epoch, and its permutation
         slots = range(self.batch_size) if self.slots is None else self.slots
+        before = self.start_step * self.batch_size
+        drawn = np.bincount(self._parts_of(shares, 0, before), minlength=len(sizes))
         for step in range(self.start_step, self.stop_step):
             batch = []
-            for slot in slots:
-                if self.by_class is not None:
-                    index, wanted = self.by_class(self.seed, self.stream, step, slot)
-                    batch.append(Draw(index, step, slot, wanted))
+            for slot, part in enumerate(self._parts_of(shares, step * self.batch_size, self.batch_size).tolist()):
+                number, wanted = int(drawn[part]), -1
+                drawn[part] += 1
+                if slot not in slots:
                     continue
-                number = step * self.batch_size + slot
-                if number // self.num_samples != epoch:
-                    epoch = number // self.num_samples
-                    order = epoch_order(self.num_samples, self.seed, self.stream, epoch)
-                batch.append(Draw(int(order[number % self.num_samples]), step, slot))
+                if self.by_class:
+                    index, wanted = self.by_class[part](self.seed, streams[part], step, slot)
+                else:
+                    epoch, place = divmod(number, sizes[part])
+                    if epoch != orders[part][0]:
+                        orders[part] = epoch, epoch_order(sizes[part], self.seed, streams[part], epoch)
+                    index = int(orders[part][1][place])
+                batch.append(Draw(int(first[part]) + index, step, slot, wanted))
             yield batch
+
+    def _parts_of(self, shares: Sequence[float], number: int, count: int) -> np.ndarray:
+        """Which part each of `count` samples comes from, those from `number` on, (count,): in any stretch nearly by the shares.
+
+        Multiples of the golden ratio lie evenly in 0..1, from wherever one begins to count (Weyl).
+        """
+        if len(shares) == 1:
+            return np.zeros(count, dtype=np.int64)
+        places = (mixed_seed(self.seed, self.stream, "parts") / 2**32 + np.arange(number, number + count) * _GOLDEN) % 1
+        return np.searchsorted(np.cumsum(shares)[:-1] / np.sum(shares), places, side="right")
 
 
 def epoch_order(num_samples: int, seed: int, stream: str, epoch: int) -> np.ndarray:

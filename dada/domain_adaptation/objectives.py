@@ -35,7 +35,9 @@ class Term(NamedTuple):
     weight: float
     compute: Callable[[Step], Tensor | TermValue]
     start: int = 0
-    reads: str = "target"  # what must be loaded for it: "source" alone, "target" too, or "view", the target's second view
+    # What must be loaded for it: "source" alone, "target" too, "view", the target's second view, or "labelled", the source and
+    # the labelled images of the target.
+    reads: str = "target"
     adversary: Adversary | None = None  # the discriminator that learns beside this term
     start_option: str = ""  # which sets `start`
     teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
@@ -66,7 +68,11 @@ class Objective(NamedTuple):
 
     @property
     def uses_target(self) -> bool:
-        return self.adapts or self.style is not None
+        return bool(self.adversaries) or self.style is not None or any(term.reads in ("target", "view") for term in self.terms)
+
+    @property
+    def uses_labelled(self) -> bool:
+        return any(term.reads == "labelled" for term in self.terms)
 
     @property
     def uses_teacher(self) -> bool:
@@ -134,6 +140,12 @@ def source_depth(masked: bool) -> Callable[[Step], Tensor]:
 
 
 # ---- terms on the target -------------------------------------------------------------------------------------------
+
+
+def target_cross_entropy(step: Step) -> Tensor:
+    """Of the images of TARGET_LABELLED."""
+    logits, label = step.labelled_outputs.logits, step.labelled.label
+    return losses.cross_entropy(step.upsample(logits, label), label)
 
 
 def target_entropy(step: Step) -> Tensor:
@@ -288,6 +300,8 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
         masked = not cfg.LEGACY.UNMASKED_DEPTH
         terms.append(Term("loss_depth_src_main", train.LAMBDA_DEPTH_MAIN, source_depth(masked)))
     terms = [term._replace(reads="source") for term in terms]
+    if cfg.TARGET_LABELLED:
+        terms.append(Term("loss_seg_trg", train.LAMBDA_SEG_TARGET, target_cross_entropy, reads="labelled"))
     terms += METHODS[train.DA_METHOD](cfg, device)
     if cfg.CONTRASTIVE_LEARNING:
         if train.LAMBDA_CONTRASTIVE_MAIN != 0 and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:

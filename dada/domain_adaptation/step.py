@@ -54,6 +54,7 @@ class Step:
         network: maps images (B, 3, H, W) to Outputs.
         source: labelled batch.
         target: unlabelled batch; its label is dropped here, so that no term can train on it.
+        labelled: batch of target images whose labels may be trained on.
         align_corners: how logits are upsampled.
         autocast: run the network in bfloat16.
         teacher: predicts the target images without a gradient, for terms that learn from pseudo-labels.
@@ -72,8 +73,10 @@ class Step:
         teacher: Teacher | None = None,
         num_classes: int = 0,
         style: Callable[[Tensor, Tensor], Tensor] | None = None,
+        labelled: Batch | None = None,
     ) -> None:
         self.source = source
+        self.labelled = labelled
         self.target = None if target is None else target._replace(label=None, depth=None)
         self.align_corners = align_corners
         self._network = network
@@ -130,6 +133,11 @@ class Step:
         """Outputs on the target images: on their second photometric view, where they come with one."""
         view = _given(self.target, "target images").view
         return self.forward(self.target_image if view is None else view, TARGET)
+
+    @cached_property
+    def labelled_outputs(self) -> Outputs:
+        """Outputs on the labelled images of the target."""
+        return self.forward(_given(self.labelled, "labelled images of the target").image, TARGET)
 
     @cached_property
     def first_view_outputs(self) -> Outputs:

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dada.build import build_network
+from dada.config import sources
 from dada.explorer.pairs import Pair, View, datasets, read_pairs
 from dada.explorer.prepare import LEVELS, reduce, ways
 from dada.figures.web import data_uri, page_part, script_json
@@ -44,7 +45,7 @@ def explore(
     about = {
         "network": cfg.TRAIN.MODEL,
         "checkpoint": Path(checkpoint).name,
-        "source": f"{source.title}, {cfg.TRAIN.SET_SOURCE}",
+        "source": f"{source.title}, {', '.join(dict.fromkeys(one.TRAIN.SET_SOURCE for one in sources(cfg)))}",
         "target": f"{target.title}, {cfg.TEST.SET_TARGET if with_target_labels else cfg.TRAIN.SET_TARGET}",
     }
     with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, device):

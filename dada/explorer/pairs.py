@@ -41,7 +41,7 @@ def datasets(cfg: Any, normalization: Normalization, with_target_labels: bool) -
     Source images are those that are trained on. Target images are too, and their label files are never opened; with
     `with_target_labels` they are the test's, with labels.
     """
-    source = eval_loader(cfg, normalization, "source", cfg.TRAIN.SET_SOURCE).dataset
+    source = eval_loader(cfg, normalization, "source").dataset
     target = eval_loader(cfg, normalization).dataset if with_target_labels else unlabelled_target(cfg, normalization)
     return source, target
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dada.config import source_names, sources
+
 _METHODS = {
     "source_only": "learnt on the labelled source alone",
     "MinEnt": "MinEnt (arXiv:1811.12833)",
@@ -44,8 +46,10 @@ def model_card(
     facts = {
         "Network": f"`{train.MODEL}`{', two heads' if train.MULTI_LEVEL else ''}{', depth block' if cfg.USE_DEPTH else ''}",
         "Classes": f"{len(classes)}: {', '.join(classes)}",
-        "Labelled source": f"{cfg.SOURCE}, split `{train.SET_SOURCE}`" + (", with depth" if cfg.USE_DEPTH else ""),
+        "Labelled source": " and ".join(f"{one.SOURCE}, split `{one.TRAIN.SET_SOURCE}`" for one in sources(cfg))
+        + (", with depth" if cfg.USE_DEPTH else ""),
         "Unlabelled target": f"{cfg.TARGET}, split `{train.SET_TARGET}`",
+        **({"Labelled target": f"some images, TARGET_LABELLED `{cfg.TARGET_LABELLED}`"} if cfg.TARGET_LABELLED else {}),
         "Method": _method(cfg),
         "Iterations": f"{iteration}" if iteration else "not stated in the file",
         "Seed": f"{train.RANDOM_SEED}",
@@ -58,7 +62,7 @@ def model_card(
     }
     if cfg.IMPORTS:
         facts["Trained with code of its own"] = f"{', '.join(cfg.IMPORTS)}, not part of this file"
-    lines = [f"# {cfg.SOURCE} to {cfg.TARGET}: {train.MODEL}", "", "| | |", "|---|---|"]
+    lines = [f"# {source_names(cfg)} to {cfg.TARGET}: {train.MODEL}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join([*lines, "", *_result(test), "", *_licence(cfg, licence, encoder_licence), "", *_use()]) + "\n"
 
@@ -95,8 +99,8 @@ def _licence(cfg: Any, licence: str, encoder_licence: str) -> list[str]:
     if encoder_licence:
         lines.append(f"Of the pretrained encoder that they started from: {encoder_licence}.")
     lines.append(
-        f"The terms of {cfg.SOURCE} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use is for "
-        "you to check."
+        f"The terms of {source_names(cfg)} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use "
+        "is for you to check."
     )
     return lines
 

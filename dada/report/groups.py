@@ -59,7 +59,7 @@ def comparable(run: RunRecord) -> dict[str, Any]:
     for name, value in run.options.items():
         option = known.get(name)  # None: of another version
         if name != _SEED and (option is None or option.role in ("weights", "span", "score")):
-            kept[name] = str(value).rpartition("/")[2] if option and option.path else value
+            kept[name] = _file_names(value) if option and option.path else value
     return kept
 
 
@@ -148,3 +148,8 @@ def best(values: Sequence[Value]) -> int | None:
 
 def _same(a: Any, b: Any) -> bool:
     return a == b or (isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and list(a) == list(b))
+
+
+def _file_names(value: Any) -> str | list[str]:
+    """Of a path, or of each of several."""
+    return [_file_names(entry) for entry in value] if isinstance(value, (list, tuple)) else str(value).rpartition("/")[2]

@@ -38,7 +38,7 @@ class BadFiles:
     def state(self) -> dict[str, Any]:
         return {"draws": self._draws, "times": dict(self._times)}
 
-    def counted(self, batches: Iterator[tuple[Batch, Batch | None]]) -> Iterator[tuple[Batch, Batch | None]]:
+    def counted(self, batches: Iterator[tuple[Batch | None, ...]]) -> Iterator[tuple[Batch | None, ...]]:
         """Pass the batches on as they are; counted is a batch when it is asked for.
 
         Raises:

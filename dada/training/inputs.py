@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from dada.build import source_loader, target_loader
+from dada.build import labelled_loader, source_loader, target_loader
 from dada.domain_adaptation.objectives import build_objective
 from dada.model.registry import check_name
 from dada.model.weights import check_at_hand
 from dada.normalization import TORCHVISION_RGB
 
 
-def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> tuple[DataLoader, DataLoader | None]:
-    """Loaders of source and target for the iterations start .. stop - 1; None for a target that no term reads.
+def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> dict[str, DataLoader]:
+    """Loaders of "source", "target" and "labelled" for the iterations start .. stop - 1, those that a term reads.
 
     Their images are prepared for no network yet: which one it is, and how, may be known only when its weights are fetched.
 
@@ -25,7 +25,7 @@ def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> tuple[DataLoad
         ValueError, FileNotFoundError: all that is wrong with weights, options and data, as far as it shows without reading.
     """
     mistakes = _Mistakes()
-    objective = source = target = None
+    objective, loaders = None, {}
     steps = {"start_step": start * cfg.TRAIN.ITER_SIZE, "steps": stop * cfg.TRAIN.ITER_SIZE}
     with mistakes.noted():
         objective = build_objective(cfg, torch.device("cpu"))
@@ -34,13 +34,16 @@ def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> tuple[DataLoad
     with mistakes.noted():
         check_at_hand(weights)
     with mistakes.noted():
-        source = source_loader(cfg, TORCHVISION_RGB, **steps)
+        loaders["source"] = source_loader(cfg, TORCHVISION_RGB, **steps)
     with mistakes.noted():
         if objective is None or objective.uses_target:
-            target = target_loader(cfg, TORCHVISION_RGB, second_view=objective is not None and objective.uses_view, **steps)
+            second_view = objective is not None and objective.uses_view
+            loaders["target"] = target_loader(cfg, TORCHVISION_RGB, second_view=second_view, **steps)
+    with mistakes.noted():
+        if cfg.TARGET_LABELLED if objective is None else objective.uses_labelled:
+            loaders["labelled"] = labelled_loader(cfg, TORCHVISION_RGB, **steps)
     mistakes.raise_all()
-    assert source is not None
-    return source, target
+    return loaders
 
 
 class _Mistakes(list[Exception]):

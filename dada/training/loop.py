@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device
-from dada.config import imported_sources, plain_cfg, save_cfg
+from dada.config import imported_sources, plain_cfg, save_cfg, sources
 from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
 from dada.files import remove_parts, write_whole
 from dada.matmul_precision import products_in_use
@@ -191,14 +192,14 @@ class Training:
         self.own = self.start if saved and self.path.resolve().parent == run.snapshots.resolve() else 0
         self.finished = self.start >= self.stop
         weights = "" if saved else cfg.TRAIN.RESTORE_FROM
-        source, target = (None, None) if self.finished else find_inputs(cfg, weights, self.start, self.stop)
+        loaders = {} if self.finished else find_inputs(cfg, weights, self.start, self.stop)
         seed_all(cfg.TRAIN.RANDOM_SEED)
         self.trainer = build_trainer(cfg, self.device, weights)
         if saved:
             with must_fit(self.path):
                 self.trainer.load_state_dict(saved)
-        if source is not None:
-            self._open_data(source, target, saved or {})
+        if loaders:
+            self._open_data(loaders, saved or {})
             self._tell(bool(saved))
 
     def _tell(self, goes_on: bool) -> None:
@@ -218,20 +219,25 @@ class Training:
         for sentence in idle_parts(self.cfg, objective):
             log.warning("%s", sentence)
 
-    def _open_data(self, source: DataLoader, target: DataLoader | None, saved: Mapping[str, Any]) -> None:
+    def _open_data(self, loaders: Mapping[str, DataLoader], saved: Mapping[str, Any]) -> None:
         cfg, network = self.cfg, self.trainer.network
-        for loader in (source, target):
-            if loader is not None:
-                loader.dataset.transform.normalization = network.normalization
+        source, target, labelled = (loaders.get(name) for name in ("source", "target", "labelled"))
+        for loader in loaders.values():
+            for part in parts_of(loader.dataset):
+                part.transform.normalization = network.normalization
+                if loader is not target and is_main():
+                    warn_of_foreign_ids(part)
         self.classes = source.dataset.classes
-        if is_main():
-            warn_of_foreign_ids(source.dataset)
         self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
-        self._images = [f"{source.dataset.title} {cfg.TRAIN.SET_SOURCE}, {len(source.dataset)} labelled images"]
+        self._images = [
+            f"{part.title} {one.TRAIN.SET_SOURCE}, {len(part)} labelled images"
+            for part, one in zip(parts_of(source.dataset), sources(cfg))
+        ]
         if target is not None:
             self._images.append(f"{target.dataset.title} {cfg.TRAIN.SET_TARGET}, {len(target.dataset)} images without labels")
-        domains = {"source": source, "target": target}
-        self._data = {f"{name} images": fingerprint(loader) for name, loader in domains.items() if loader is not None}
+        if labelled is not None:
+            self._images.append(f"{len(labelled.dataset)} of the target with labels (TARGET_LABELLED {cfg.TARGET_LABELLED})")
+        self._data = {f"{name} images": fingerprint(loader) for name, loader in loaders.items()}
         self._data |= {f"IMPORTS {name}": sha256(code).hexdigest() for name, code in imported_sources(cfg).items()}
         own_seed(cfg.TRAIN.RANDOM_SEED, rank(), self.start)
         if saved:
@@ -242,7 +248,7 @@ class Training:
         self._validation = None
         if cfg.TRAIN.EVAL_EVERY:
             self._validation = Validation(cfg, self.run.snapshots, network, self.device, saved.get("validation"))
-        prefetcher = Prefetcher(paired(source, target), self.device)
+        prefetcher = Prefetcher(paired(source, target, labelled), self.device)
         self.trainer.meanwhile = prefetcher.request
         self._batches = self._bad_files.counted(prefetcher)  # outermost: what is only requested does not count
 
@@ -272,12 +278,14 @@ class Training:
             WaitEnded: one of `signals` came while an iteration waited to begin; `done` are, and nothing has changed since.
         """
         batches = (signals or StopSignals()).ending_waits(self._batches, self.cfg.TRAIN.ITER_SIZE)
-        labelled = LabelledPixels(self.stop - self.start)
+        looks = [LabelledPixels(self.stop - self.start), LabelledPixels(self.stop - self.start, "TARGET_LABELLED")]
         for iteration in range(self.start, self.stop):
             self.done = iteration
             try:
                 found = self.trainer.iterate(iteration, batches)
-                labelled.look(found.step.source.label)
+                for look, batch in zip(looks, (found.step.source, found.step.labelled)):
+                    if batch is not None:
+                        look.look(batch.label)
             except NonFiniteLoss as error:
                 raise self._with_post_mortem(error) from error
             yield iteration + 1, found

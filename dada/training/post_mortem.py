@@ -22,6 +22,9 @@ FORMAT = 1
 KEYS = {"format", "iter", "cfg", "versions", "device", "state_dict", "discriminators", "source", "target", "values", "rng"}
 
 
+BATCHES = ("source", "target", "labelled")
+
+
 class FailedStep(NamedTuple):
     """What went into a step, and what came out of it."""
 
@@ -30,6 +33,7 @@ class FailedStep(NamedTuple):
     target: Batch | None
     values: dict[str, float]  # of every term that was computed, unweighted
     rng: dict[str, Any]  # state of the random generators before the step
+    labelled: Batch | None = None  # images of the target
 
 
 def save_post_mortem(
@@ -59,8 +63,7 @@ def save_post_mortem(
         "state_dict": network.state_dict(),
         "discriminators": [discriminator.state_dict() for discriminator in discriminators],
         **({} if teacher is None else {"teacher": teacher.state_dict()}),
-        "source": failed.source.to("cpu")._asdict(),
-        "target": None if failed.target is None else failed.target.to("cpu")._asdict(),
+        **{name: None if (batch := getattr(failed, name)) is None else batch.to("cpu")._asdict() for name in BATCHES},
         "values": failed.values,
         "rng": failed.rng,
     }
@@ -93,9 +96,9 @@ def read_post_mortem(path: Path) -> dict[str, Any]:
             f"{path} {found}: it is not a post-mortem that dada {versions()['dada']} wrote; "
             "those are the files post_mortem_<iteration>.pth"
         )
-    for domain in ("source", "target"):
+    for domain in BATCHES:  # files of earlier versions know no labelled one
         try:
-            content[domain] = None if content[domain] is None else Batch(**content[domain])
+            content[domain] = None if content.get(domain) is None else Batch(**content[domain])
         except TypeError as error:
             raise ValueError(f"{path}: the {domain} batch is none that dada {versions()['dada']} wrote ({error})") from error
     return content

@@ -9,17 +9,21 @@ from torch import Tensor
 
 from dada.dataset.sample import Batch
 
-Pair = tuple[Batch, Batch | None]
+Pair = tuple[Batch | None, ...]  # of source and target, and of labelled images of the target where there are any
 
 
-def paired(source: Iterable[Batch], target: Iterable[Batch] | None) -> Iterator[Pair]:
+def paired(source: Iterable[Batch], target: Iterable[Batch] | None, labelled: Iterable[Batch] | None = None) -> Iterator[Pair]:
     """Batches of both domains, step by step; None for the target where no term reads it."""
-    both = [iter(domain) for domain in (source, target) if domain is not None]
+    domains = [source, target, *([] if labelled is None else [labelled])]
+    each = [None if domain is None else iter(domain) for domain in domains]
     try:
-        for batch in both[0]:
-            yield batch, next(both[1]) if target is not None else None
+        for batch in each[0]:
+            step: list[Batch | None] = [batch]
+            for number in range(1, len(each)):
+                step.append(None if each[number] is None else next(each[number]))
+            yield tuple(step)
     except Exception:
-        both.clear()  # ends their loader processes, which the error would hold on to
+        each.clear()  # ends their loader processes, which the error would hold on to
         raise
 
 
@@ -57,17 +61,16 @@ class Prefetcher(Iterator[Pair]):
         if self._stream is not None:
             used_on = torch.cuda.current_stream(self._device)
             used_on.wait_stream(self._stream)
-            for value in (*pair[0], *(pair[1] or ())):
+            for value in (value for batch in pair for value in batch or ()):
                 if isinstance(value, Tensor):  # or its memory would be given to the next copy while it is in use
                     value.record_stream(used_on)
         return pair
 
     def _load(self) -> Pair | Exception:
         try:
-            source, target = next(self._pairs)
+            pair = next(self._pairs)
         except Exception as error:
             return error
         with torch.cuda.stream(self._stream):  # does nothing where there is none
             own_stream = self._stream is not None  # which is waited for; nobody waits for a copy to another kind of device
-            source = source.to(self._device, non_blocking=own_stream)
-            return source, None if target is None else target.to(self._device, non_blocking=own_stream)
+            return tuple(None if batch is None else batch.to(self._device, non_blocking=own_stream) for batch in pair)

@@ -115,7 +115,7 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.network.load_state_dict(state["teacher"])
 
-    def iterate(self, iteration: int, batches: Iterator[tuple[Batch, Batch | None]]) -> Iteration:
+    def iterate(self, iteration: int, batches: Iterator[tuple[Batch | None, ...]]) -> Iteration:
         """One iteration: gradients of `iter_size` steps, then every optimizer moves.
 
         Raises:
@@ -142,15 +142,16 @@ class Trainer:
             with accumulating(self._losses, more):
                 values, notes = self.backward(step, iteration)
         except NonFiniteLoss as error:
-            error.failed = FailedStep(iteration, step.source, step.target, error.values, rng)
+            error.failed = FailedStep(iteration, step.source, step.target, error.values, rng, step.labelled)
             error.here = world_size() == 1 or self._fails_alone(step, iteration)
             raise
         self.meanwhile()
         return {**values, **{name: note.detach() for name, note in notes.scalars.items()}}, notes
 
-    def step(self, source: Batch, target: Batch | None) -> Step:
+    def step(self, source: Batch, target: Batch | None, labelled: Batch | None = None) -> Step:
         options = {"align_corners": self.align_corners, "autocast": self.autocast, "num_classes": self.num_classes}
-        return Step(self.network, source, target, teacher=self.teacher, style=self.objective.style, **options)
+        options |= {"teacher": self.teacher, "style": self.objective.style, "labelled": labelled}
+        return Step(self.network, source, target, **options)
 
     def backward(self, step: Step, iteration: int, *, check: bool = True) -> tuple[dict[str, Tensor], Notes]:
         """Add the gradients of one step; return every loss, detached, and the notes.
@@ -197,7 +198,7 @@ def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None
         return  # one host synchronisation for all terms, before anything moves
     numbers = {name: value.item() for name, value in values.items()}
     bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
-    images = step.source.name + (step.target.name if step.target is not None else [])
+    images = [name for batch in (step.source, step.target, step.labelled) if batch is not None for name in batch.name]
     raise NonFiniteLoss(
         f"iteration {iteration}: {', '.join(bad)}; nothing was updated. Images of the step: {', '.join(images)}. "
         "Lower TRAIN.LEARNING_RATE, turn TRAIN.BF16 off, or lower the weight of the named term.",

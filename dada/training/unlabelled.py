@@ -18,9 +18,11 @@ class LabelledPixels:
 
     Args:
         steps: how many there will be; of at most STEPS labels are looked at.
+        what: whose labels they are.
     """
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, steps: int, what: str = "the source") -> None:
+        self._what = what
         self._left = min(STEPS, steps)
         self._looked = self._left
         self._labelled: Tensor | None = None
@@ -34,7 +36,8 @@ class LabelledPixels:
         self._left -= 1
         if not self._left and not self._labelled.item():
             log.warning(
-                "not one pixel of the source was labelled with a trained class in %d steps, so that its losses are 0 and nothing "
+                "not one pixel of %s was labelled with a trained class in %d steps, so that its losses are 0 and nothing "
                 "is learnt: `dada check-data` shows which ids the label files hold, and which of them are ignored",
+                self._what,
                 self._looked,
             )

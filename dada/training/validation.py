@@ -21,6 +21,7 @@ from torch import nn
 from dada.build import cudnn_search, eval_loader
 from dada.config import plain_cfg
 from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
 from dada.evaluation.evaluator import Evaluation, evaluate
 from dada.evaluation.tester import build_predictor, protocol
@@ -54,7 +55,8 @@ class Validation:
         self._cfg, self._device, self._path = cfg, device, folder / BEST
         self._loader = eval_loader(cfg, network.normalization, role, split)
         if is_main():
-            warn_of_foreign_ids(self._loader.dataset)
+            for part in parts_of(self._loader.dataset):
+                warn_of_foreign_ids(part)
         self._measured = {"split": cfg.TRAIN.EVAL_SPLIT, **protocol(cfg)}
         self._last, self._best = 0, None  # iterations; the best as {"iter", "mIoU"}
         if state is not None and state["measured"] == self._measured:

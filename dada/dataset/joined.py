@@ -1,0 +1,58 @@
+"""Several labelled datasets as one."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+
+from torch.utils.data import Dataset
+
+from dada.dataset.base import Item, SegmentationDataset
+from dada.dataset.sample import Sample
+from dada.dataset.sampler import Draw
+from dada.label_sets import LabelSet
+
+
+class Joined(Dataset):
+    """The samples of the first of `parts`, then those of the next, and so on; each under the transform of its part.
+
+    Raises:
+        ValueError: their classes differ.
+    """
+
+    def __init__(self, parts: Sequence[SegmentationDataset]) -> None:
+        self.parts = list(parts)
+        self._first = list(accumulate((len(part) for part in parts), initial=0))
+        for part in parts[1:]:
+            if part.classes.names != self.classes.names:
+                raise ValueError(
+                    f"the classes of {parts[0].title} are {', '.join(self.classes.names)}, those of {part.title} "
+                    f"{', '.join(part.classes.names)}: all sources must have the same, in the same order"
+                )
+
+    @property
+    def title(self) -> str:
+        return " and ".join(part.title for part in self.parts)
+
+    @property
+    def classes(self) -> LabelSet:
+        return self.parts[0].classes
+
+    @property
+    def items(self) -> list[Item]:
+        return [item for part in self.parts for item in part.items]
+
+    def __len__(self) -> int:
+        return self._first[-1]
+
+    def __getitem__(self, key: int | Draw) -> Sample:
+        index = key.index if isinstance(key, Draw) else key
+        part = bisect_right(self._first, index) - 1
+        index -= self._first[part]
+        return self.parts[part][key._replace(index=index) if isinstance(key, Draw) else index]
+
+
+def parts_of(dataset: SegmentationDataset | Joined) -> list[SegmentationDataset]:
+    """The datasets that it is made of: itself, if it is one."""
+    return dataset.parts if isinstance(dataset, Joined) else [dataset]
