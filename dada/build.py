@@ -159,7 +159,7 @@ def _source(cfg: Any, transform_of: Callable[[str], Callable], split: str = "", 
 def _by_class(cfg: Any, dataset: SegmentationDataset) -> Callable[..., tuple[int, int]]:
     @cache
     def classes() -> RareClasses:  # at the first draw: counting reads every label
-        counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", _loading(cfg)["num_workers"])
+        counts = class_counts(dataset, Path(cfg.EXP_ROOT) / "class_counts", loading(cfg)["num_workers"])
         return RareClasses(counts, cfg.TRAIN.RARE_CLASS_TEMPERATURE)
 
     return lambda *parts: classes().draw(*parts)
@@ -245,7 +245,7 @@ def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoa
     """
     dataset = unlabelled_target(cfg, normalization)
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    return parallel_map(partial(_image_or_none, dataset), spread(len(dataset), count), **_loading(cfg))
+    return parallel_map(partial(_image_or_none, dataset), spread(len(dataset), count), **loading(cfg))
 
 
 def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset:
@@ -375,7 +375,7 @@ def _train_loader(
     slots = range(own * rank(), own * (rank() + 1))
     drawn = {"stream": stream, "parts": shares, "by_class": by_class}
     steps_to_load = {"slots": slots, "start_step": start_step, "stop_step": steps, **drawn}
-    return step_loader(dataset, batch_size, seed=seed, **steps_to_load, **_loading(cfg))
+    return step_loader(dataset, batch_size, seed=seed, **steps_to_load, **loading(cfg))
 
 
 def eval_transform(cfg: Any, normalization: Normalization, name: str) -> EvalTransform:
@@ -420,7 +420,7 @@ def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", sp
             part.id_map = np.where(part.other_ids, OTHER_LABEL, part.id_map).astype(np.uint8)
     # Batches are shared, not images: each is the one that a single process would predict, to the last bit.
     batches = list(BatchSampler(range(len(dataset)), test.BATCH_SIZE_TARGET, drop_last=False))[rank() :: world_size()]
-    return EvalLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **_loading(cfg))
+    return EvalLoader(dataset, batch_sampler=batches, collate_fn=collate_by_size, **loading(cfg))
 
 
 class EvalLoader(Loader):
@@ -431,7 +431,8 @@ class EvalLoader(Loader):
             yield from batches
 
 
-def _loading(cfg: Any) -> dict[str, Any]:
+def loading(cfg: Any) -> dict[str, Any]:
+    """Options of a Loader."""
     # More loaders than cores only take turns; a laptop should not need to know about NUM_WORKERS.
     workers = min(cfg.NUM_WORKERS, os.cpu_count() or 1)
     return {"num_workers": workers, "pin_memory": choose_device(cfg).type == "cuda"}

@@ -1,0 +1,46 @@
+"""Say which target images, and which regions of them, to label next.
+
+    dada suggest --checkpoint model_3000.pth --count 4
+    dada suggest --checkpoint model.safetensors --images photos/ --count 4 --exclude label_next.txt
+
+Writes a list file that TARGET_LABELLED takes, and a page with the images, their predictions and the regions. It looks at no
+label: images count that the network is unsure of, with many classes side by side, and unlike each other.
+"""
+
+import argparse
+from pathlib import Path
+
+from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
+from dada.config import cfg, cfg_from_list
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot, or published weights with --cfg")
+    parser.add_argument("--count", type=int, default=4, help="images to choose (%(default)s)")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder to choose from (the target's training split)")
+    parser.add_argument("--exclude", type=Path, metavar="LIST", help="list file of images that have labels already")
+    parser.add_argument(
+        "--region", type=int, default=33, help="side of a region, in pixels as the network sees them (%(default)s)"
+    )
+    parser.add_argument("--out", type=Path, default=Path("label_next.txt"), help="list file to write (%(default)s)")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="page to write (the name of --out, with .html)")
+    add_cfg_flags(parser, required=False)
+    add_device_flag(parser)
+
+
+def main(args: argparse.Namespace) -> list[object]:
+    load_cfg(args, otherwise=[args.checkpoint])
+    of_images = ["TARGET=Folder", f"DATA_DIRECTORY_TARGET={args.images}", "DATA_LIST_TARGET=", "FOLDER_TARGET.IMAGES=**/*.*"]
+    if args.images:
+        cfg_from_list(of_images)
+        args.set += of_images
+
+    from dada.commands.suggest import suggest
+
+    page = args.page or args.out.with_suffix(".html")
+    found = suggest(cfg, args.checkpoint, args.out, page, count=args.count, exclude=args.exclude, side=args.region)
+    for one in found:
+        print(f"{one.score:.4f}  {one.path}")
+    print(f"written: {args.out}, {page}; label these images, then train with them")
+    files = args.cfg or [args.checkpoint]
+    return ["train", "--cfg", *files, "--exp-suffix", "labelled", "--set", *args.set, f"TARGET_LABELLED={args.out}"]
