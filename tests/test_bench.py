@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny import tiny_options
+from tiny import tiny_options, untrained_snapshot
 
 from dada.commands import bench, bench_intervals, bench_methods, bench_plan, bench_tables, jobs
 from dada.commands.jobs import Job
@@ -125,6 +125,38 @@ def test_the_oracle_learns_from_the_labelled_target_and_is_tested_on_the_source_
         of_start = start.job.cfg()
         assert held_out.TARGET == of_start.SOURCE and held_out.FOLDER_TARGET == of_start.FOLDER_SOURCE
         assert held_out.EXP_NAME == cfg.EXP_NAME
+
+
+def test_runs_with_a_few_labels_draw_them_by_the_seed_or_take_what_ours_suggests(tmp_path):
+    assert not plan(tmp_path).suggesting()
+    compared = plan(tmp_path, methods=["ours", *bench_methods.LABELLED], seeds=[1, 2], budgets=["iterations"])
+    entries = compared.entries({})
+    runs = {(e.benchmark, e.method, e.seed): e.job.cfg() for e in entries}
+    assert len({cfg.EXP_NAME for cfg in runs.values()}) == len(runs) == 3 * 2 * 9
+    for (benchmark, method, seed), cfg in runs.items():
+        ours = runs[benchmark, "ours", seed]
+        count = method.split()[2] if method != "ours" else ""
+        given = str(run_of(ours).snapshots / f"label_next_{count}.txt")
+        assert {"": "", "random": f"random {count}", "suggested": given}[method.partition(", ")[2]] == cfg.TARGET_LABELLED
+        assert cfg.CONTRASTIVE_LEARNING and ours.TRAIN.RESTORE_FROM == cfg.TRAIN.RESTORE_FROM
+    assert not any(compared.on_the_source(entry).cfg().TARGET_LABELLED for entry in entries)  # whose target is another one
+    assert [e.job for e in compared.suggesting()] == [
+        e.job for b in compared.benchmarks for e in entries if e.method == "ours" and e.benchmark == b
+    ]
+
+
+def test_what_a_network_suggests_is_written_once_and_each_list_begins_with_the_smaller_ones(city, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "LABELS", (1, 3))
+    job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random"))
+    folder = run_of(job.cfg()).snapshots
+    folder.mkdir(parents=True)
+    untrained_snapshot(folder, city)
+    bench.suggest_labels(job)
+    lists = {n: bench_plan.list_of(job, n).read_text().splitlines() for n in (1, 3)}
+    images = {n: [line for line in lines if not line.startswith("#")] for n, lines in lists.items()}
+    assert len(set(images[3])) == 3 and images[1] == images[3][:1] and all((city / "Cityscapes" / i).is_file() for i in images[3])
+    monkeypatch.setattr(bench, "suggest", None)
+    bench.suggest_labels(job)  # from what is there
 
 
 def test_held_out_images_of_the_source_are_none_that_are_trained_on(tmp_path):
@@ -257,6 +289,15 @@ def test_the_tables_hold_scores_with_intervals_gains_over_plca_and_the_share_of_
     assert "| source-only, longer | 300 | 25.0 (25.0 to 25.0) |  | -8.3 (-8.3 to -8.3) |  | 81.8" in text
     assert text.index("### ToyCity, equal iterations") < text.index("### CamVid day to dusk, equal iterations")
     assert "| source-only | 300 | 41.0 |" in text  # without counts there are no intervals
+
+
+def test_the_curve_of_labels_sets_what_was_suggested_beside_a_random_choice():
+    right = {"ours": 3, "ours + 2 labelled, random": 4, "ours + 2 labelled, suggested": 5, "ours + 4 labelled, random": 6}
+    records = [{**record(method=m, miou=r), "counts": counts(2, r), "source counts": counts(2, 9)} for m, r in right.items()]
+    text = bench_tables.tables(records)
+    assert "| 0 | 17.6 (17.6 to 17.6) | | |" in text  # r / (20 - r)
+    assert "| 2 | 25.0 (25.0 to 25.0) | 33.3 (33.3 to 33.3) | +8.3 (+8.3 to +8.3) |" in text and "\n| 4 |" not in text
+    assert "labelled images" not in bench_tables.tables([r for r in records if r["method"] == "ours"])
 
 
 def test_classes_are_means_over_seeds_and_absent_ones_are_dashes():

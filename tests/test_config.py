@@ -239,7 +239,7 @@ def test_a_value_has_the_range_of_its_row_and_another_is_answered_with_that_rang
 def test_every_option_decides_something_and_files_and_folders_say_that_they_are_such():
     for name, option in flat_options().items():
         assert option.role in ROLES, name
-        paths = ("DATA_DIRECTORY", "DATA_LIST", "EXP_ROOT", "INFO_", "RESTORE_FROM")
+        paths = ("DATA_DIRECTORY", "DATA_LIST", "TARGET_LABELLED", "EXP_ROOT", "INFO_", "RESTORE_FROM")
         assert option.path == name.rpartition(".")[2].startswith(paths), name
         assert option.role != "weights" or not name.startswith("TEST."), name
 

@@ -2,6 +2,7 @@
 
     dada bench-methods --camvid data/CamVid --idd data/IDD
     dada bench-methods --benchmarks ToyCity --methods "source-only, longer" PLCA ours --seeds 1
+    dada bench-methods --labelled --benchmarks "CamVid to IDD-lite" --out experiments/bench_labelled
 
 Writes results.json and tables.md to --out. If interrupted, repeat the command: it continues where it stopped.
 """
@@ -10,7 +11,19 @@ import argparse
 from pathlib import Path
 
 from dada.cli.shared import add_device_flag, add_set_flag
-from dada.commands.bench_methods import BENCHMARKS, BUDGETS, CANDIDATES, FURTHER, METHODS, START_LENGTH, STEPS
+from dada.commands.bench_methods import (
+    BENCHMARKS,
+    BUDGETS,
+    CANDIDATES,
+    FURTHER,
+    LABELLED,
+    LABELS,
+    LONGER,
+    METHODS,
+    ORACLE,
+    START_LENGTH,
+    STEPS,
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,11 +40,17 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="+",
         default=list(METHODS),
-        choices=[*METHODS, *CANDIDATES],
+        choices=[*METHODS, *CANDIDATES, *LABELLED],
         metavar="NAME",
         help=f"of {', '.join(METHODS)} (all of these); and of {', '.join(CANDIDATES)}",
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(1 2 3)")
+    parser.add_argument(
+        "--labelled",
+        action="store_true",
+        help=f"in place of --methods: ours with {', '.join(map(str, LABELS))} labelled target images, drawn by the seed and "
+        "suggested by ours, beside the source alone and the oracle, in equal iterations",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, help="(1 2 3; with --labelled 1 2 3 4 5)")
     parser.add_argument("--camvid", type=Path, default=Path("data/CamVid"), help="folder of CamVid (%(default)s)")
     parser.add_argument("--idd", type=Path, default=Path("data/IDD"), help="folder of IDD-lite (%(default)s)")
     add_set_flag(parser, "options for all runs")
@@ -53,6 +72,9 @@ def main(args: argparse.Namespace) -> list[object]:
     from dada.commands.bench_plan import Plan
     from dada.commands.bench_tables import insert_tables, tables
 
+    if args.labelled:
+        args.methods, args.budgets = [LONGER, "ours", *LABELLED, ORACLE], ["iterations"]
+    args.seeds = args.seeds or ([1, 2, 3, 4, 5] if args.labelled else [1, 2, 3])
     folders = {"camvid": args.camvid, "idd": args.idd}
     plan = Plan(args.out, folders, args.benchmarks, args.methods, args.seeds, args.start, args.further, args.budgets, args.set)
     records = compare(plan, args.processes)

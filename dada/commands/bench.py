@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from dada.build import eval_loader, on_device, source_loader
-from dada.commands.bench_methods import STEPS
-from dada.commands.bench_plan import Plan
+from dada.commands.bench_methods import LABELS, STEPS
+from dada.commands.bench_plan import Plan, list_of
 from dada.commands.bench_tables import DIAGNOSTICS, tables
 from dada.commands.demo import CITY
 from dada.commands.jobs import Job, run_all, train_unless_finished
+from dada.commands.suggest import as_list, suggest
 from dada.config import plain_cfg
 from dada.dataset.toycity import write_city
 from dada.evaluation.cycle_closure import cycle_closure
@@ -54,6 +55,9 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
         write_city(plan.out / "held_out", **HELD_OUT, workers=2)
     starts = list(plan.starts().values())
     results = run_all([entry.job for entry in starts], train_and_test, processes)
+    if suggesting := [entry.job for entry in plan.suggesting()]:
+        run_all(suggesting, train_and_test, processes)
+        run_all(suggesting, suggest_labels, processes)
     timed = plan.benchmarks if "time" in plan.budgets else ()
     paces = {benchmark: measured_paces(plan, benchmark, processes) for benchmark in timed}
     entries = plan.entries(paces)
@@ -114,6 +118,20 @@ def train_and_test(job: Job) -> dict[str, Any]:
             return earlier
     evaluate_run(cfg, run)
     return json.loads(report.read_text())
+
+
+def suggest_labels(job: Job) -> None:
+    """Write the lists of what the last snapshot suggests to label, see `list_of`; those of the same weights stay."""
+    cfg = job.cfg()
+    snapshot = find_snapshots(run_of(cfg).snapshots)[-1]
+    marker, checksum = list_of(job, 0).with_suffix(".sha256"), file_hash(snapshot)
+    if marker.is_file() and marker.read_text() == checksum:
+        return
+    most = list_of(job, max(LABELS))
+    found = suggest(cfg, snapshot, most, most.with_suffix(".html"), count=max(LABELS))
+    for count in LABELS:  # each choice begins with the smaller ones
+        write_whole(list_of(job, count), as_list(found[:count]).encode())
+    write_whole(marker, checksum.encode())
 
 
 def counts_of(job: Job) -> np.ndarray:

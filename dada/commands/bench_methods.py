@@ -21,6 +21,7 @@ class Method(NamedTuple):
 
     options: tuple[str, ...]
     start: tuple[str, ...] = ()  # what its start is trained with besides; a start of its own for every different tuple
+    suggested: int = 0  # labelled images of the target, which the network of `ours` of the same seed suggests
 
 
 METHODS = {
@@ -47,6 +48,19 @@ CANDIDATES = {
         "AdaBN": ("TRAIN.ADABN_IMAGES=64",),
         "strong jitter": ("DATA_TRANSFORM.COLOR_JITTER=0.5",),
     }.items()
+}
+LABELS = (2, 4, 8, 16)  # images of the target
+
+
+def labelled(count: int, how: str) -> str:
+    """The name of ours with so many labelled images, "random" or "suggested"."""
+    return f"ours + {count} labelled, {how}"
+
+
+_LABELLED = (*OURS, "TRAIN.BATCH_SIZE_LABELLED=2")
+LABELLED = {
+    **{labelled(n, "random"): Method((*_LABELLED, f"TARGET_LABELLED=random {n}")) for n in LABELS},
+    **{labelled(n, "suggested"): Method(_LABELLED, suggested=n) for n in LABELS},
 }
 # Each adds one part to the one before; the first three are the ablation of the fork.
 STEPS = (LONGER, "+ Lovász", "feature association", "PLCA", "PLCA + colours", "ours")

@@ -14,6 +14,7 @@ from dada.commands.bench_methods import (
     BUDGETS,
     CANDIDATES,
     FURTHER,
+    LABELLED,
     LONGER,
     METHODS,
     ORACLE,
@@ -93,7 +94,7 @@ class Plan(NamedTuple):
         benchmark = BENCHMARKS[entry.benchmark]
         plain = Job(entry.job.config, (f"DATA_DIRECTORY_SOURCE={self.folder(benchmark.held_out_folder or benchmark.source)}",))
         swapped = in_place_of("SOURCE", "TARGET", plain.cfg())
-        return Job(entry.job.config, (*entry.job.options, *swapped, *benchmark.held_out))
+        return Job(entry.job.config, (*entry.job.options, *swapped, *benchmark.held_out, "TARGET_LABELLED="))
 
     def starts(self) -> dict[tuple[str, int, tuple[str, ...]], Entry]:
         """The source-only runs that all others begin with, by benchmark, seed and `Method.start`."""
@@ -125,6 +126,11 @@ class Plan(NamedTuple):
         """`further`, or as many as take the time of so many of the source alone; `paces` are seconds an iteration."""
         return self.further if budget == "iterations" else max(1, round(self.further * paces[LONGER] / paces[method]))
 
+    def suggesting(self) -> list[Entry]:
+        """The runs of `ours` whose networks suggest images for a method of the plan."""
+        wanted = [benchmark for benchmark in self.benchmarks if any(_method(m).suggested for m in self.methods_on(benchmark))]
+        return [self._from_start(benchmark, "ours", seed, self.further) for benchmark in wanted for seed in self.seeds]
+
     def to_time(self, benchmark: str) -> list[Entry]:
         """Runs by which the pace of every method is measured; they write nothing."""
         methods = dict.fromkeys((LONGER, *self.methods_on(benchmark)))
@@ -132,8 +138,16 @@ class Plan(NamedTuple):
 
     def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
         start = run_of(self.starts()[benchmark, seed, _method(method).start].job.cfg())
-        weights = f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}"
-        return self.entry(benchmark, method, seed, method, (*_method(method).options, weights), iterations)
+        options = (*_method(method).options, f"TRAIN.RESTORE_FROM={start.snapshots / f'model_{self.start}.pth'}")
+        if count := _method(method).suggested:
+            ours = self._from_start(benchmark, "ours", seed, self.further)
+            options = (*options, f"TARGET_LABELLED={list_of(ours.job, count)}")
+        return self.entry(benchmark, method, seed, method, options, iterations)
+
+
+def list_of(job: Job, count: int) -> Path:
+    """Where the `count` images stand that the network of a run suggests to label."""
+    return run_of(job.cfg()).snapshots / f"label_next_{count}.txt"
 
 
 def in_place_of(role: str, other: str, cfg: Any) -> tuple[str, ...]:
@@ -149,7 +163,7 @@ def _written(value: Any) -> str:
 
 
 def _method(name: str) -> Method:
-    return METHODS[name] if name in METHODS else CANDIDATES[name]
+    return {**METHODS, **CANDIDATES, **LABELLED}[name]
 
 
 def _slug(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dada.commands.bench_intervals import Bootstrap, counts_by_method, spoken
-from dada.commands.bench_methods import BUDGETS, LONGER, ORACLE, START
+from dada.commands.bench_methods import BUDGETS, LABELS, LONGER, ORACLE, START, labelled
 from dada.evaluation.criterion_names import MEANINGS
 from dada.evaluation.selection import rank_correlation
 from dada.files import write_whole
@@ -39,6 +39,7 @@ def tables(records: Records, steps: Sequence[str] = ()) -> str:
             parts += [
                 f"### {benchmark}, {BUDGETS[budget]}",
                 _scores(methods, alike),
+                _labels(methods, alike),
                 _ablation(methods, steps),
                 _classes(methods),
                 _cycles(methods),
@@ -112,6 +113,22 @@ def _scores(methods: Methods, records: Records) -> str:
         columns["on the source"] = lambda name: spoken(source.miou(name))
     lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     lines += [f"| {name} | " + " | ".join(column(name) for column in columns.values()) + " |" for name in methods]
+    return "\n".join(lines)
+
+
+def _labels(methods: Methods, records: Records) -> str:
+    """Ours with a few labelled images: what it scores by how many, and how they were chosen."""
+    known = [n for n in LABELS if {labelled(n, how) for how in ("random", "suggested")} <= set(methods)]
+    if not known or any(r.get("counts") is None for r in records):
+        return ""
+    scores = Bootstrap(counts_by_method(records), records[0].get("protocol", {}).get("CLASS_RULE", "ignore"))
+    lines = ["| labelled images | at random | suggested | suggested over random |", "|---|---|---|---|"]
+    if "ours" in methods:
+        lines.append(f"| 0 | {spoken(scores.miou('ours'))} | | |")
+    for n in known:
+        random, suggested = labelled(n, "random"), labelled(n, "suggested")
+        cells = (spoken(scores.miou(random)), spoken(scores.miou(suggested)), spoken(scores.gain(suggested, random), "+.1f"))
+        lines.append(f"| {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

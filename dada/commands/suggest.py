@@ -84,7 +84,7 @@ def suggest(
             photo = Image.fromarray(network.normalization.pixels(sample.image))
             rows.append((photo, p[0].argmax(dim=0).cpu(), score, regions))
             found.append(Suggestion(paths[index], scores[k].item(), [_in_file(r, score.shape, sample.size) for r in regions]))
-    write_whole(out, _as_list(found, [line.image for line in lines]).encode())
+    write_whole(out, as_list(found, [line.image for line in lines]).encode())
     write_whole(page, _as_page(found, rows, classes_of(cfg), f"{dataset.title} {cfg.TRAIN.SET_TARGET}", checkpoint).encode())
     return found
 
@@ -130,7 +130,8 @@ def _in_file(region: Region, seen: Sequence[int], size: tuple[int, int]) -> Regi
     return Region(*map(round, corners), region.score)
 
 
-def _as_list(found: Sequence[Suggestion], had: Sequence[str]) -> str:
+def as_list(found: Sequence[Suggestion], had: Sequence[str] = ()) -> str:
+    """The content of a list file: the images `had` before, then the new ones, with their scores as comments."""
     lines = ["# images to label, for TARGET_LABELLED; score: mean of uncertainty times impurity, 0..1"]
     lines += ["# labelled before", *had] if had else []
     for one in found:

@@ -110,7 +110,7 @@ class Option:
             if isinstance(value, str) and value in self.choices:
                 return value
             if not isinstance(value, Mapping):
-                raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
+                raise ValueError(f"expected a {self._kind}, got {shown(value)}")
             entries = {_key(k): self._entry(v, f"{_key(k)}: ") for k, v in value.items()}
             if len(entries) < len(value):  # 7 and "7"
                 raise ValueError(f"expected every key once, got {shown(list(value))}")
@@ -119,11 +119,11 @@ class Option:
             if self.path and isinstance(value, str):  # one file needs no brackets
                 return (self._entry(value),)
             if not isinstance(value, (list, tuple)):
-                raise ValueError(f"expected a {self.type_name}, got {shown(value)}")
+                raise ValueError(f"expected a {self._kind}, got {shown(value)}")
             if self.length is not None and len(value) not in (self.length, len(self.default)):
-                raise ValueError(f"expected a {self.type_name}, got {len(value)} entries: {shown(list(value))}")
+                raise ValueError(f"expected a {self._kind}, got {len(value)} entries: {shown(list(value))}")
             if self.default and not value:
-                raise ValueError(f"expected a {self.type_name}, at least one, got none")
+                raise ValueError(f"expected a {self._kind}, at least one, got none")
             return tuple(self._entry(v) for v in value)
         if self.digits and type(value) is int:
             return str(value)
