@@ -40,6 +40,7 @@ LONG = [
     "visualize",
     "faults",
     "own_code",
+    "loader",
     "hub",
     "loggers",
     "scripts",
