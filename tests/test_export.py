@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from tiny import TINY_NETWORK, TinyNetwork, untrained_snapshot
 from torch import nn
+from torch.nn import functional as F
 
 import dada
 from dada.build import eval_loader
@@ -90,9 +91,22 @@ def example() -> str:
 
 
 @with_onnx
-@pytest.mark.parametrize("keep_ratio", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_the_example_of_the_page_alone_gives_the_scores_of_a_test(keep_ratio, segmenter, tmp_path):
-    options = {"TEST.INPUT_SIZE_TARGET": [112, 48], "TEST.KEEP_RATIO": keep_ratio}
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        pytest.param({"TEST.KEEP_RATIO": True}, marks=pytest.mark.slow),
+        {  # whose images may have any shape, and so are padded
+            "TARGET": "Folder",
+            "FOLDER_TARGET.IMAGES": "leftImg8bit/{split}/*/*_leftImg8bit.png",
+            "FOLDER_TARGET.LABELS": "gtFine/{split}/*/*_gtFine_labelIds.png",
+            "FOLDER_TARGET.LABEL_MAP": "cityscapes",
+        },
+    ],
+    ids=["squashed", "ratio kept", "padded"],
+)
+def test_the_example_of_the_page_alone_gives_the_scores_of_a_test(options, segmenter, tmp_path):
+    options = {"TEST.INPUT_SIZE_TARGET": [112, 48], **options}
     made = dada.Segmenter.from_checkpoint(segmenter.checkpoints[0], device="cpu", options=options)
     export(made, tmp_path / "model.onnx")
     loader = eval_loader(made.cfg, made.predictor.networks[0].normalization)
@@ -109,24 +123,38 @@ def test_the_example_of_the_page_alone_gives_the_scores_of_a_test(keep_ratio, se
         )
         found = {"__builtins__": {**vars(builtins), "__import__": only_these, "print": lambda *_: None}}
         exec(code, found)
-        counts += confusion_matrix(loader.dataset[k].label[None], found["ids"], made.cfg.NUM_CLASSES)
+        _, height, width = found["ids"].shape
+        label = loader.dataset[k].label[None, :height, :width]  # without padding
+        counts += confusion_matrix(label, found["ids"], made.cfg.NUM_CLASSES)
     assert mean_iou(iou(counts)) == pytest.approx(tested.miou, abs=0.001)
     assert (counts - torch.as_tensor(tested.confusion)).abs().sum() < 0.001 * counts.sum()
 
 
 @pytest.mark.parametrize("resample", ["bicubic", "bilinear", "bilinear_aliased"])
-@pytest.mark.parametrize("keep_ratio", [False, True])
-def test_images_are_resized_inside_as_in_a_test(resample, keep_ratio):
+@pytest.mark.parametrize("options", [{}, {"keep_ratio": True}, {"pad": True}], ids=str)
+def test_images_are_resized_inside_as_in_a_test(resample, options):
     for width, height in ((200, 131), (96, 64), (40, 33), (70, 201)):
         picture = Image.fromarray(pictures(height, width, 3))
         if width < height:  # where Pillow may go down first, which hard edges show
             picture = Image.fromarray(pictures(9, 5, 3)).resize((width, height), Image.Resampling.BICUBIC)
-        transform = EvalTransform(lambda x: x.float(), (96, 64), resample, keep_ratio=keep_ratio)
+        transform = EvalTransform(lambda x: x.float(), (96, 64), resample, **options)
         wanted = transform(picture).image
         found = Resampling(transform)(torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None])[0]
         off = (found - wanted).abs()
         assert found.shape == wanted.shape and off.max() <= 1
         assert off.mean() < (0.03 if width > height else 0.3)
+
+
+@pytest.mark.parametrize("align_corners", [True, False])
+@pytest.mark.parametrize("size", [(64, 48), (50, 200), (96, 64)])
+def test_scores_of_a_padded_image_are_cut_to_the_image(size, align_corners):
+    transform = EvalTransform(lambda x: x.float(), (96, 64), pad=True)
+    (width, height), image = size, torch.zeros(1, 3, size[1], size[0], dtype=torch.uint8)
+    views = transform(Image.new("RGB", size), Image.new("L", size))
+    maps = torch.rand(1, 5, 16, 24, generator=torch.Generator().manual_seed(0))
+    wanted = F.interpolate(maps, size=views.label.shape, mode="bilinear", align_corners=align_corners)[..., :height, :width]
+    found = Resampling(transform).without_padding(maps, image, align_corners)
+    assert found.shape == wanted.shape and (found - wanted).abs().max() < 1e-5
 
 
 @with_onnx

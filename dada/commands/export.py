@@ -84,6 +84,8 @@ class Exportable(nn.Module):
 
     def _resized(self, x: Tensor, image: Tensor) -> Tensor:
         # As losses.upsample, without a look at whether there is anything to do: sizes are not known here.
+        if self.resampling is not None and self.resampling.pad:
+            return self.resampling.without_padding(x, image, self.align_corners)
         return F.interpolate(x, size=image.shape[-2:], mode="bilinear", align_corners=self.align_corners)
 
 
@@ -99,8 +101,9 @@ def export(
 
     Returns:
         The metadata in the file, all strings: `classes`, `palette`, `layout`, `sizes`, `resized_inside`, `input_size` (width,
-        height), `resampling`, `keep_ratio`, `normalization` (which is always inside), `align_corners`, `checkpoint_sha256`,
-        `licence`, `max_abs_difference` of probabilities from PyTorch's, `versions`, and `model_card` of a release.
+        height), `resampling`, `keep_ratio`, `padded` (to `input_size`, with black), `normalization` (which is always inside),
+        `align_corners`, `checkpoint_sha256`, `licence`, `max_abs_difference` of probabilities from PyTorch's, `versions`, and
+        `model_card` of a release.
 
     Raises:
         ImportError: a package is missing; the message says which.
@@ -116,9 +119,7 @@ def export(
     if network.recompute_blocks is not None:
         network.set_recompute(False)
     transform = eval_transform(segmenter.cfg, network.normalization, segmenter.cfg.TARGET)
-    if resize and transform.pad:
-        log.warning("images are padded to %s in the test of this network, which is not part of what is exported", transform.size)
-    inside = Resampling(transform) if resize and not transform.pad else None
+    inside = Resampling(transform) if resize else None
     module = Exportable(network, segmenter.predictor.align_corners, layout, inside).eval()
     metadata = {**_metadata(segmenter, layout), **_preparation(transform, inside is not None)}
     if out.suffix == ".pt2":
@@ -184,7 +185,8 @@ def _preparation(transform: EvalTransform, resized: bool) -> dict[str, str]:
         "resized_inside": str(resized),
         "input_size": json.dumps(transform.size),
         "resampling": transform.resample,
-        "keep_ratio": str(transform.keep_ratio),
+        "keep_ratio": str(transform.keep_ratio or transform.pad),
+        "padded": str(transform.pad),
         "normalization": json.dumps(dataclasses.asdict(transform.normalization)),
     }
 
