@@ -23,14 +23,14 @@ python scripts/train.py --cfg toycity.yml --set TRAIN.MAX_ITERS=200 TEST.INPUT_S
 Later files of `--cfg` override earlier ones, and `--set` overrides them all. Unknown names and values of the wrong type are
 refused at the start, all at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
 
-What an option decides:
+What an option decides, *weights* where the column is empty:
 
 """
 _HEAD += "".join(f"- *{role}*: {sentence}\n" for role, sentence in ROLES.items())
 _HEAD += """
-A resumed run must keep the *weights* options that it began with; all others may change. `scripts/report.py` treats runs as
-seeds of one method if they differ in no option of *weights*, *span* or *score* but the seed. A release leaves out what belongs
-to the *machine*, and the paths of files (*local*), which reports compare by name.
+A resumed run must keep its *weights* options; all others may change. `scripts/report.py` treats runs as seeds of one method if
+they differ in no option of *weights*, *span* or *score* but the seed. A release leaves out what belongs to the *machine*, and the
+paths of files (*local*), which reports compare by name.
 """
 
 # What belongs together, in the order of the page; "" are the options without a section.
@@ -39,7 +39,7 @@ SECTIONS = {
     "CLASSES": "Classes of your own, see [the tutorial](tutorial.md).",
     "FOLDER_SOURCE": "Where `SOURCE` is `Folder`: how its files are found and what its labels mean. Of several sources, a list "
     "of such sections.",
-    "FOLDER_TARGET": "The same where `TARGET` is `Folder`.",
+    "FOLDER_TARGET": "The same options where `TARGET` is `Folder`:",
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",
@@ -66,9 +66,12 @@ def reference(options: dict[str, Any] = OPTIONS) -> str:
     parts = [_HEAD, f"Sections: {links}.\n"]
     for section, sentence in SECTIONS.items():
         parts.append(f"## {titles[section]}\n\n{sentence}\n")
-        parts.append("| option | default | type | decides | meaning |\n|---|---|---|---|---|")
         inside = options[section] if section else {k: v for k, v in options.items() if isinstance(v, Option)}
         prefix = f"{section}." if section else ""
+        if section == "FOLDER_TARGET":  # the options of FOLDER_SOURCE, listed there
+            parts.append(", ".join(f'<a id="{anchor(name)}"></a>`{name}`' for name in flat_options(inside, prefix)) + ".\n")
+            continue
+        parts.append("| option | default | type | decides | meaning |\n|---|---|---|---|---|")
         parts.append("\n".join(_row(name, option) for name, option in flat_options(inside, prefix).items()) + "\n")
     return "\n".join(parts)
 
@@ -81,9 +84,9 @@ def _row(name: str, option: Option) -> str:
         kind += f", {option.limits}"
     if option.unit:
         kind += f"; {option.unit}"
-    meaning = f"As {name.replace('TARGET', 'SOURCE')}." if name.startswith("FOLDER_TARGET.") else option.meaning
-    role = f"{option.role}, local" if option.path and option.role != "machine" else option.role
-    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, role, meaning.replace("*", "\\*"))
+    roles = [option.role] * (option.role != "weights") + ["local"] * (bool(option.path) and option.role != "machine")
+    role, meaning = ", ".join(roles), option.meaning.replace("*", "\\*")
+    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, role, meaning)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
