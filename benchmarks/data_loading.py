@@ -1,4 +1,4 @@
-"""How fast training samples come: from files as the ancestors load them, from files as we do, and from a packed copy.
+"""How fast training samples load: from files as the published code reads them, from files as we do, and from a packed copy.
 
     python benchmarks/data_loading.py --cfg toycity.yml --set DATA_TRANSFORM.COLOR_JITTER=0
     python benchmarks/data_loading.py --cfg camvid_day2dusk.yml --role target --workers 0 --repeat 9
@@ -28,7 +28,7 @@ from turns import Variants, answer, median, peak, ratio, restart_peak, wait_for
 
 from dada.cli.shared import add_cfg_flags, load_cfg, reporting_errors
 
-VARIANTS = ("ancestors", "files", "packed")
+VARIANTS = ("published", "files", "packed")
 
 
 def parsed() -> argparse.Namespace:
@@ -47,7 +47,7 @@ def parsed() -> argparse.Namespace:
 
 def run_variant(args: argparse.Namespace) -> None:
     """One variant in this process: batches of one sample, from a loader that never ends."""
-    from ancestors import pillow_loader
+    from published import pillow_loader
 
     from dada.build import source_loader, target_loader
     from dada.config import cfg
@@ -62,7 +62,7 @@ def run_variant(args: argparse.Namespace) -> None:
     cfg.TRAIN.BATCH_SIZE_SOURCE = cfg.TRAIN.BATCH_SIZE_TARGET = 1
     device = torch.device(args.device)
     loader = (source_loader if of_source else target_loader)(cfg, CAFFE_BGR, steps=steps)
-    if name == "ancestors":
+    if name == "published":
         loader = pillow_loader(loader, cfg, tuple(cfg.TRAIN.INPUT_SIZE_SOURCE if of_source else cfg.TRAIN.INPUT_SIZE_TARGET))
     batches = iter(loader)
 
@@ -72,7 +72,7 @@ def run_variant(args: argparse.Namespace) -> None:
         for _ in range(args.images):
             for value in next(batches):
                 if isinstance(value, torch.Tensor):
-                    value.to(device, non_blocking=name != "ancestors")
+                    value.to(device, non_blocking=name != "published")
         wait_for(device)
         return {"seconds": (time.perf_counter() - start) / args.images, "peak": peak(torch.device("cpu"))}
 
@@ -109,7 +109,7 @@ def main() -> None:
             variants = Variants([f"{name}-{workers}" for name in VARIANTS], arguments)
             rounds = variants.rounds(args.repeat)
             variants.close()
-            base = rounds[f"ancestors-{workers}"]
+            base = rounds[f"published-{workers}"]
             for name in VARIANTS:
                 mine = rounds[f"{name}-{workers}"]
                 seconds = median(mine, "seconds")

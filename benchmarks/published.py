@@ -1,4 +1,4 @@
-"""The ancestors' way of loading and of training, written anew from what they do, to be timed beside ours.
+"""Loading and training as the published implementations do, written anew, to be timed beside ours.
 
 Loading (ADVENT, DADA, PLCA): Pillow and NumPy on whole files, one comparison of all pixels for each label id. Training
 (ADVENT's MinEnt): source forward, cross-entropy, backward, then target forward, entropy, backward. With association (the fork
@@ -30,7 +30,7 @@ MEAN = np.array((104.00698793, 116.66876762, 122.67891434), dtype=np.float32)
 
 
 class PillowDataset(Dataset):
-    """Image (3, H, W) and label (H, W) of the same files, prepared as the ancestors do for the options of `cfg`."""
+    """Image (3, H, W) and label (H, W) of the same files, prepared as the published code does for the options of `cfg`."""
 
     def __init__(self, dataset: SegmentationDataset, cfg: Any, size: tuple[int, int]) -> None:
         self._dataset = dataset
@@ -72,7 +72,7 @@ class PillowDataset(Dataset):
 
 
 def pillow_loader(loader: DataLoader, cfg: Any, size: tuple[int, int]) -> DataLoader:
-    """The samples of one of our loaders, loaded in the ancestors' way."""
+    """The samples of one of our loaders, loaded in the published way."""
     ours: StepSampler = loader.batch_sampler
     return DataLoader(
         PillowDataset(loader.dataset, cfg, size), batch_sampler=ours, num_workers=loader.num_workers, pin_memory=loader.pin_memory

@@ -1,23 +1,23 @@
-"""How fast a training step is: the ancestors' way, ours, and ours with each switch that is said to make it faster.
+"""How fast a training step is: the published way, ours, and ours with each switch that is said to make it faster.
 
     python benchmarks/train_step.py --cfg toycity.yml --set TRAIN.DA_METHOD=MinEnt CONTRASTIVE_LEARNING=False
-    python benchmarks/train_step.py --cfg toycity.yml --variants ancestors plain packed channels_last bf16 compile
+    python benchmarks/train_step.py --cfg toycity.yml --variants published plain packed channels_last bf16 compile
 
 A round is a number of whole iterations in each variant, one after the other, from loading to the optimizer's step; each variant
 is a process of its own (see turns.py). On a GPU a turn begins with an iteration that is not counted, in which the memory is taken
 that the others have had. `images/s` counts both domains, `waiting` is the share of the time in which the loop waits for data,
 `peak` what the process held at most, on a GPU what its tensors took. Ratios are medians over the rounds of the quotient within a
-round, to `ancestors` where it runs, else to the first variant.
+round, to `published` where it runs, else to the first variant.
 
 The variants all train the network of the cfg on the same files:
 
-    ancestors      their loading and their order of passes, for MinEnt and for the association of features; see ancestors.py
+    published      their loading and their order of passes, for MinEnt and for the association of features; see published.py
     plain          ours, in float32, without any of the following
     packed         plain, from packed copies, which are made first
     channels_last, bf16, compile, recompute    plain with the switch of TRAIN that has this name
     both           plain with channels_last and bf16
 
-Terms of weight 0 are left out of the objective. The ancestors' step associates features alone and leaves the source as it is; to
+Terms of weight 0 are left out of the objective. The published step associates features alone and leaves the source as it is; to
 compare: --set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
 """
 
@@ -48,7 +48,7 @@ SWITCHES = {
     "recompute": ("RECOMPUTE",),
     "both": ("CHANNELS_LAST", "BF16"),
 }
-VARIANTS = ("ancestors", "plain", "packed", *SWITCHES)
+VARIANTS = ("published", "plain", "packed", *SWITCHES)
 
 
 def parsed() -> argparse.Namespace:
@@ -57,7 +57,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeat", type=int, default=5, help="rounds (default: %(default)s)")
     parser.add_argument("--iterations", type=int, default=2, help="in a round (default: %(default)s)")
-    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["ancestors", "plain", "packed"])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["published", "plain", "packed"])
     parser.add_argument("--threads", type=int, help="CPU threads of a process (default: as torch chooses)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     parser.add_argument("--variant", help=argparse.SUPPRESS)
@@ -101,8 +101,8 @@ def run_variant(args: argparse.Namespace) -> None:
     normalization = trainer.network.normalization
     source = source_loader(cfg, normalization, steps=10**6)
     target = target_loader(cfg, normalization, steps=10**6, second_view=objective.uses_view)
-    if args.variant == "ancestors":
-        iterate, batches = _as_the_ancestors(cfg, trainer, source, target, device)
+    if args.variant == "published":
+        iterate, batches = _as_published(cfg, trainer, source, target, device)
     else:
         prefetcher = Prefetcher(paired(source, target if objective.uses_target else None), device)
         trainer.meanwhile = prefetcher.request
@@ -135,13 +135,13 @@ def run_variant(args: argparse.Namespace) -> None:
     answer({"images": images, "terms": [term.name for term in objective.terms]}, turn)
 
 
-def _as_the_ancestors(cfg, trainer, source, target, device: torch.device):
-    from ancestors import association_step, minent_step, pillow_loader
+def _as_published(cfg, trainer, source, target, device: torch.device):
+    from published import association_step, minent_step, pillow_loader
 
     train = cfg.TRAIN
     if not cfg.CONTRASTIVE_LEARNING and train.DA_METHOD != "MinEnt":
         raise ValueError(
-            "the ancestors' step is written for TRAIN.DA_METHOD MinEnt and for CONTRASTIVE_LEARNING, not for this cfg"
+            "the published step is written for TRAIN.DA_METHOD MinEnt and for CONTRASTIVE_LEARNING, not for this cfg"
         )
     loaders = [
         pillow_loader(loader, cfg, tuple(size))
@@ -193,7 +193,7 @@ def main() -> None:
         variants = Variants(args.variants, arguments)
         rounds = variants.rounds(args.repeat)
         variants.close()
-    base = rounds["ancestors" if "ancestors" in rounds else args.variants[0]]
+    base = rounds["published" if "published" in rounds else args.variants[0]]
     print(f"{'variant':<15}{'images/s':>9}{'s/step':>9}{'waiting':>9}{'peak MB':>9}{'time ratio':>12}{'memory ratio':>14}  terms")
     rows = []
     for name, mine in rounds.items():
@@ -207,7 +207,7 @@ def main() -> None:
                 "peak MB": median(mine, "peak") / 1e6,
                 "time ratio": ratio(mine, base, "seconds"),
                 "memory ratio": ratio(mine, base, "peak"),
-                "terms": ready["terms"] if name != "ancestors" else ["as they order them"],
+                "terms": ready["terms"] if name != "published" else ["as they order them"],
             }
         )
         row = rows[-1]

@@ -3,7 +3,7 @@
 torch has one switch for the whole process, `torch.set_float32_matmul_precision`. On CUDA "high" gives TF32. On a CPU
 "highest" hands products to MKL (or the BLAS that torch was built with) and "medium" to oneDNN, which rounds to bfloat16
 where the CPU multiplies bfloat16 matrices, and computes in full float32 elsewhere. On AMD's CPUs MKL is slow: there
-oneDNN is the exact way that is taken, once its error in two products was found to be that of float32. Vendor and error are
+oneDNN is used for exact products, once its error in two of them has been shown to be that of float32. Vendor and error are
 the same in every run on a machine; a timing would not be. Convolutions have switches of their own, which stay as they are.
 """
 

@@ -194,7 +194,8 @@ class Segmenter:
     ) -> Prediction | list[Prediction]:
         """Classes of every pixel, at the image's own size; the same numbers as `dada test` works with.
 
-        What is None is as the TEST section of the cfg has it. Images that the network sees at one size go through it together.
+        Arguments that are None follow the TEST section of the cfg. Images that the network sees at one size go through it
+        together.
 
         Args:
             image: a path, bytes, a file object, a PIL image, an array or a tensor, see pictures.as_picture; a sequence
@@ -323,7 +324,7 @@ def _fill(into: EasyDict, path: str | Path, cfg: Any, options: Mapping[str, Any]
 
 
 def _device(cfg: Any, asked: torch.device | str | None) -> torch.device:
-    """Found, but not made torch's current one: that is for the program around it to choose."""
+    """Chosen, but not made torch's current device: that is up to the surrounding program."""
     if asked is None:
         device, why = find_device(cfg.DEVICE, cfg.GPU_ID, local_rank())
     else:

@@ -411,7 +411,7 @@ def test_an_unknown_licence_is_told_and_let_through(caplog):
     assert licence_of("dla60_res2net").name == ""
     with caplog.at_level(logging.WARNING):
         check_licence("dla60_res2net")
-    assert "no licence is known of the weights dla60_res2net.in1k" in caplog.text
+    assert "no licence is known for the weights dla60_res2net.in1k" in caplog.text
 
 
 # --- whole runs ----------------------------------------------------------------------------------------------

@@ -124,7 +124,7 @@ def test_a_run_with_duplicate_steps_resumes_exactly(tiny_cfg):
 
 def test_duplicate_steps_of_another_optimizer_are_refused():
     cfg_from_list(["LEGACY.DUPLICATE_STEPS=True", "TRAIN.OPTIMIZER=AdamW"])
-    with pytest.raises(ValueError, match="LEGACY.DUPLICATE_STEPS is about SGD, but TRAIN.OPTIMIZER is 'AdamW'"):
+    with pytest.raises(ValueError, match="LEGACY.DUPLICATE_STEPS needs SGD, but TRAIN.OPTIMIZER is 'AdamW'"):
         build_optimizer(TinyNetwork(2), cfg)
 
 

@@ -401,7 +401,7 @@ def test_a_trunk_is_a_trunk_and_what_is_left_out_is_named(small, wrap, ignored, 
     report = load_weights(model, file_of(wrap(state), tmp_path))
     assert report.ignored == ignored and set(report.missing) == set(small.state_dict()) - set(state)
     assert all(torch.equal(model.state_dict()[key], value) for key, value in state.items())
-    assert all(name in caplog.text for name in ignored) and "layer6: new, as it should be" in caplog.text
+    assert all(name in caplog.text for name in ignored) and "layer6: new, as expected" in caplog.text
     refuse(
         small, wrap({key: value for key, value in state.items() if key != "layer2.0.bn1.weight"}), tmp_path, "layer2.0.bn1.wei"
     )
@@ -501,7 +501,7 @@ def test_the_caffe_file_sets_the_trunk_and_leaves_the_head(tmp_path, caplog):
     assert torch.equal(model.layer6.conv2d_list[0].weight, head)
     assert all(name.startswith(("layer5.", "layer6.")) for name in report.missing)
     assert report.ignored == ("layer5.conv2d_list.0.weight",)
-    assert "layer5, layer6: new, as it should be" in caplog.text
+    assert "layer5, layer6: new, as expected" in caplog.text
     trunk.pop("Scale.layer3.1.conv2.weight")
     with pytest.raises(ValueError, match=r"1 entries are missing: layer3\.1\.conv2\.weight\. Check"):
         load_weights(model, file_of(trunk, tmp_path))

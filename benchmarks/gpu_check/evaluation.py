@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from ancestors import evaluation_loop
+from published import evaluation_loop
 
 from dada.dataset.sample import Batch
 from dada.evaluation.evaluator import evaluate
@@ -32,13 +32,13 @@ def run(check: Check) -> None:
         counts["ours"] = evaluate(predictor, batches, label_set(CLASSES), device).confusion.numpy()
 
     def theirs() -> None:
-        counts["ancestors"] = evaluation_loop(network, batches, CLASSES, device)
+        counts["published"] = evaluation_loop(network, batches, CLASSES, device)
 
     row = {"network": name, "images": f"{size[1]}x{size[0]}", "labels": f"{labels[1]}x{labels[0]}"}
-    for way, function in (("ancestors", theirs), ("ours", ours)):
+    for way, function in (("published", theirs), ("ours", ours)):
         with check.noting(**row, way=way) as found:
             found["images/s"] = images / seconds(function, check.device, repeat=1 if check.small else 2)
-    other = np.abs(counts["ours"] - counts["ancestors"]).sum() / counts["ancestors"].sum() / 2
+    other = np.abs(counts["ours"] - counts["published"]).sum() / counts["published"].sum() / 2
     check.note(**row, **{"share of pixels counted elsewhere": float(other)})
     if other > 0.001:
         raise SystemExit(f"the two ways count {100 * other:.2f} % of the pixels differently")

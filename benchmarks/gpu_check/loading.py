@@ -1,4 +1,4 @@
-"""Samples a second: as the ancestors load them, as we do, and from a packed copy; with a loader process for each core."""
+"""Samples a second: loaded as the published code does, as we do, and from a packed copy; with a loader process for each core."""
 
 from __future__ import annotations
 

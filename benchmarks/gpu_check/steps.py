@@ -1,4 +1,4 @@
-"""Whole training steps, from loading to the optimizer, beside the ancestors' way: association of features, random weights."""
+"""Whole training steps, from loading to the optimizer, beside the published way: association of features, random weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NETWORKS = {
     "DINOv2-S": (("TRAIN.MODEL=timm:vit_small_patch14_dinov2", "TRAIN.OUTPUT_STRIDE=8"), 512, 4),
 }
 TINY = (("TRAIN.MODEL=timm:mobilenetv3_small_050",), 64, 1)
-ALIKE = (  # what the ancestors' step does too
+ALIKE = (  # what the published step does too
     "CONTRASTIVE_LEARNING=True",
     "TRAIN.CONTRASTIVE_START=0",
     "TRAIN.APPLY_MULTILAYER_ASSOCIATION=False",
@@ -57,10 +57,10 @@ def run(check: Check) -> None:
 def _rounds(small: bool) -> list[tuple[str, list[str]]]:
     """Precision of float32 products, and the variants that are compared in it; the most telling ones first."""
     if small:
-        return [("", ["ancestors", "plain"])]
+        return [("", ["published", "plain"])]
     return [
-        ("", ["ancestors", "plain", "both"]),
-        ("highest", ["ancestors", "plain"]),
+        ("", ["published", "plain", "both"]),
+        ("highest", ["published", "plain"]),
         ("", ["plain", "bf16", "channels_last"]),
         ("", ["plain", "compile"]),
     ]

@@ -282,7 +282,7 @@ def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[i
     elif domain.role == "source" and domain.checked == domain.images:
         add(ABSENT, _absent(absent))
     else:
-        means = ": IoU says nothing of these classes" if domain.role == "test" else ""
+        means = ": IoU says nothing about these classes" if domain.role == "test" else ""
         add(FEWER, f"no label that was read holds {', '.join(absent)}{means}")
 
 

@@ -63,7 +63,7 @@ class Done:
 
     def __str__(self) -> str:
         parts = [f"{self.written} predicted"]
-        parts += [f"{self.skipped} were there already (--overwrite writes them again)"] if self.skipped else []
+        parts += [f"{self.skipped} existed already (--overwrite replaces them)"] if self.skipped else []
         parts += [f"{len(self.unreadable)} could not be read"] if self.unreadable else []
         parts += [f"passed over {self.passed_over}"] if self.passed_over else []
         return ", ".join(parts)

@@ -187,7 +187,7 @@ def _better(key: str, keys: Sequence[str], found: Sequence[str], image_pattern: 
 
 
 def _stripped(key: str, before: str, after: str) -> str | None:
-    """The key without what stands around its name, None where that does not stand there."""
+    """The key without the text around its name; None if that text is missing."""
     folder, name = posixpath.split(key)
     if not (name.startswith(before) and name.endswith(after) and len(name) > len(before) + len(after)):
         return None

@@ -30,7 +30,7 @@ class PublishedDataset(SegmentationDataset):
         with_labels: False never opens label files, which need not exist then.
         with_depth: also read depth, where there is any.
         seed: of the experiment.
-        info: JSON file with an id map and classes of one's own; see label_set_from_info.
+        info: JSON file with an id map and your own classes; see label_set_from_info.
         role: "source" or "target", whose settings the messages name; empty for the usual one.
         list_setting: the option that names `list_file`, for messages; empty for that of the role.
         labelled_only: leave out images without a label file.

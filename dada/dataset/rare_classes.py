@@ -1,4 +1,4 @@
-"""Draw source images by the class that they hold, rare classes more often.
+"""Draw source images by the classes they show, rare classes more often.
 
 Hoyer et al. (DAFormer), CVPR 2022, arXiv:2111.14887.
 """
@@ -70,10 +70,10 @@ class RareClasses:
 def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0) -> np.ndarray:
     """Pixels of each class in each label of `dataset`, (images, K) int64.
 
-    Every label is read once, and the counts are kept in `cache`, in a file for these label files under this id map. It does
-    not notice labels that were changed in place: then remove it.
+    Every label is read once, and the counts are kept in `cache`, in a file for these label files under this id map. If labels
+    were changed in place, remove that file: it does not notice.
 
-    Labels that cannot be read hold nothing if the dataset skips bad files; images that are drawn by class are not they.
+    If the dataset skips bad files, labels that cannot be read count as empty, so their images are not drawn by class.
 
     Raises:
         ValueError: a label cannot be read.

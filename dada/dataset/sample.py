@@ -1,4 +1,4 @@
-"""What a dataset hands out: one named structure for a sample, one for a batch."""
+"""What a dataset returns: one named structure for a sample, one for a batch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which samples make up which training step: a function of (seed, stream, step) and nothing else."""
+"""Which samples make up each training step: a function of (seed, stream, step) alone."""
 
 from __future__ import annotations
 

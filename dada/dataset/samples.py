@@ -1,4 +1,4 @@
-"""The numbers that a picture file holds, as they stand there, and the one rule that makes 8-bit brightness of them.
+"""The raw numbers of a picture file, and the one rule that turns them into 8-bit brightness.
 
 Libraries show files: they stretch the values 0 to 3 of 2 bits to 0 to 255, turn a picture upside down whose 0 is white,
 cut what exceeds 8 bits. That is right for a picture and wrong for ids. So an id is the number in the file, whatever is
@@ -167,7 +167,7 @@ def _levels(indices: np.ndarray, palette: list[int]) -> np.ndarray:
 
 
 def white_of(numbers: np.ndarray) -> float:
-    """What white is where nothing says it: the smallest of _WHITES that no number exceeds; 1 for fractions up to 1.
+    """White where the file does not say: the smallest of _WHITES that no number exceeds; 1 for fractions up to 1.
 
     Raises:
         ValueError: numbers below 0, or over 65535.
@@ -185,7 +185,7 @@ def white_of(numbers: np.ndarray) -> float:
 def to_8_bits(numbers: np.ndarray, white: float = 0, inverted: bool = False) -> np.ndarray:
     """Numbers of any kind -> uint8 of the same shape: 0 is black, `white` 255.
 
-    Of whole numbers the upper 8 bits count, floor(256 v / (white + 1)); fractions are rounded. What is no number is black.
+    Of whole numbers the upper 8 bits count, floor(256 v / (white + 1)); fractions are rounded. NaN becomes black.
 
     Args:
         white: 0 for that of `white_of`.
@@ -239,13 +239,13 @@ def with_header(stored: Stored, image: Image.Image, content: bytes) -> Stored:
 
 
 def as_stored(picture: Image.Image, stored: Stored) -> Image.Image:
-    """What was made of `stored`, as it lies in the file."""
+    """The result for `stored`, in the orientation of the file."""
     back = {6: 8, 8: 6}.get(stored.orientation, stored.orientation)  # the others are their own opposites
     return picture.transpose(TURNS[back]) if stored.turned else picture
 
 
 def upright(picture: Image.Image, stored: Stored) -> Image.Image:
-    """What was made of `stored`, turned as EXIF says."""
+    """The result for `stored`, turned as EXIF says."""
     return picture if stored.orientation == 1 or stored.turned else picture.transpose(TURNS[stored.orientation])
 
 

@@ -1,4 +1,4 @@
-"""Samples that stand for all of a dataset."""
+"""Samples spread evenly over a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of datasets, whether they lie in folders, in zip archives that nobody unpacked, or in a packed copy.
+"""Files of datasets, whether they lie in folders, in zip archives, or in a packed copy.
 
 Clusters limit the number of files, and a dataset has ten thousands of them. So every path of a dataset may lead
 into an archive. One rule says where a path is looked for:

@@ -1,4 +1,4 @@
-"""Street datasets whose layout can be said in a few lines: where the files lie, what the ids mean, which splits there are.
+"""Street datasets whose layout takes a few lines: where the files lie, what the ids mean, which splits there are.
 
 To add one, add an entry to TABLE. Patterns are those of dada.dataset.pairing: what `*` stands for in the path of an image it
 stands for in that of its label. `{split}` is the folder of the split, `{name}` its name.
@@ -40,10 +40,10 @@ class Entry(NamedTuple):
     """One dataset.
 
     Args:
-        about: whose it is, what it shows, and the devkit or loader that the layout was taken from; the docstring of its class.
+        about: its authors, what it shows, and the devkit or loader that the layout was taken from; the docstring of its class.
         layouts: the first whose images are there counts.
         splits: the folder that `{split}` stands for, by name; the usual one first.
-        download: where it is had, and what is to be done before it can be read.
+        download: where to get it, and what to do before it can be read.
     """
 
     title: str
@@ -93,7 +93,7 @@ TABLE = (
         """,
         (Layout(("img/rgb/*.png",), (("img/class/*.png", LABEL_IDS),)),),
         {"all": ""},
-        "It is had on request, at https://synscapes.on.liu.se/download.html.",
+        "Request it at https://synscapes.on.liu.se/download.html.",
         usual_role="source",
     ),
     Entry(
@@ -219,7 +219,7 @@ class TableDataset(PublishedDataset):
     entry: Entry
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A loader process is sent the entry: its class stands in no module."""
+        """A loader process is sent the entry, since its class is in no module."""
         return _restored, (self.entry, self.__dict__)
 
     def find(self) -> list[Item]:

@@ -137,7 +137,7 @@ class TrainTransform:
         return None
 
     def resized(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> tuple:
-        """All three by the `fixed_resize`, the image bicubic and the others nearest; a second time changes nothing."""
+        """All three by the `fixed_resize`, the image bicubic and the others nearest; applying it twice changes nothing."""
         if self.resize is not None:
             size = self.resize[::-1]
         elif self.cover is not None:

@@ -48,7 +48,7 @@ class Adversary:
         input_map: what the discriminator sees.
         num_classes: channels of that map.
         train: the TRAIN section of the cfg, for the learning rate and its schedule.
-        device: where the discriminator lives.
+        device: of the discriminator.
         halve: halve the loss of either domain in the discriminator's update, as ADVENT and PLCA do.
         betas: of the discriminator's Adam.
     """
@@ -71,7 +71,7 @@ class Adversary:
         self._share = 0.5 if halve else 1.0
 
     def fool(self, step: Step) -> Tensor:
-        """How far target maps are from being taken for source; the discriminator receives no gradient."""
+        """How clearly target maps are told from source maps; the discriminator receives no gradient."""
         seen = self._input_map(step, step.target_outputs, step.target.image)
         # The parameters are switched off only while the graph is built, so `update` finds them as they were.
         self.discriminator.requires_grad_(False)

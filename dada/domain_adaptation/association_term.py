@@ -1,4 +1,4 @@
-"""Cycle association as a term of an objective, and what it tells for the log."""
+"""Cycle association as a term of an objective, and what it logs."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def compared(outputs: Outputs, level: str) -> Tensor:
 
 
 def probabilities_at_features(outputs: Outputs) -> Tensor:
-    """Decoders give finer maps than the features; averaging keeps probabilities probabilities."""
+    """Decoders give finer maps than the features; averages of probabilities still sum to 1."""
     probabilities, size = outputs.logits.softmax(dim=1), outputs.features.shape[-2:]
     return probabilities if probabilities.shape[-2:] == size else F.adaptive_avg_pool2d(probabilities, size)
 

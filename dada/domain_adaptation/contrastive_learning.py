@@ -37,7 +37,7 @@ EPS = 1e-10  # in log(p + EPS) and std + EPS, as published
 
 
 class Cycles(NamedTuple):
-    """The way of every source pixel: to the target, back to the source, and whether both ends have one class."""
+    """Every source pixel's cycle: to the target, back to the source, and whether both ends have the same class."""
 
     target_index: Tensor  # (B, S) int64: j*, the target pixel most similar to source pixel i
     source_index: Tensor  # (B, S) int64: i*, the source pixel most similar to j*

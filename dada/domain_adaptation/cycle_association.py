@@ -1,7 +1,7 @@
-"""Cycle association as it is called: one function each for the loss, the cycles and the aggregation.
+"""The functions to call for cycle association: the loss, the cycles and the aggregation.
 
 `contrastive_learning.py` defines them in dense form, with matrices of source x target pixels; package `association`
-computes the same in tiles. Which of the two works on the maps of a call is decided here, once for all of the call.
+computes the same in tiles. This module decides once per call which of the two is used.
 """
 
 from __future__ import annotations

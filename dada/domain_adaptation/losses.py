@@ -55,7 +55,7 @@ def _full_precision(loss: _Function) -> _Function:
 def _host_knows(x: Tensor) -> bool:
     """Whether looking at a value of `x` costs nothing. It would have the host wait for a GPU, and then the GPU for the host.
 
-    So values are checked on the CPU alone. In training, SegmentationDataset sees to it that labels are ids of classes.
+    So values are checked on the CPU only. In training, SegmentationDataset sees to it that labels are ids of classes.
     """
     return x.is_cpu
 

@@ -1,10 +1,9 @@
 """What each method minimises: a list of named, weighted loss terms.
 
 A term reads a `Step`, one batch of each domain with the network's outputs on it, and returns a scalar, or a `TermValue`
-where there is more to log. `Step` runs the network when a term first asks for an output, so a method pays for what its
-terms use and the loop knows no method.
-`CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever method is chosen, and the weights of the
-SELF_TRAINING section those of `self_training_terms`.
+where there is more to log. `Step` runs the network when a term first asks for an output, so a method costs only what its terms
+use, and the training loop needs to know no method. `CONTRASTIVE_LEARNING` appends the terms of `contrastive_terms` to whatever
+method is chosen, and the weights of the SELF_TRAINING section those of `self_training_terms`.
 
 To add a method: write its terms as functions of a Step and enter a list of them in METHODS.
 """
@@ -44,7 +43,7 @@ class Term(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """What an objective says of a step."""
+    """The losses and logged values of a step."""
 
     terms: dict[str, tuple[float, Tensor]]  # (weight, value) of every active term by name; 0-dim values, not yet weighted
     notes: Notes
@@ -97,7 +96,7 @@ class Objective(NamedTuple):
 
 
 def _check_loss(term: Term, loss: Any) -> None:
-    """Raise ValueError that names the term if `loss` is nothing that a network can learn from."""
+    """Raise ValueError, naming the term, if `loss` is not something that a network can learn from."""
     found = ""
     if not isinstance(loss, Tensor):
         found = f"a {type(loss).__name__}"

@@ -1,4 +1,4 @@
-"""One training step as the loss terms see it, and what they answer."""
+"""One training step as the loss terms see it, and what they return."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING: Mapping = MappingProxyType({})
 
 
 class Notes(NamedTuple):
-    """What there is to log beside the losses of a step, by name and without gradient."""
+    """What to log besides the losses of a step, by name and without gradient."""
 
     scalars: Mapping[str, Tensor] = _NOTHING
     by_class: Mapping[str, Tensor] = _NOTHING  # (K,); NaN for a class without any
@@ -38,7 +38,7 @@ class Notes(NamedTuple):
 
 
 class TermValue(NamedTuple):
-    """What a term returns that has more to tell than its loss."""
+    """What a term returns that logs more than its loss."""
 
     loss: Tensor  # 0-dim, not weighted
     notes: Notes

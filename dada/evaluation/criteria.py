@@ -1,8 +1,8 @@
-"""What tells good networks from bad ones on the target without a target label.
+"""Criteria that tell good networks from bad ones on the target, without target labels.
 
-Each criterion is a number of one network on unlabelled images; higher is better. None of them is the mIoU, and each has a
-way to be fooled, named below; docs/results.md shows how well they ordered the networks of our own comparisons. Musgrave et
-al. ("Benchmarking Validation Methods for Unsupervised Domain Adaptation", 2022, arXiv:2208.07360) compare many of them.
+Each criterion is a number of one network on unlabelled images; higher is better. None of them is the mIoU, and each can be
+fooled, as described below; docs/results.md shows how well they ordered the networks of our own comparisons. Musgrave et al.
+("Benchmarking Validation Methods for Unsupervised Domain Adaptation", 2022, arXiv:2208.07360) compare many of them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What networks can be ranked by without target labels. Imports nothing: flags are made from it."""
+"""Names of the criteria that rank networks without target labels. Imports nothing, because flags are made from it."""
 
 CLOSURE = "cycle closure"
 MEANINGS = {

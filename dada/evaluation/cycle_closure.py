@@ -1,4 +1,4 @@
-"""How many cycles close between source and target images: what a network can be chosen by without target labels."""
+"""How many cycles close between source and target images: a criterion for choosing networks without target labels."""
 
 from __future__ import annotations
 

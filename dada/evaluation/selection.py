@@ -1,4 +1,4 @@
-"""Rank trained networks without target labels, and say how well that would have gone where labels are known."""
+"""Rank trained networks without target labels and, where labels are known, say how good that ranking is."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def page(
 
 
 def _entry(pair: Pair, alphas: Sequence[float], characters: float) -> dict[str, Any]:
-    """What the page reads of a pair, in at most so many characters: as many directions of its features as they leave."""
+    """What the page reads of a pair, in at most so many characters: as many directions of its features as fit."""
     source, target = pair
     arrays = {"labels": _ids(source.labels), "predicted": _ids(target.probabilities.argmax(dim=1))}
     if target.labels is not None:

@@ -1,4 +1,4 @@
-"""What the page gets of a pair: the exact cycles, and maps of few bytes from which it draws how similar pixels are."""
+"""The data of a pair for the page: the exact cycles, and small maps from which it draws similarities."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ways(NamedTuple):
 
 @torch.no_grad()
 def ways(pair: Pair, level: str, alpha: float) -> Ways:
-    """The cycles as training finds them, and the ways of target pixels that lie on none."""
+    """The cycles as training finds them, and where target pixels that lie on no cycle lead."""
     (x, y), labels = _maps(pair, level), pair.source.labels
     options = {"metric": METRIC_OF[LEVELS[level]], "aggregate": alpha > 0, "alpha": alpha}
     found: Cycles = find_cycles(x, y, labels, **options)

@@ -1,4 +1,4 @@
-"""What the scalars that training logs are, in a sentence for whoever looks at their curves; methods.md has the equations."""
+"""One sentence for each scalar that training logs, shown beside its curve; methods.md has the equations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Confusion matrices, and the IoU of every class side by side."""
+"""Confusion matrices, and bars for the IoU of every class."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def class_patches(classes: LabelSet) -> list[Patch]:
 
 
 def class_id(name: str, classes: LabelSet) -> int:
-    """The id of the class that is called so.
+    """The id of the class of that name.
 
     Raises:
         ValueError: there is none.

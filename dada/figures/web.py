@@ -1,4 +1,4 @@
-"""What pages are put together from that need nothing beside themselves."""
+"""Building blocks of self-contained HTML pages."""
 
 from __future__ import annotations
 

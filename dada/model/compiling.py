@@ -19,7 +19,7 @@ def compile_network(network: nn.Module, backend: str | Callable = "inductor") ->
 
     Nothing is compiled before the first call. A call of a new kind (size of the images, domain, autocast, with or
     without gradient) is tried first, backward pass included, and what it moved, running statistics and generators, is
-    put back. If that fails, for want of a compiler or because of the network, one message says so, and the network runs
+    put back. If that fails, because there is no compiler or because of the network, one message says so, and the network runs
     uncompiled from then on. Copies of the network are uncompiled.
 
     Each size is compiled for itself, which gives the fastest kernels; after torch's limit of versions (eight), further

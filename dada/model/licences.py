@@ -66,7 +66,7 @@ def check_licence(encoder_name: str, accepted: str = "") -> None:
     """
     licence = licence_of(encoder_name)
     if not licence.name:
-        log.warning("no licence is known of the weights %s: find out whether you may use them", licence.weights)
+        log.warning("no licence is known for the weights %s: find out whether you may use them", licence.weights)
     elif licence.name not in PERMISSIVE:
         if accepted.lower() != licence.name:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Files that torch.save has written, or somebody else: read whole or refused, whatever they hold."""
+"""Files written by torch.save, or by anybody: read whole or refused, whatever they hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 
 
 class UnreadableFile(ValueError):
-    """What is wrong with the file, in a few words; whoever asked for it adds its name.
+    """What is wrong with the file, in a few words; the caller adds its name.
 
     Attributes:
         objects: whether it is whole, but holds Python objects beside tensors.
@@ -54,7 +54,7 @@ def read_torch_file(path: Path) -> object:
 
 
 def _harmless() -> AbstractContextManager:
-    """Lets torch read what training scripts put beside their weights and what runs no code: arguments, numbers of NumPy."""
+    """Lets torch read harmless objects that training scripts store beside weights: arguments, numbers of NumPy."""
     from numpy.dtypes import Float32DType, Float64DType, Int64DType
 
     scalar = np.float64(0).__reduce__()[0]

@@ -97,15 +97,15 @@ def bare_names(state: State) -> State:
 
 
 def found_weights(path: str | Path) -> Path:
-    """`path`, if it is a file. Raises FileNotFoundError, which says where the best known one is had."""
+    """`path`, if it is a file. Raises FileNotFoundError, which says where to get the best known one."""
     path = Path(path)
     if path.is_file():
         return path
     kind = "is a folder" if path.is_dir() else "does not exist"
     had = f" {CAFFE_RESNET} is on https://github.com/valeoai/ADVENT/releases." if path.name == CAFFE_RESNET else ""
     raise FileNotFoundError(
-        f"weights file {path} {kind}.{had} Give the path of a file, or 'imagenet' for an encoder's own weights; who means to "
-        "train from random ones sets TRAIN.RESTORE_FROM=random"
+        f"weights file {path} {kind}.{had} Give the path of a file, or 'imagenet' for an encoder's own weights; to "
+        "start from random weights on purpose, set TRAIN.RESTORE_FROM=random"
     )
 
 

@@ -23,7 +23,7 @@ class Adapted(NamedTuple):
     state: State
     trunk_only: bool = False  # they hold nothing of a head, which may stay as it is
     ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
-    note: str = ""  # what whoever loads them should know
+    note: str = ""  # shown when they are loaded
 
 
 # What starts the names of heads and depth blocks, in any network of ours.

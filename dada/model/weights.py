@@ -102,7 +102,7 @@ def load_weights(
     if adapted.note:
         log.warning("%s: %s", report.source, adapted.note)
     if report.missing:
-        log.info("%s: new, as it should be, as only the encoder is taken from there", ", ".join(_modules(report.missing)))
+        log.info("%s: new, as expected, since only the encoder is taken from there", ", ".join(_modules(report.missing)))
     return report
 
 

@@ -1,4 +1,4 @@
-"""Which device a process computes on, and why that one."""
+"""Which device a process computes on, and why."""
 
 from __future__ import annotations
 

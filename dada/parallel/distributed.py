@@ -1,8 +1,8 @@
 """Several processes as one run: how they find each other, add up their gradients, agree, and end together.
 
 `processes` belongs around a whole training or test. Started by torchrun, or as the tasks of `srun`, the processes then form
-a group; alone, a process goes on as if nothing of this existed. What losses and counters do about it is in `ranks.py`; the
-network knows nothing of it.
+a group; alone, a process goes on as if nothing of this existed. `ranks.py` has what losses and counters need; the network knows
+nothing of it.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def _leave_together(watch: _Watch) -> None:
 
 
 def _reason(store: dist.Store, where: Place, error: BaseException) -> BaseException:
-    """What this process has to say about its end. The first of all to fail leaves its message in the store."""
+    """Why this process ends. The first one to fail leaves its message in the store."""
     mine = f"{type(error).__name__}: {error}"
     lost_touch = isinstance(error, RuntimeError) and re.search("gloo|NCCL|Connection (closed|reset) by peer", str(error))
     try:

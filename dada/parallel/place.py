@@ -1,4 +1,4 @@
-"""Where a process stands among those that were started together, from the variables of the launcher."""
+"""A process's rank among those started together, from the variables of the launcher."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Signals that are heard at once, whatever the process waits in.
+"""Signals that are handled at once, whatever the process is waiting for.
 
 Python runs its handlers between two instructions of its own. One that waits for another process, inside of torch, may take for
 ever; a thread is told of a signal meanwhile.

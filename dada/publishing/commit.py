@@ -1,4 +1,4 @@
-"""Which commit of the project this code is: what a result or a report of a problem needs to be followed up."""
+"""Which commit of the project this code is, to trace results and reported problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page that goes with published weights: what they are, what they were made of, and how good they are."""
+"""The page that goes with published weights: what they are, what they were trained on, and how good they are."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def model_card(
         checkpoint, sha256: name and hash of the file that the weights come from.
         iteration: at which it was saved, if it says so.
         test: mIoU, protocol and seed of the checkpoint's own test; None if it was never tested.
-        licence: under which whoever releases the weights gives them away.
+        licence: under which the weights are released.
         encoder_licence: of the pretrained weights that the encoder started from.
     """
     train = cfg.TRAIN

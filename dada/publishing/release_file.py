@@ -29,7 +29,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
     Args:
         cfg: describes the network; that of a snapshot is in the snapshot.
         out: name of the file, ending in .safetensors.
-        licence: of the weights, in the words of whoever gives them away.
+        licence: of the weights, as their publisher states it.
 
     Returns:
         The metadata, all strings: `dada_cfg`, `classes`, `palette`, `normalization`, `versions` and `test` are JSON, `model`
@@ -103,7 +103,7 @@ def _iteration(checkpoint: Path) -> int | None:
 
 
 def portable_cfg(cfg: Any) -> dict[str, Any]:
-    """The plain cfg without what only this machine understands."""
+    """The plain cfg without options that matter only on this machine."""
     plain = plain_cfg(cfg)
     for name, option in flat_options().items():
         if option.is_local:

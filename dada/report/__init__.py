@@ -1,4 +1,4 @@
-"""One HTML page that compares runs, with nothing but a browser.
+"""One self-contained HTML page that compares runs.
 
     run_records.py       what is there of a run: configuration, tests, logs, weights
     groups.py            runs that differ in their seed alone are one method; what differs between methods

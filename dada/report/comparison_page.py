@@ -97,7 +97,7 @@ def _row(name: str, cells: Sequence[str], kind: str = "") -> str:
 
 
 def _answer(groups: Sequence[Group]) -> str:
-    """One sentence, what must be known before it is believed, and a bar for each method."""
+    """The answer in one sentence, its caveats, and a bar for each method."""
     means = _means(groups)
     if not means:
         return '<p class="note">No run was tested; dada test writes the reports that this page reads.</p>'
@@ -105,7 +105,7 @@ def _answer(groups: Sequence[Group]) -> str:
     if different := differing_protocols(groups):
         what = "; ".join(f"{name}: {', '.join(_shown(v) for v in values)}" for name, values in different.items())
         notes.append(
-            f'<p class="warn">These tests were not made alike, so that their numbers do not compare: {escape(what)}.</p>'
+            f'<p class="warn">These tests were made differently, so their numbers are not comparable: {escape(what)}.</p>'
         )
     for g in groups:
         if any(run.headline and run.headline.content.get("chosen") for run in g.runs):
@@ -120,9 +120,9 @@ def _answer(groups: Sequence[Group]) -> str:
         sentence = f"<b>{escape(groups[winner].name)}</b> is best: {values[winner].mean:.1f} % mIoU over {over} classes{first}."
         spreads = [v.std for v in (values[winner], values[0]) if v.count > 1]
         if winner and spreads and values[winner].mean - values[0].mean <= max(spreads):
-            sentence += " That is no more than seeds differ by."
+            sentence += " Seeds differ by as much."
     several = any(v.count > 1 for v in values)
-    spread = "Lines are standard deviations over seeds." if several else "One run each: how far seeds differ is not known."
+    spread = "Lines are standard deviations over seeds." if several else "One run each, so how much seeds differ is not known."
     longest = max((v.mean + (v.std if v.count > 1 else 0) for v in values if v.count), default=1) or 1
     bars = "".join(_bar(k, g.name, v, values[0], longest, len(g.runs)) for k, (g, v) in enumerate(zip(groups, values)))
     return f'<p class="answer">{sentence} <span class="note">{spread}</span></p>{"".join(notes)}<div class="bars">{bars}</div>'
@@ -284,7 +284,7 @@ def _cost(groups: Sequence[Group]) -> str:
         row("source images a second", "images_per_second", "{:.2f}"),
         row("peak memory (GB)", "peak_memory", "{:.2f}"),
     ]
-    note = "Times and memory are from the logs (train --tensorboard), means over seeds; loading weights takes part in none."
+    note = "Times and memory are from the logs (train --tensorboard), means over seeds; none includes loading the weights."
     return _table(["", *_heads(groups)], rows) + f'<p class="note">{note}</p>' if any(rows) else ""
 
 

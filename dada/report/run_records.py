@@ -1,4 +1,4 @@
-"""What is there of a run: its configuration, test reports, logs and weights; any of them may be missing."""
+"""What exists of a run: its configuration, test reports, logs and weights; any of them may be missing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run: one step, the loop over steps, and what makes it exact, resumable and observable.
+"""A run: one step, the loop over steps, and what makes runs reproducible, resumable and observable.
 
 trainer.py      one iteration: losses, gradients, optimizers
 loop.py         from the cfg to a finished run

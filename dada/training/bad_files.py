@@ -1,4 +1,4 @@
-"""Account of the files that a run could not read and has gone on without (ON_BAD_FILE skip)."""
+"""Counts the files that a run could not read and skipped (ON_BAD_FILE skip)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIRST_FREE = 10  # bad draws that are always let pass, or a run would stop at on
 
 
 class TooManyBadFiles(ValueError):
-    """So many samples could not be read that the run is not what it was meant to be."""
+    """Too many samples could not be read for the run to mean what it should."""
 
 
 class BadFiles:

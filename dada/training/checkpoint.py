@@ -1,9 +1,8 @@
-"""Checkpoints: all that a run needs to go on as if it had never stopped.
+"""Checkpoints: all that a run needs to continue as if it had never stopped.
 
-A checkpoint is a snapshot (`state_dict`, `iter`, `cfg`, `versions`; test.py reads it like one) and what a test has no
-use for: optimizers, discriminators, the random generators, and which images the run reads. The order of samples
-and their augmentation are functions of the seed and the iteration, the learning rates of the iteration; so the
-iteration is all that is kept of them.
+A checkpoint is a snapshot (`state_dict`, `iter`, `cfg`, `versions`; test.py reads it like one) plus what a test does not need:
+optimizers, discriminators, the random generators, and which images the run reads. The order of samples and their augmentation are
+functions of the seed and the iteration, the learning rates of the iteration; so the iteration is all that is kept of them.
 
 On a CPU the resumed run gives the weights of the uninterrupted one bit for bit, with the same number of threads, the
 same versions and the same way of products (dada/matmul_precision.py).

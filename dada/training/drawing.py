@@ -27,9 +27,9 @@ MOST_WAITING = 8  # figures: those of about two iterations that are drawn
 class Drawing:
     """One thread that draws, one figure after the other.
 
-    A figure is handed over with everything that it shows, on the CPU and of its own, so that the training may go on and
-    change whatever it likes. A run that asks for more than it can draw waits, so that memory stays what it is. A figure that
-    fails is left out with a warning; a picture is no reason to end a run.
+    A figure is handed over with everything that it shows, on the CPU and of its own, so that the training can continue and change
+    anything. A run that asks for more than it can draw waits, so that memory stays what it is. A figure that fails is left out
+    with a warning and never ends a run.
     """
 
     def __init__(self, write: Callable[[str, np.ndarray, int], None]) -> None:

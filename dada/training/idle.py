@@ -1,4 +1,4 @@
-"""What a cfg asks for and its run never does: told at the start, as nothing else would show it."""
+"""What a cfg asks for but its run never does: reported at the start, since nothing else would show it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a training reads, found before anything is fetched, read or written: all that is not there is told at once."""
+"""What a training reads, checked before anything is fetched, read or written: everything missing is reported at once."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ class RunInUse(OSError):
 def lock(folder: str | Path) -> Iterator[None]:
     """Hold `folder`/run.lock, which names host and process, while the block runs.
 
-    A lock whose process was on this host and is no more is taken over, with a message; so is one of an earlier start
+    A lock whose process was on this host and has ended is taken over, with a message; so is one of an earlier start
     of the same Slurm job, on any host, which Slurm has ended before it started the job again. Folders that were made
     for the lock go with it while they are empty, so that a run that fails at its start leaves nothing behind.
 

@@ -256,8 +256,8 @@ class Training:
         states = [saved["rng"], *saved.get("rng_of_others", [])]
         if len(states) != world_size():
             log.warning(
-                "%s was written by a run of %d processes, this one has %d: it continues with other random numbers and other last "
-                "bits, than the uninterrupted run",
+                "%s was written by a run of %d processes, this one has %d: its random numbers, and so the last bits, differ "
+                "from those of the uninterrupted run",
                 self.path,
                 len(states),
                 world_size(),

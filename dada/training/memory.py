@@ -86,7 +86,7 @@ def _host() -> str:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes that this process has used at most: of the GPU where `device` is one, else of the host; 0 if nothing tells."""
+    """Peak memory of this process in bytes: of the GPU if `device` is one, else of the host; 0 if unknown."""
     return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _host_peak()
 
 
@@ -112,7 +112,7 @@ def _host_total() -> int:
 
 
 def _advice(cfg: Any) -> list[str]:
-    """Options to change, each with its present value, what keeps the result first."""
+    """Options to change, each with its current value; those that keep the result come first."""
     train, crops = cfg.TRAIN, cfg.DATA_TRANSFORM
     advice = []
     timm = train.MODEL.startswith("timm:")

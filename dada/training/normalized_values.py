@@ -1,4 +1,4 @@
-"""What to change when a batch norm is given a single value, whose variance is none."""
+"""What to change when a batch norm gets a single value per channel, which has no variance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Batches of both domains on the device, the next ones copied while it works on these."""
+"""Batches of both domains on the device; the next ones are copied while it works on the current ones."""
 
 from __future__ import annotations
 

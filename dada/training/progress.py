@@ -1,4 +1,4 @@
-"""How far a run is: a bar of at most 80 columns in a terminal, else a line of the log every so many iterations."""
+"""Progress of a run: a bar of at most 80 columns in a terminal, else a line in the log every so many iterations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The global random generators of a process: seeded together, saved together, put back together."""
+"""The global random generators of a process: seeded, saved and restored together."""
 
 from __future__ import annotations
 

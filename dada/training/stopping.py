@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: they are noted, and obeyed between two iterations."""
+"""Signals that ask a run to stop: noted, and obeyed between two iterations."""
 
 from __future__ import annotations
 

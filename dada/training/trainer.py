@@ -237,7 +237,7 @@ def build_optimizer(network: nn.Module, cfg: Any) -> torch.optim.Optimizer:
             network, rates, layer_decay=train.LAYER_DECAY, weight_decay=train.WEIGHT_DECAY, decay_norms=train.DECAY_NORMS
         )
     if cfg.LEGACY.DUPLICATE_STEPS and train.OPTIMIZER != "SGD":
-        raise ValueError(f"LEGACY.DUPLICATE_STEPS is about SGD, but TRAIN.OPTIMIZER is {train.OPTIMIZER!r}")
+        raise ValueError(f"LEGACY.DUPLICATE_STEPS needs SGD, but TRAIN.OPTIMIZER is {train.OPTIMIZER!r}")
     if train.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, lr=train.LEARNING_RATE, weight_decay=train.WEIGHT_DECAY)
     options = {"lr": train.LEARNING_RATE, "momentum": train.MOMENTUM, "weight_decay": train.WEIGHT_DECAY}

@@ -1,4 +1,4 @@
-"""What a pixel of the toy city can be, and the number each data set writes for it."""
+"""The classes of the toy city, and the number that each dataset writes for them."""
 
 import numpy as np
 

@@ -3,18 +3,18 @@
 `dada.domain_adaptation.contrastive_learning` defines what is computed, and `cycle_association` calls this package above a small
 size; `docs/association.md` derives every step. Nothing here reads a file, an option or a random number.
 
-    pixels.py        what a map looks like to each metric, and the way back of its gradient
+    pixels.py        a map as each metric compares it, and its gradient
     tiles.py         stripes of rows, maxima and softmax of a stripe
     products.py      matrix products, in the precision that torch is set to
     form.py          whether tiles are compiled, and whether the host may wait for a value
     trial.py         how to try what a machine can do, without a trace
     check.py         whether the fused form gives what the tiled one gives, before "auto" takes it
-    cycle_search.py  the way of every source pixel
+    cycle_search.py  the cycle of every source pixel
     argmax_kernel.py the same as a kernel of Triton
     few_channels.py  aggregation and loss of probabilities by kernels
     softmax_kernel.py, pull_kernel.py  these kernels: forward, and the gradient
     streamed_loss.py the loss and its gradient
-    both_ways.py     for cosines, both ways of the cycles in one pass
+    both_ways.py     for cosines, both directions of the cycles in one pass
     aggregation.py   spatial aggregation and its gradient
     attention.py     aggregation of probabilities on a CPU
     ring.py          the loss of images whose pixels lie on several ranks

@@ -2,7 +2,7 @@
 
 The plain form is `cycle_search._most_similar`. A program takes a block of rows of one image and goes through all columns,
 for each block of them through all channels. A similarity and its place are one integer, the ordered bits of the
-float above the place counted down: the greatest of these is the first of the most similar, whoever comes first to it.
+float above the place counted down: the greatest of these is the first of the most similar, in whatever order blocks are compared.
 """
 
 from __future__ import annotations

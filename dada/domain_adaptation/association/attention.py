@@ -14,7 +14,7 @@ SHARES = 8
 
 
 def attends(x: Tensor, metric: str) -> bool:
-    """Whether `attend` is the way to aggregate x (B, C, H, W): no contrast between the similarity and its softmax."""
+    """Whether `attend` can aggregate x (B, C, H, W): no contrast normalization between the similarity and its softmax."""
     return metric == "kl" and x.device.type == "cpu" and x.shape[1] <= MOST_CHANNELS
 
 

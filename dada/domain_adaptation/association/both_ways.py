@@ -1,7 +1,7 @@
-"""The loss on cosines with its gradient, where both ways of the cycles share their products (docs/association.md, step 5).
+"""The loss on cosines with its gradient: both directions of the cycles share products (docs/association.md, step 5).
 
-The cosine of source pixel i and target pixel j stands in the softmax of row i and in that of column j, and what it
-passes on is the sum of both. So where row i closes a cycle and column j is hit, one product finds it and two hand it on.
+The cosine of source pixel i and target pixel j stands in the softmax of row i and in that of column j, and its gradient is the
+sum of both. So where row i closes a cycle and column j is hit, one product finds it and two hand it on.
 The way back comes first, since a whole column must be known before anything of it is: its softmax, and its gradient at
 source pixels that close no cycle. Then the way there, whose stripes take along what is left of the way back.
 """

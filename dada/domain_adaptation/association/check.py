@@ -1,8 +1,8 @@
-"""Compiled kernels are not trusted unseen: `impl="auto"` holds them to the plain operations first.
+"""Compiled kernels are checked before they are trusted: `impl="auto"` compares them with the plain operations first.
 
-The first time that a process would take the fused form on a device, a small case goes both ways: values and
-gradients, of every metric and precision on its own. It takes milliseconds beyond the compilation that would come
-anyhow, and later steps neither repeat it nor wait for anything. `impl="fused"` is taken at its word.
+The first time that a process would take the fused form on a device, a small case is computed in both forms: values and gradients,
+for every metric and precision. It takes milliseconds beyond the compilation that would come anyhow, and later steps neither
+repeat it nor wait for anything. `impl="fused"` is not checked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The way of every source pixel of one image to the target and back, without the similarity matrix."""
+"""The cycle of every source pixel of one image, to the target and back, without the similarity matrix."""
 
 from __future__ import annotations
 

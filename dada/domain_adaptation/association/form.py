@@ -1,4 +1,4 @@
-"""How tiles are worked on. What is computed does not depend on it."""
+"""How tiles are processed. Results do not depend on it."""
 
 from __future__ import annotations
 

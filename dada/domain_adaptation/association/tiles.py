@@ -42,7 +42,7 @@ def stripe_height(columns: int, channels: int, device: torch.device = CPU, tiles
 def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
     """Cut `rows` into stripes: yields the slice of the rows, and `tiles` tensors (R, N), not initialised.
 
-    The tensors of one stripe are those of the next: what is to be kept must be copied.
+    The next stripe reuses the same tensors: copy what you keep.
     """
     channels, width = columns.x_CN.shape
     alive = 2 * tiles if columns.form.compiled else tiles  # a compiled epilogue writes new ones

@@ -1,4 +1,4 @@
-"""A trial beside the computation: what this machine can do is tried once, and must leave no trace."""
+"""Trying once what this machine can do, without affecting the computation."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ def aside(device: torch.device) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says, without what compilers put around it: a line before, and a trace behind."""
+    """The message of an error, without the lines that compilers put around it."""
     error = getattr(error, "inner_exception", error)
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

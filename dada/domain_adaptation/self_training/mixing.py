@@ -1,7 +1,7 @@
 """Images for a student to learn from: pasted classes, hidden patches, changed colours.
 
-Random numbers come from torch's global CPU generator on any device, so that they are saved with a run and no device has
-to be waited for: copies of them are small, and no one waits for their end.
+Random numbers come from torch's global CPU generator on any device, so that they are saved with a run and the host never waits
+for a device: the copies are small and asynchronous.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 
 def class_mask(labels: Tensor, num_classes: int) -> Tensor:
-    """Where ClassMix pastes: the pixels of half of the classes of each image, one more than half of an odd number.
+    """Where ClassMix pastes: the pixels of half of the classes of each image, rounded up.
 
     Olsson et al., WACV 2021 (arXiv:2007.07936), as DACS uses it (Tranheden et al., WACV 2021, arXiv:2007.08702).
 

@@ -1,4 +1,4 @@
-"""Loss terms that learn from a teacher's pseudo-labels on the target; each works alone, and beside any method.
+"""Loss terms that learn from a teacher's pseudo-labels on the target; each works alone or together with any method.
 
 Passes over mixed and masked images are passes of their own, with the batch norms of the target. Masked images, of which
 no test will ever see one, leave the running statistics alone.
