@@ -7,8 +7,8 @@
 Factors are rounded on the CPU as a GPU would: to 10 bits for TF32, to 7 for bfloat16; products that decide an argmax are not.
 Loss and gradients follow the cycles of float64 in every precision, so that they differ by rounding alone.
 
-Cycles differ as the aggregated map does, by its rounding, where two candidates are nearly equal. "other ways" is the share of
-source pixels whose way is another, there or back; "margin" the most that float64 prefers its own end of a step to the one
+Cycles differ as the aggregated map does, by its rounding, where two candidates are nearly equal. "other cycles" is the share of
+source pixels whose cycle runs through another pixel; "margin" the most that float64 prefers its own end of a step to the one
 that was taken, in deviations of the similarities of that row; "own loss" and "own source" are the errors of the loss and of
 the gradient of the source by the cycles that were found: rounding and other cycles together.
 """
@@ -30,7 +30,7 @@ from torch import Tensor
 from dada.domain_adaptation.association import aggregation, both_ways, cycle_search, pixels, streamed_loss
 from dada.domain_adaptation.contrastive_learning import as_pixels, similarity
 
-COLUMNS = ("loss", "source", "target", "other ways", "margin", "own loss", "own source")
+COLUMNS = ("loss", "source", "target", "other cycles", "margin", "own loss", "own source")
 
 
 class Case(NamedTuple):
@@ -197,12 +197,12 @@ def main() -> None:
     groups: Iterator[tuple[str, list[Case]]] = ((name, [made(name)]) for name in args.cases)
     if args.golden or args.checkpoint:
         groups = golden() if args.golden else trained(args.checkpoint, args.pairs, args.set)
-    print(f"{'case':<36}{'products':<20}" + "".join(f"{column:>12}" for column in COLUMNS))
+    print(f"{'case':<36}{'products':<20}" + "".join(f"{column:>13}" for column in COLUMNS))
     for name, cases in groups:
         found = [errors(case) for case in cases]
         for products in ROUNDED:  # of several cases the worst, column by column
             worst = [max(values) for values in zip(*(rows[products] for rows in found))]
-            print(f"{name:<36}{products:<20}" + "".join(f"{value:>12.1e}" for value in worst), flush=True)
+            print(f"{name:<36}{products:<20}" + "".join(f"{value:>13.1e}" for value in worst), flush=True)
 
 
 if __name__ == "__main__":

@@ -173,7 +173,7 @@ def test_tests_that_were_not_made_alike_are_said_to_be_so(root, tmp_path):
     other = run(tmp_path, "other", {5: 40}, "TEST.FLIP=True")
     groups = group_runs(find_runs([root / "plain", other]))
     assert differing_protocols(groups) == {"FLIP": [False, True]}
-    assert "do not compare: FLIP: False, True" in page(groups)
+    assert "are not comparable: FLIP: False, True" in page(groups)
 
 
 def test_the_page_refers_to_nothing_outside_itself_and_names_cannot_break_it(root, tmp_path):
