@@ -63,7 +63,7 @@ def test_a_second_call_predicts_only_what_is_missing(segmenter, photos, tmp_path
     (out / "palette/b/.1.png.abc.part").write_text("of a call that was killed")
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     done = predict_files(segmenter, [photos], out)
-    assert (done.written, done.skipped) == (1, 2) and "2 were there already" in str(done)
+    assert (done.written, done.skipped) == (1, 2) and "2 existed already" in str(done)
     changed = [str(p.relative_to(out)) for p, time in before.items() if p.stat().st_mtime_ns != time]
     assert changed == ["palette/a/2.png"] and (out / "overlay/a/2.png").is_file() and not list(out.rglob("*.part"))
     assert predict_files(segmenter, [photos], out, overwrite=True).written == 3
