@@ -133,7 +133,7 @@ def test_the_page_opens_with_who_is_best_and_a_bar_with_the_interval_of_each(gro
     scores = np.array([iou_of(60), iou_of(70)])
     gain = scores.mean() - iou_of(50)
     assert f"<b>joined</b> is best: {scores.mean():.1f} % mIoU over 16 classes, {gain:.1f} above plain." in opening
-    assert "no more than seeds differ" not in opening
+    assert "Seeds differ by as much" not in opening
     plain, joined = re.findall(r'<div class="bar">(.*?)</div>', opening)
     longest = scores.mean() + scores.std(ddof=1)
     assert f"width:{100 * iou_of(50) / longest:.1f}%" in plain and "<b" not in plain and "1 seed<" in plain
