@@ -23,7 +23,7 @@ class Remembering(TinyNetwork):
 
     def __init__(self, num_classes: int = 5) -> None:
         super().__init__(num_classes)
-        self.stem = nn.Sequential(self.stem, DomainBatchNorm2d(nn.BatchNorm2d(6), 2), nn.Dropout(0.2))
+        self.stem = nn.Sequential(self.stem, DomainBatchNorm2d(nn.BatchNorm2d(6)), nn.Dropout(0.2))
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """Confusion counts and the scores that follow: by hand, by set arithmetic, against published evaluations."""
 
 import math
-import re
 
 import numpy as np
 import pytest
@@ -137,10 +136,10 @@ def test_13_class_miou_is_a_mean_of_13_of_the_16_scores():
     matrix = confusion_matrix(*random_maps(16, 16), 16)
     thirteen = [c for c in range(16) if c not in (3, 4, 5)]
     scores = iou(matrix)
-    assert mean_iou(scores, thirteen) == pytest.approx(sum(scores[c] for c in thirteen) / 13)
+    assert mean_iou(scores[thirteen]) == pytest.approx(sum(scores[c] for c in thirteen) / 13)
     # Pixels of the dropped classes still count as errors of the others, unlike in a 13-class problem.
     alone = iou(matrix[thirteen][:, thirteen])
-    assert mean_iou(scores, thirteen) < mean_iou(alone)
+    assert mean_iou(scores[thirteen]) < mean_iou(alone)
 
 
 def test_unusable_matrices_rules_and_classes_are_refused():
@@ -149,9 +148,6 @@ def test_unusable_matrices_rules_and_classes_are_refused():
         iou(square[:2])
     with pytest.raises(ValueError, match="'counted'; expected one of 'ignore', 'count'"):
         iou(square, rule="counted")
-    for subset in ([1, 1], [0, 3, -1], []):
-        with pytest.raises(ValueError, match=r"subset must be distinct class indices in 0\.\.2.*got " + re.escape(str(subset))):
-            mean_iou(iou(square), subset)
     with pytest.raises(ValueError, match=r"must have shape \(K,\), got \(3, 3\)"):
         mean_iou(square)
 

@@ -22,6 +22,7 @@ from dada.model import (
     select_domain,
     undilated_resnet18,
 )
+from dada.model.batch_norm import freeze_affine
 from dada.model.weight_formats import convert_fork_resnet18, convert_plca
 
 CASES = golden_cases("models.npz")
@@ -74,9 +75,13 @@ def build(case: Case) -> nn.Module:
         return FCDiscriminator(num_classes)
     if is_plca(case):
         model = DeepLabV2(num_classes, head_bias=False)
-        return convert_domain_batch_norm(model, domains(case)) if domains(case) else model
+        return convert_domain_batch_norm(model) if domains(case) else model
     if depth_of(case) == 18:
-        return undilated_resnet18(num_classes, frozen_stem=True)
+        model = undilated_resnet18(num_classes)
+        for name, module in model.named_modules():  # the fork trains neither the stem's batch norms nor the shortcuts'
+            if name == "bn1" or name.endswith("downsample"):
+                freeze_affine(module)
+        return model
     multi_level = "layer5.conv2d_list.0.weight" in keys
     with_depth = "enc4_1.weight" in keys
     return DeepLabV2(num_classes, multi_level=multi_level, with_depth=with_depth, bn_policy="frozen_affine")

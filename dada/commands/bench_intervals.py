@@ -19,10 +19,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def above_zero(self) -> bool:
-        return self.low > 0
-
 
 class Bootstrap:
     """mIoU of each method under resampled test images and seeds, drawn with replacement.

@@ -15,13 +15,12 @@ Terrain, truck and train carry `OTHER_LABEL` for "count", and `confusion_matrix(
 
 Published 13-class scores are a mean of 13 of the 16 IoUs, nothing more: wall, fence and pole stay classes of
 M, and predicting them, or labelling a pixel so, is an error of the others as before:
-`mean_iou(iou(M), subset)`.
+`mean_iou(iou(M)[subset])`.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -100,26 +99,18 @@ def iou(confusion: Tensor | np.ndarray, *, rule: str = "ignore") -> np.ndarray:
     return np.divide(hits, union, out=np.full(union.shape, np.nan), where=union > 0)
 
 
-def mean_iou(per_class: np.ndarray, subset: Sequence[int] | None = None) -> float:
+def mean_iou(per_class: np.ndarray) -> float:
     """Mean over the classes that are present, in 0..1: NaN entries are left out, not scored 0.
 
     Args:
         per_class: (K,) from `iou`.
-        subset: class indices to average, None for all; 13 of 16 for the 13-class score.
 
     Returns:
         The mean, or NaN with a warning when none of the classes is present: nothing was measured.
-
-    Raises:
-        ValueError: an index of `subset` is out of range or repeated.
     """
     values = np.asarray(per_class, dtype=np.float64)
     if values.ndim != 1:
         raise ValueError(f"per-class scores must have shape (K,), got {values.shape}")
-    if subset is not None:
-        if len(set(subset)) != len(subset) or not set(subset) <= set(range(len(values))) or not len(subset):
-            raise ValueError(f"subset must be distinct class indices in 0..{len(values) - 1}, at least one; got {list(subset)}")
-        values = values[list(subset)]
     values = values[~np.isnan(values)]
     if not len(values):
         warnings.warn("mean IoU is NaN: no class was labelled or predicted", RuntimeWarning, stacklevel=2)

@@ -56,24 +56,21 @@ def freeze_affine(model: nn.Module) -> None:
 
 
 class DomainBatchNorm2d(nn.Module):
-    """One batch norm per domain; the selected one is used, the others see nothing.
+    """One batch norm for each of the two domains; the selected one is used, the other sees nothing.
 
     PLCA's opt-in variant; its domains are SOURCE and TARGET. No domain is selected at first, since normalising one domain
     with the statistics of another gives wrong maps without an error.
 
     Args:
         norm: layer that every copy starts from.
-        num_domains: number of copies.
 
     Raises:
         RuntimeError: in forward, as long as no domain is selected (see `select_domain`).
     """
 
-    def __init__(self, norm: _BatchNorm, num_domains: int) -> None:
+    def __init__(self, norm: _BatchNorm) -> None:
         super().__init__()
-        if num_domains < 1:
-            raise ValueError(f"num_domains must be at least 1, not {num_domains}")
-        self.norm_layers = nn.ModuleList(copy.deepcopy(norm) for _ in range(num_domains))
+        self.norm_layers = nn.ModuleList(copy.deepcopy(norm) for _ in (SOURCE, TARGET))
         self.domain: int | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,7 +83,7 @@ class DomainBatchNorm2d(nn.Module):
         return self.norm_layers[self.domain](x)
 
 
-def convert_domain_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Module:
+def convert_domain_batch_norm(model: nn.Module) -> nn.Module:
     """Replace every batch norm of `model`, in place, by a DomainBatchNorm2d whose copies all start from it.
 
     The copies are new parameters: convert before the optimizer is built.
@@ -105,7 +102,7 @@ def convert_domain_batch_norm(model: nn.Module, num_domains: int = 2) -> nn.Modu
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if isinstance(child, _BatchNorm) and id(child) not in converted:
-                setattr(parent, name, DomainBatchNorm2d(child, num_domains))
+                setattr(parent, name, DomainBatchNorm2d(child))
     return model
 
 

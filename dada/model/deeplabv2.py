@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from dada.model.batch_norm import freeze_affine
 from dada.model.depth import DepthBlock
 from dada.model.outputs import Outputs
 from dada.model.resnet import ResNet
@@ -112,19 +111,11 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
         return [*heads, *self.depth_modules()]
 
 
-def undilated_resnet18(num_classes: int, *, frozen_stem: bool = False, **options: Any) -> DeepLabV2:
+def undilated_resnet18(num_classes: int, **options: Any) -> DeepLabV2:
     """The fork's ResNet-18: stride 1 in layer3 and layer4 but no dilation, on BGR images.
 
     Args:
-        frozen_stem: also fix weight and bias of the batch norms of the stem and the shortcuts, as the fork
-            does; those of the blocks stay as the batch-norm policy has them.
         options: as for DeepLabV2.
     """
     options = {"init": "kaiming", "normalization": CAFFE_BGR, **options}
-    model = DeepLabV2(num_classes, depth=18, dilated=False, **options)
-    if frozen_stem:
-        freeze_affine(model.bn1)
-        for name, module in model.named_modules():
-            if name.endswith("downsample"):
-                freeze_affine(module)
-    return model
+    return DeepLabV2(num_classes, depth=18, dilated=False, **options)
