@@ -9,6 +9,8 @@ from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
 from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
 from dada.matmul_precision import full_float32_products
 
+COLUMNS_AT_ONCE = 2048
+
 
 def image_cycles(source: Pixels, target: Pixels) -> tuple[Tensor, Tensor, Tensor]:
     """(S,) j*, the target pixel most similar to i; (T,) the source pixel most similar to j, for every j that is
@@ -73,5 +75,6 @@ def _most_similar(
             # finds better, so that looking for the row as well costs little.
             better = (top_N > best_N).nonzero()[:, 0]
             best_N[better] = top_N[better]
-            row_N[better] = part.start + sim_RN[:, better].argmax(dim=0)
+            for some in better.split(COLUMNS_AT_ONCE):  # a copy of the tile, which at first is all of it, would stay in memory
+                row_N[some] = part.start + sim_RN[:, some].argmax(dim=0)
     return column_M, row_N

@@ -18,7 +18,7 @@ from dada.domain_adaptation.association.form import GPU_TILE_ELEMENTS, PLAIN, Fo
 from dada.domain_adaptation.association.products import addmm_, mm, operand, rounded_to_half
 from dada.domain_adaptation.contrastive_learning import EPS
 
-CHANNEL_CHUNK = 64  # channels at a time where a product of two maps is summed on a CPU
+CHANNEL_CHUNK, CHUNK_ELEMENTS = 64, 2**19  # channels at a time, and values, where a product of two maps is summed on a CPU
 
 
 class Pixels(ABC):
@@ -182,7 +182,10 @@ def channel_dot(x_CN: Tensor, y_CN: Tensor) -> Tensor:
 
     Never a matrix product, which may be of rounded operands: norms are sums like this one.
     """
-    chunk = max(CHANNEL_CHUNK, GPU_TILE_ELEMENTS // x_CN.shape[1]) if on_gpu(x_CN.device) else CHANNEL_CHUNK
+    count = x_CN.shape[1]
+    chunk = max(1, min(CHANNEL_CHUNK, CHUNK_ELEMENTS // count))
+    if on_gpu(x_CN.device):
+        chunk = max(CHANNEL_CHUNK, GPU_TILE_ELEMENTS // count)
     (x, y), *others = zip(x_CN.split(chunk), y_CN.split(chunk))
     dot_N = (x * y).sum(dim=0)
     for x, y in others:
