@@ -132,7 +132,7 @@ def test_an_image_that_is_not_finite_and_a_discriminator_are_named(small):
     cfg_from_list(["TRAIN.DA_METHOD=AdvEnt"])
     trainer = trainer_module.build_trainer(cfg, torch.device("cpu"))
     (adversary,) = trainer.objective.adversaries
-    source, target = (random_batch(1, (32, 32), 16, seed=k) for k in (1, 2))
+    source, target = (random_batch(1, (32, 32), 16, seed=k)._replace(view=None) for k in (1, 2))
     with torch.no_grad():
         adversary.discriminator[8].bias.fill_(math.nan)
     target.image[0, 0, 5, 5] = math.nan

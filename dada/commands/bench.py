@@ -124,7 +124,7 @@ def suggest_labels(job: Job) -> None:
     """Write the lists of what the last snapshot suggests to label, see `list_of`; those of the same weights stay."""
     cfg = job.cfg()
     snapshot = find_snapshots(run_of(cfg).snapshots)[-1]
-    marker, checksum = list_of(job, 0).with_suffix(".sha256"), file_hash(snapshot)
+    marker, checksum = list_of(job, 0).with_name("label_next.sha256"), file_hash(snapshot)
     if marker.is_file() and marker.read_text() == checksum:
         return
     most = list_of(job, max(LABELS))
