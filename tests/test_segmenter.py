@@ -142,7 +142,7 @@ def test_every_kind_of_picture_gives_the_same(segmenter, photo, tmp_path):
     found = segmenter.predict(alike)
     single = segmenter.predict(photo)
     for prediction in found:
-        np.testing.assert_allclose(prediction.probabilities, single.probabilities, atol=1e-6)
+        np.testing.assert_allclose(prediction.probabilities, single.probabilities, atol=1e-5)  # a batch adds in another order
     batch = segmenter.predict(np.stack([pixels, pixels]), probabilities=False)
     assert len(batch) == 2 and batch[0].probabilities is None
     mixed = segmenter.predict([photo, photo.resize((40, 70))], keep_ratio=True)
@@ -340,7 +340,7 @@ def test_an_encoder_alone_is_no_trained_network(tmp_path):
 def test_several_checkpoints_are_an_ensemble(plain, segmenter, photo):
     both = dada.Segmenter.from_checkpoint([plain, plain], device="cpu")
     assert len(both.predictor.networks) == 2 == len(both.sha256)
-    np.testing.assert_allclose(both.predict(photo).probabilities, segmenter.predict(photo).probabilities, atol=1e-6)
+    np.testing.assert_allclose(both.predict(photo).probabilities, segmenter.predict(photo).probabilities, atol=1e-5)
     with pytest.raises(ValueError, match="at least one checkpoint"):
         dada.Segmenter.from_checkpoint([])
     assert TINY_NETWORK == both.cfg.TRAIN.MODEL
