@@ -140,6 +140,7 @@ def test_runs_with_a_few_labels_draw_them_by_the_seed_or_take_what_ours_suggests
         assert {"": "", "random": f"random {count}", "suggested": given}[method.partition(", ")[2]] == cfg.TARGET_LABELLED
         assert cfg.CONTRASTIVE_LEARNING and ours.TRAIN.RESTORE_FROM == cfg.TRAIN.RESTORE_FROM
     assert not any(compared.on_the_source(entry).cfg().TARGET_LABELLED for entry in entries)  # whose target is another one
+    assert {e.budgets for e in (*entries, *compared.starts().values())} == {("iterations",)}  # no table of another budget
     assert [e.job for e in compared.suggesting()] == [
         e.job for b in compared.benchmarks for e in entries if e.method == "ours" and e.benchmark == b
     ]

@@ -105,7 +105,8 @@ class Plan(NamedTuple):
                     name = "_".join((START, *(o.partition("=")[0] for o in extra)))
                     label = START if not extra else f"{START} ({', '.join(extra)})"
                     options = (*PLAIN, *extra)
-                    found[benchmark, seed, extra] = self.entry(benchmark, label, seed, name, options, self.start)
+                    start = self.entry(benchmark, label, seed, name, options, self.start)
+                    found[benchmark, seed, extra] = start._replace(budgets=tuple(self.budgets))
         return found
 
     def entries(self, paces: Mapping[str, Mapping[str, float]]) -> list[Entry]:
