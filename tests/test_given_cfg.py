@@ -9,12 +9,12 @@ from tiny import TINY_NETWORK, tiny_options
 
 from dada.build import build_network
 from dada.commands.check_data import as_dict, check_data
+from dada.commands.merge import merge
 from dada.config import cfg, cfg_from_list, default_cfg, plain_cfg
 from dada.evaluation.tester import protocol
 from dada.model.weight_files import read_metadata
 from dada.publishing.release_file import write_release
 from dada.runs import run_of, save_snapshot
-from dada.training.adabn import adapt_snapshot
 from dada.training.loop import is_finished, train
 
 GTA = ["SOURCE=GTA5", "NUM_CLASSES=19", "TEST.FLIP=True"]
@@ -63,7 +63,7 @@ def test_a_run_writes_its_own_cfg_into_all_its_files(own):
         cfg_from_list(["TRAIN.MAX_ITERS=2", "TRAIN.SAVE_PRED_EVERY=1", "TRAIN.EVAL_EVERY=1", "TRAIN.EVAL_SPLIT=target:val"], own),
         run,
     )
-    adapt_snapshot(own, run.snapshots / "model_2.pth", run.snapshots / "adapted_2.pth", images=1)
+    merge(own, [run.snapshots / "model_2.pth"], run.snapshots / "adapted_2.pth", refresh=1)
     for name in ("model_1", "model_2", "model_best", "checkpoint_2", "adapted_2"):
         assert torch.load(run.snapshots / f"{name}.pth", weights_only=True)["cfg"] == plain_cfg(own), name
     assert yaml.safe_load((run.snapshots / "train_cfg.yml").read_text()) == plain_cfg(own)

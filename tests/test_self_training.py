@@ -29,7 +29,7 @@ from dada.model.batch_norm import convert_domain_batch_norm, select_domain
 from dada.normalization import CAFFE_BGR, TORCHVISION_RGB
 from dada.runs import find_snapshots, run_of
 from dada.training import trainer as trainer_module
-from dada.training.adabn import adapt_batch_norm, adapt_snapshot, statistics_loader
+from dada.training.adabn import adapt_batch_norm, statistics_loader
 from dada.training.checkpoint import read_checkpoint
 from dada.training.loop import train
 from dada.training.post_mortem import read_post_mortem
@@ -489,21 +489,6 @@ def test_snapshots_hold_the_targets_statistics_and_the_teacher_has_its_own(small
         written = torch.load(folder / f"{name}_5.pth", weights_only=True)["state_dict"]
         assert same(dict(adapt_batch_norm(network, images).state_dict()), dict(written))
         assert not torch.equal(written["stem.1.running_mean"], kept[key]["stem.1.running_mean"])
-
-
-def test_a_snapshot_is_adapted_to_a_file_that_reads_like_any_other(tiny_cfg, tmp_path, capsys, run_script):
-    train(cfg, run_of(cfg))
-    snapshot, out = run_of(cfg).snapshots / "model_2.pth", tmp_path / "adapted.pth"
-    run_script("adapt_bn.py", "--checkpoint", snapshot, "--out", out, "--images", 3)
-    assert f"written: {out}" in capsys.readouterr().out
-    before, after = (torch.load(path, weights_only=True) for path in (snapshot, out))
-    assert after["iter"] == 2 and after["cfg"] == before["cfg"]
-    changed = {k for k, v in after["state_dict"].items() if not torch.equal(v, before["state_dict"][k])}
-    assert changed and all("running" in name or "tracked" in name for name in changed)
-    with pytest.raises(ValueError, match="--images is 0; expected at least 1"):
-        adapt_snapshot(cfg, snapshot, out, images=0)
-    with pytest.raises(ValueError, match="--out is 'x.bin'"):
-        adapt_snapshot(cfg, snapshot, "x.bin", images=1)
 
 
 def test_a_step_that_fails_is_computed_again_with_its_teacher_and_its_random_numbers(small, monkeypatch):

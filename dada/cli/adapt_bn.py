@@ -1,14 +1,15 @@
-"""Write a snapshot with batch-norm statistics of the target's training images, without their labels (AdaBN).
+"""Old name of `dada merge NET --refresh-bn N --out FILE`, and gone in the next version.
 
-    dada adapt-bn --checkpoint model_3000.pth --out model_3000_adabn.pth
-
-train and test read the file like any other. TRAIN.ADABN_IMAGES does it in training.
+dada adapt-bn --checkpoint model_3000.pth --out model_3000_adabn.pth
 """
 
 import argparse
+import logging
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
-from dada.config import cfg
+from dada.cli import merge
+from dada.cli.shared import add_cfg_flags, add_device_flag
+
+log = logging.getLogger(__name__)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,10 +21,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> list[str]:
-    load_cfg(args, otherwise=[args.checkpoint])
-
-    from dada.training.adabn import adapt_snapshot
-
-    adapt_snapshot(cfg, args.checkpoint, args.out, args.images)
-    print(f"written: {args.out}")
-    return ["test", "--cfg", *(args.cfg or [args.out]), "--set", *args.set, f"TEST.RESTORE_FROM={args.out}"]
+    log.warning(
+        "dada adapt-bn is now `dada merge %s --refresh-bn %d --out %s`; this name goes in the next version",
+        args.checkpoint,
+        args.images,
+        args.out,
+    )
+    now = {"networks": [args.checkpoint], "how": "uniform", "by": "information", "images": "", "judge_images": 64}
+    return merge.main(argparse.Namespace(**{**vars(args), **now, "refresh_bn": args.images, "bn_share": 1.0}))

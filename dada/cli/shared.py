@@ -101,6 +101,14 @@ def release_of(checkpoint: str | Path, flags: Sequence[str] = ()) -> list[object
     return [command, "--checkpoint", checkpoint, *flags, "--out", Path(checkpoint).with_suffix(ending)]
 
 
+def photographs(folder: str) -> list[str]:
+    """`KEY=value` pairs that make the pictures in a folder, and in any folders below, the target."""
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"--images {folder} is not a folder; give the one that the photographs lie in")
+    options = ["TARGET=Folder", f"DATA_DIRECTORY_TARGET={folder}", "DATA_LIST_TARGET="]
+    return [*options, "FOLDER_TARGET.IMAGES=**/*.*", "FOLDER_TARGET.LABEL_FORMAT=ids", "FOLDER_TARGET.LABEL_MAP={}"]
+
+
 class _AddDevice(argparse.Action):
     def __call__(self, parser, namespace, value, option_string=None):
         setattr(namespace, self.dest, [*getattr(namespace, self.dest, []), f"DEVICE={value}"])

@@ -7,6 +7,7 @@
     predict.py, predict_video.py         predictions as files
     visualize.py                         figures of checkpoints, test reports and logs
     export.py, resampling.py             ONNX and torch.export, with the resizing of images inside
+    merge.py                             networks averaged into one
     environment.py                       what a maintainer asks for first
     replay.py                            a step whose loss was not finite, once more
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from dada.build import build_network, on_device, target_loader
-from dada.config import plain_cfg
+from dada.build import target_loader
 from dada.model.batch_norm import TARGET, DomainBatchNorm2d, batch_norms, select_domain
 from dada.model.segmentation_model import SegmentationModel
-from dada.runs import iteration_of, save_whole, snapshot
 
 
-def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
+def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor], share: float = 1.0) -> nn.Module:
     """Replace the running statistics of all batch norms by those of `images`; nothing else changes.
 
     Mean and variance are averages over the batches of what a pass in training mode normalises with. Dropout is off. Of a
     network with batch norms for each domain, only the target's change.
+
+    With a `share` s below 1 both domains are mixed, mean and variance alike: (1 - s) old + s new, as in UBNA (Klingner et
+    al., 2020, arXiv:2011.08502) and in Schneider et al. (NeurIPS 2020, arXiv:2006.16971).
 
     Args:
         images: batches (B, 3, H, W) of normalised target images on the network's device, all of one size; at least one.
@@ -36,6 +36,7 @@ def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
     norms = _norms_of_target(network)
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
+    before = [(norm.running_mean.clone(), norm.running_var.clone()) for norm in norms]
     network.eval()
     select_domain(network, TARGET)
     for norm in norms:
@@ -55,6 +56,9 @@ def adapt_batch_norm(network: nn.Module, images: Iterable[Tensor]) -> nn.Module:
             module.training = training
     if not passes:
         raise ValueError("expected at least one batch of target images to take the statistics of, got none")
+    for norm, (mean, var) in zip(norms, before if share < 1 else ()):
+        norm.running_mean.lerp_(mean, 1 - share)
+        norm.running_var.lerp_(var, 1 - share)
     return network
 
 
@@ -77,20 +81,3 @@ def statistics_loader(cfg: Any, network: SegmentationModel, images: int) -> Data
     _norms_of_target(network)
     steps = math.ceil(images / cfg.TRAIN.BATCH_SIZE_TARGET)
     return target_loader(cfg, network.normalization, steps=steps, plain=True)
-
-
-def adapt_snapshot(cfg: Any, checkpoint: str | Path, out: str | Path, images: int) -> None:
-    """Write the network of `checkpoint`, with the statistics of target images, to `out`, a snapshot like any other.
-
-    Raises:
-        FileNotFoundError, ValueError: weights or data that cannot be used, no image, or another ending than .pth.
-    """
-    if images < 1:
-        raise ValueError(f"--images is {images}; expected at least 1")
-    if Path(out).suffix != ".pth":
-        raise ValueError(f"a snapshot is a .pth file, but --out is {str(out)!r}")
-    with on_device(cfg) as device:
-        network = build_network(cfg, str(checkpoint)).to(device)
-        loader = statistics_loader(cfg, network, images)
-        adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in loader))
-    save_whole(Path(out), snapshot(Path(out).parent, network, iteration_of(Path(checkpoint)), plain_cfg(cfg)))
