@@ -20,6 +20,8 @@ LONG = [
     "explorer",
     "fuzz",
     "self_training",
+    "adapt",
+    "merge",
     "tutorial",
     "notebook",
     "domain_batch_norm",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import untrained_snapshot
 
 from dada.config import cfg, cfg_from_list, plain_cfg
 from dada.evaluation.criteria import information, label_free_criteria
@@ -97,6 +98,15 @@ def test_ranking_is_best_first_and_the_report_shows_labels_only_if_asked():
     assert "50.00" not in plain and "mIoU" not in plain.splitlines()[0]
     assert "50.00" in labelled and "rank correlation" in labelled
     assert plain.splitlines()[1].startswith("b.pth")
+
+
+def test_a_network_without_its_source_has_no_closure_to_be_ranked_by(city, tmp_path):
+    path = untrained_snapshot(tmp_path, city, "TRAIN.SOURCE_FREE=True")
+    found = [judge(path, [f"DATA_DIRECTORY_SOURCE={tmp_path / 'gone'}"], images=1), candidate("b.pth", 0.1)]
+    assert math.isnan(found[0].criteria["cycle closure"]) and 0 < found[0].criteria["information"] <= 1
+    assert len(ranking(found, "information")) == 2 and "nan" in report(found, "information")
+    with pytest.raises(ValueError, match="adapted without its source.*no cycle closure: take another --by"):
+        ranking(found, "cycle closure")
 
 
 def test_what_does_not_exist_or_says_nothing_of_its_data_is_refused(tmp_path):

@@ -12,6 +12,7 @@ import argparse
 import os
 import secrets
 import signal
+from collections.abc import Callable
 
 from dada.cli.shared import add_cfg_flags, add_device_flag, cfg_flags, load_cfg
 from dada.config import cfg, cfg_from_list, read_cfg
@@ -22,6 +23,11 @@ EARLY = [getattr(signal, name) for name in ("SIGUSR1", "SIGTERM") if hasattr(sig
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add_cfg_flags(parser)
+    add_run_flags(parser)
+
+
+def add_run_flags(parser: argparse.ArgumentParser) -> None:
+    """Of any run that trains."""
     add_device_flag(parser)
     parser.add_argument(
         "--resume", default="", metavar="auto|FILE", help="go on from the run's newest readable checkpoint, or FILE"
@@ -32,16 +38,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> list[str]:
+    run(args, lambda: load_cfg(args))
+    return ["test", *cfg_flags(args)]
+
+
+def run(args: argparse.Namespace, fill_cfg: Callable[[], object]) -> None:
+    """Train as the cfg says once `fill_cfg` has filled it; signals are heard from the first moment on."""
     for number in EARLY:
         signal.signal(number, lambda *_: None)  # a signal without a handler is not heard either
     with heard_at_once(_end):
-        load_cfg(args)
+        fill_cfg()
 
         from dada.parallel.distributed import processes
 
         with processes(cfg):
             run_training(args)
-    return ["test", *cfg_flags(args)]
 
 
 def _end(number: int) -> None:

@@ -128,8 +128,7 @@ def _parameters(networks: Mapping[str, nn.Module]) -> dict[str, Tensor]:
 
 def _inputs(step: Step) -> dict[str, Tensor]:
     """What the network and the losses are given, by name."""
-    batches = {name: getattr(step, name) for name in BATCHES}
-    tensors = {f"{domain} {name}": x for domain, b in batches.items() if b is not None for name, x in b._asdict().items()}
+    tensors = {f"{domain} {name}": x for domain, batch in step.batches.items() for name, x in batch._asdict().items()}
     return {name: x for name, x in tensors.items() if isinstance(x, Tensor)}
 
 

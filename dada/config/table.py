@@ -299,6 +299,11 @@ OPTIONS: dict[str, Any] = {
         "DA_METHOD": Option(
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
         ),
+        "SOURCE_FREE": Option(
+            False,
+            "Go on from RESTORE_FROM, a trained network, with images of the target alone: terms that read the source are left "
+            "out, and none of its files is opened (`dada adapt`).",
+        ),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
         "LAMBDA_SEG_TARGET": Option(1.0, "Weight of the cross-entropy of TARGET_LABELLED.", minimum=0),
         "LAMBDA_SEG_AUX": Option(0.1, "Weight of the source cross-entropy of the auxiliary head.", minimum=0),
@@ -338,10 +343,21 @@ OPTIONS: dict[str, Any] = {
         ),
         "ADABN_IMAGES": Option(
             0,
-            "Before writing a snapshot, estimate its batch-norm statistics anew from this many target images (AdaBN); 0: leave "
-            "them.",
+            "Before writing a snapshot, estimate its batch-norm statistics anew from this many target images (AdaBN); with "
+            "SOURCE_FREE once, before the first iteration; 0: leave them.",
             unit="images",
             minimum=0,
+        ),
+        "ADABN_SHARE": Option(
+            1.0,
+            "Share of the target's statistics in those of ADABN_IMAGES, the rest being what the network has (UBNA).",
+            minimum=0,
+            maximum=1,
+        ),
+        "SAVE_AVERAGE": Option(
+            False,
+            "Snapshots, and evaluations in training, take the average of the weights (SELF_TRAINING.EMA_DECAY) in place of the "
+            "last ones.",
         ),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),

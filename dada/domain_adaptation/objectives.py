@@ -40,6 +40,7 @@ class Term(NamedTuple):
     adversary: Adversary | None = None  # the discriminator that learns beside this term
     start_option: str = ""  # which sets `start`
     teacher: bool = False  # whether it reads the teacher's predictions: Step.teacher_outputs, pseudo_labels, ...
+    source: bool = False  # whether it reads the source too, and is left out where there is none
 
 
 class Losses(NamedTuple):
@@ -59,6 +60,7 @@ class Objective(NamedTuple):
     terms: list[Term]
     adversaries: list[Adversary]
     style: Callable[[Tensor, Tensor], Tensor] | None = None  # see Step
+    left_out: tuple[str, ...] = ()  # terms beside the supervised ones that TRAIN.SOURCE_FREE does without
 
     @property
     def adapts(self) -> bool:
@@ -177,7 +179,7 @@ def _association(cfg: Any, level: str) -> Term:
     """The term of one level, "fass" or "cass"."""
     train = cfg.TRAIN
     compute = association_term(level, cfg.NUM_CLASSES, aggregate=train.APPLY_SPAGG, alpha=train.SPAGG_ALPHA)
-    return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute)
+    return Term(f"loss_{level}", train.LAMBDA_CONTRASTIVE_MAIN, compute, source=True)
 
 
 def contrastive_terms(cfg: Any) -> list[Term]:
@@ -187,7 +189,7 @@ def contrastive_terms(cfg: Any) -> list[Term]:
     if train.APPLY_MULTILAYER_ASSOCIATION:
         terms += [
             _association(cfg, "cass"),
-            Term("loss_lsr_src", train.LSR_W, lsr("source", train.LSR_THRES)),
+            Term("loss_lsr_src", train.LSR_W, lsr("source", train.LSR_THRES), source=True),
             Term("loss_lsr_trg", train.LSR_W, lsr("target", train.LSR_THRES)),
         ]
     terms += [
@@ -208,7 +210,8 @@ def self_training_terms(cfg: Any, normalization: Normalization) -> list[Term]:
     """
     options = cfg.SELF_TRAINING
     sizes = [tuple(cfg.TRAIN[f"INPUT_SIZE_{domain}"]) for domain in ("SOURCE", "TARGET")]
-    if options.LAMBDA_MIX and not cfg.DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP and sizes[0] != sizes[1]:
+    mixes = options.LAMBDA_MIX and not cfg.TRAIN.SOURCE_FREE
+    if mixes and not cfg.DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP and sizes[0] != sizes[1]:
         raise ValueError(
             "SELF_TRAINING.LAMBDA_MIX pastes source pixels onto target images, which must have one size: set "
             "DATA_TRANSFORM.RANDOM_RESIZE_AND_CROP to True, or TRAIN.INPUT_SIZE_SOURCE and TRAIN.INPUT_SIZE_TARGET, now "
@@ -217,7 +220,7 @@ def self_training_terms(cfg: Any, normalization: Normalization) -> list[Term]:
     colors = strong_colors(normalization, options.COLOR_JITTER, options.BLUR)
     mic = masked_consistency(options.THRESHOLD, options.MIC_RATIO, options.MIC_PATCH, colors)
     terms = [
-        Term("loss_mix", options.LAMBDA_MIX, class_mix(options.THRESHOLD, colors), teacher=True),
+        Term("loss_mix", options.LAMBDA_MIX, class_mix(options.THRESHOLD, colors), teacher=True, source=True),
         Term("loss_mic", options.LAMBDA_MIC, mic, teacher=True),
     ]
     return [term._replace(start=options.START, start_option="SELF_TRAINING.START") for term in terms]
@@ -242,7 +245,7 @@ def _fooling(name: str, weight: float, input_map: InputMap, cfg: Any, device: to
     if weight == 0:
         return []
     adversary = Adversary(name, input_map, cfg.NUM_CLASSES, cfg.TRAIN, device, **options)
-    return [Term(f"loss_adv_trg_{name}", weight, adversary.fool, adversary=adversary)]
+    return [Term(f"loss_adv_trg_{name}", weight, adversary.fool, adversary=adversary, source=True)]
 
 
 def _adv_ent(cfg: Any, device: torch.device) -> list[Term]:
@@ -275,7 +278,7 @@ METHODS: dict[str, Callable[[Any, torch.device], list[Term]]] = {
 def build_objective(cfg: Any, device: torch.device, normalization: Normalization = TORCHVISION_RGB) -> Objective:
     """The terms of `cfg`: source terms, those of TRAIN.DA_METHOD, of CONTRASTIVE_LEARNING and of SELF_TRAINING.
 
-    A term of weight 0 is left out, not computed.
+    A term of weight 0 is left out, not computed; with TRAIN.SOURCE_FREE so is one that reads the source.
 
     Args:
         normalization: of the images, for what changes their colours.
@@ -303,7 +306,8 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
         terms.append(Term("loss_seg_trg", train.LAMBDA_SEG_TARGET, target_cross_entropy, reads="labelled"))
     terms += METHODS[train.DA_METHOD](cfg, device)
     if cfg.CONTRASTIVE_LEARNING:
-        if train.LAMBDA_CONTRASTIVE_MAIN != 0 and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
+        paired = train.LAMBDA_CONTRASTIVE_MAIN != 0 and not train.SOURCE_FREE
+        if paired and train.BATCH_SIZE_SOURCE != train.BATCH_SIZE_TARGET:
             raise ValueError(
                 "CONTRASTIVE_LEARNING pairs every source image with a target image: TRAIN.BATCH_SIZE_SOURCE "
                 f"{train.BATCH_SIZE_SOURCE} and TRAIN.BATCH_SIZE_TARGET {train.BATCH_SIZE_TARGET} must be equal"
@@ -311,8 +315,19 @@ def build_objective(cfg: Any, device: torch.device, normalization: Normalization
         terms += contrastive_terms(cfg)
     terms += self_training_terms(cfg, normalization)
     terms = [t for t in terms if t.weight != 0]
-    style = source_style(normalization) if cfg.CONTRASTIVE_LEARNING and train.COLOR_TRANSFER else None
-    objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None], style)
+    left_out: tuple[str, ...] = ()
+    if train.SOURCE_FREE:
+        left_out = tuple(t.name for t in terms if t.source)
+        terms = [t for t in terms if not (t.source or t.reads == "source")]
+        if not terms:
+            without = f"; {', '.join(left_out)} would read the source" if left_out else ""
+            raise ValueError(
+                f"TRAIN.SOURCE_FREE learns from the target alone, and no term of this configuration does{without}. Set "
+                "SELF_TRAINING.LAMBDA_MIC, or with CONTRASTIVE_LEARNING TRAIN.LAMBDA_CONSISTENCY or TRAIN.LAMBDA_ENTROPY"
+            )
+    recolours = cfg.CONTRASTIVE_LEARNING and train.COLOR_TRANSFER and not train.SOURCE_FREE
+    style = source_style(normalization) if recolours else None
+    objective = Objective(terms, [t.adversary for t in terms if t.adversary is not None], style, left_out)
     if not objective.active(0):
         raise ValueError(
             "no loss term has a weight at iteration 0: set TRAIN.LAMBDA_SEG_MAIN above 0, or start the others at once "

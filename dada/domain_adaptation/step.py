@@ -52,7 +52,7 @@ class Step:
 
     Args:
         network: maps images (B, 3, H, W) to Outputs.
-        source: labelled batch.
+        source: labelled batch; None where a network adapts without its source.
         target: unlabelled batch; its label is dropped here, so that no term can train on it.
         labelled: batch of target images whose labels may be trained on.
         align_corners: how logits are upsampled.
@@ -65,7 +65,7 @@ class Step:
     def __init__(
         self,
         network: Callable[[Tensor], Outputs],
-        source: Batch,
+        source: Batch | None,
         target: Batch | None,
         *,
         align_corners: bool = True,
@@ -75,7 +75,7 @@ class Step:
         style: Callable[[Tensor, Tensor], Tensor] | None = None,
         labelled: Batch | None = None,
     ) -> None:
-        self.source = source
+        self._source = source
         self.labelled = labelled
         self.target = None if target is None else target._replace(label=None, depth=None)
         self.align_corners = align_corners
@@ -114,6 +114,16 @@ class Step:
         found = outputs.logits.shape[1]
         if self._num_classes and found != self._num_classes:
             raise ValueError(f"the network {name} predicts {found} classes, but the cfg has {self._num_classes} (NUM_CLASSES)")
+
+    @property
+    def source(self) -> Batch:
+        return _given(self._source, "images of the source")
+
+    @property
+    def batches(self) -> dict[str, Batch]:
+        """Those that there are, as "source", "target" and "labelled"."""
+        all_of_them = {"source": self._source, "target": self.target, "labelled": self.labelled}
+        return {name: batch for name, batch in all_of_them.items() if batch is not None}
 
     @cached_property
     def source_image(self) -> Tensor:

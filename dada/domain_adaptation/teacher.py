@@ -36,6 +36,14 @@ class Teacher:
             norm.train(students.training)
 
     @torch.no_grad()
+    def averaged(self, network: nn.Module) -> nn.Module:
+        """A copy of `network`, the student, with the average of its weights; running statistics are the student's."""
+        copied = copy.deepcopy(network)
+        for own, average in zip(copied.parameters(), self.network.parameters()):
+            own.copy_(average)
+        return copied
+
+    @torch.no_grad()
     def update(self, network: nn.Module, iteration: int) -> None:
         """Move towards `network`, whose optimizer has made the step of `iteration`."""
         share = 1 - min(1 - 1 / (iteration + 1), self.decay)

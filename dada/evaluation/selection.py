@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,7 +50,7 @@ def candidates_of(paths: Sequence[Path], every: bool = False) -> list[Path]:
 
 
 def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: int = 8) -> Candidate:
-    """All criteria of one snapshot, on the data that the cfg in it names.
+    """All criteria of one snapshot, on the data that the cfg in it names. With TRAIN.SOURCE_FREE the closure is NaN.
 
     Args:
         overrides: `KEY=value` pairs over that cfg, for example DATA_DIRECTORY_TARGET=...
@@ -67,6 +68,8 @@ def judge(path: Path, overrides: Sequence[str] = (), images: int = 64, pairs: in
         predictor = load_predictor(cfg, [path], device)
         network = predictor.networks[0]
         criteria = label_free_criteria(predictor, target_images(cfg, network.normalization, max(1, images)), device)
+        if cfg.TRAIN.SOURCE_FREE:  # it may not be here, and cycles begin there
+            return Candidate(path, {**criteria._asdict(), CLOSURE: math.nan}, _tested(path))
         both = zip(source_loader(cfg, network.normalization, pairs), target_loader(cfg, network.normalization, pairs))
         moved = ((s.to(device, non_blocking=True), t.to(device, non_blocking=True)) for s, t in both)
         closure = cycle_closure(network, moved, cfg.NUM_CLASSES)
@@ -81,7 +84,13 @@ def _tested(path: Path) -> float | None:
 
 
 def ranking(candidates: Sequence[Candidate], by: str) -> list[Candidate]:
-    """Best first; of equals the one named first."""
+    """Best first; of equals the one named first.
+
+    Raises:
+        ValueError: a network has no value of the criterion.
+    """
+    if without := [str(c.path) for c in candidates if math.isnan(c.criteria[by])]:
+        raise ValueError(f"{without[0]} was adapted without its source, where cycles begin, and has no {by}: take another --by")
     return sorted(candidates, key=lambda c: -c.criteria[by])
 
 

@@ -74,6 +74,7 @@ def _method(cfg: Any) -> str:
     extra = ["pixel-level cycle association (arXiv:2011.00147)"] if cfg.CONTRASTIVE_LEARNING else []
     extra += [f"SELF_TRAINING.{key}" for key in ("LAMBDA_MIX", "LAMBDA_MIC") if cfg.SELF_TRAINING[key]]
     extra += ["batch norm per domain"] if cfg.TRAIN.DOMAIN_BN else []
+    extra += ["at last adapted to the target without the source"] if cfg.TRAIN.SOURCE_FREE else []
     return ", ".join([method, *extra])
 
 

@@ -28,6 +28,8 @@ def idle_parts(cfg: Any, objective: Objective) -> list[str]:
         found.append(f"{asked} adds no term, since the weights of all are 0: the run trains on the source alone")
     if cfg.TARGET_LABELLED and not objective.uses_labelled:
         found.append("TARGET_LABELLED is not read, since TRAIN.LAMBDA_SEG_TARGET is 0")
+    if objective.left_out:
+        found.append(f"left out, as they read the source, which TRAIN.SOURCE_FREE does without: {', '.join(objective.left_out)}")
     if train.DA_METHOD == "DADA" and not cfg.USE_DEPTH:
         found.append(
             "TRAIN.DA_METHOD is DADA and USE_DEPTH False: there is no depth loss, and a discriminator sees entropy maps without "

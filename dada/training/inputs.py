@@ -12,12 +12,12 @@ from torch.utils.data import DataLoader
 from dada.build import labelled_loader, source_loader, target_loader
 from dada.domain_adaptation.objectives import build_objective
 from dada.model.registry import check_name
-from dada.model.weights import check_at_hand
+from dada.model.weights import RANDOM, check_at_hand
 from dada.normalization import TORCHVISION_RGB
 
 
 def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> dict[str, DataLoader]:
-    """Loaders of "source", "target" and "labelled" for the iterations start .. stop - 1, those that a term reads.
+    """Loaders of "source", "target" and "labelled" for the iterations start .. stop - 1, those that are read.
 
     Their images are prepared for no network yet: which one it is, and how, may be known only when its weights are fetched.
 
@@ -34,7 +34,13 @@ def find_inputs(cfg: Any, weights: str, start: int, stop: int) -> dict[str, Data
     with mistakes.noted():
         check_at_hand(weights)
     with mistakes.noted():
-        loaders["source"] = source_loader(cfg, TORCHVISION_RGB, **steps)
+        if not cfg.TRAIN.SOURCE_FREE:
+            loaders["source"] = source_loader(cfg, TORCHVISION_RGB, **steps)
+        elif not start and weights in (*RANDOM, "imagenet"):
+            raise ValueError(
+                "TRAIN.SOURCE_FREE begins with a network that has learnt the source: set TRAIN.RESTORE_FROM to a snapshot or a "
+                f"release; it is {weights!r}"
+            )
     with mistakes.noted():
         if objective is None or objective.uses_target:
             second_view = objective is not None and objective.uses_view

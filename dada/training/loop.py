@@ -23,6 +23,7 @@ from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
 from dada.files import remove_parts, write_whole
 from dada.matmul_precision import products_in_use
+from dada.model.batch_norm import batch_norms
 from dada.model.weight_files import read_weights
 from dada.parallel.device import choose_device
 from dada.parallel.distributed import greatest
@@ -214,6 +215,7 @@ class Training:
         begin = {t.name: f" from iteration {t.start} on" if t.start else "" for t in objective.terms}
         terms = ", ".join(f"{t.weight:g} {t.name}{begin[t.name]}" for t in objective.terms)
         method = train.DA_METHOD + " with CONTRASTIVE_LEARNING" * self.cfg.CONTRASTIVE_LEARNING
+        method = "without the source" if train.SOURCE_FREE else method
         log.info("data: %s", "; ".join(self._images))
         log.info("training %s on %s, products in %s: %s: %s", self.run.name, self.device, products_in_use(), method, terms)
         for sentence in idle_parts(self.cfg, objective):
@@ -227,12 +229,17 @@ class Training:
                 part.transform.normalization = network.normalization
                 if loader is not target and is_main():
                     warn_of_foreign_ids(part)
-        self.classes = source.dataset.classes
-        self._adabn = statistics_loader(cfg, network, cfg.TRAIN.ADABN_IMAGES) if cfg.TRAIN.ADABN_IMAGES else None
-        self._images = [
-            f"{part.title} {one.TRAIN.SET_SOURCE}, {len(part)} labelled images"
-            for part, one in zip(parts_of(source.dataset), sources(cfg))
-        ]
+        self.classes = next(iter(loaders.values())).dataset.classes
+        images = cfg.TRAIN.ADABN_IMAGES
+        if cfg.TRAIN.SOURCE_FREE and next(batch_norms(network), None) is None:
+            images = 0
+        self._adabn = statistics_loader(cfg, network, images) if images else None
+        if self._adabn is not None and cfg.TRAIN.SOURCE_FREE:
+            if not saved:
+                self._begin_with_statistics(self._adabn)
+            self._adabn = None
+        parts = () if source is None else zip(parts_of(source.dataset), sources(cfg))
+        self._images = [f"{part.title} {one.TRAIN.SET_SOURCE}, {len(part)} labelled images" for part, one in parts]
         if target is not None:
             self._images.append(f"{target.dataset.title} {cfg.TRAIN.SET_TARGET}, {len(target.dataset)} images without labels")
         if labelled is not None:
@@ -251,6 +258,13 @@ class Training:
         prefetcher = Prefetcher(paired(source, target, labelled), self.device)
         self.trainer.meanwhile = prefetcher.request
         self._batches = self._bad_files.counted(prefetcher)  # outermost: what is only requested does not count
+
+    def _begin_with_statistics(self, images: Iterable[Batch]) -> None:
+        """Once, since the weights then learn on these; a copy at each snapshot would be one that was never trained."""
+        network, teacher = self.trainer.network, self.trainer.teacher
+        adapt_batch_norm(network, (batch.image.to(self.device) for batch in images), self.cfg.TRAIN.ADABN_SHARE)
+        if teacher is not None:
+            teacher.network.load_state_dict(network.state_dict())
 
     def _set_rng_state(self, saved: Mapping[str, Any]) -> None:
         states = [saved["rng"], *saved.get("rng_of_others", [])]
@@ -278,14 +292,15 @@ class Training:
             WaitEnded: one of `signals` came while an iteration waited to begin; `done` are, and nothing has changed since.
         """
         batches = (signals or StopSignals()).ending_waits(self._batches, self.cfg.TRAIN.ITER_SIZE)
-        looks = [LabelledPixels(self.stop - self.start), LabelledPixels(self.stop - self.start, "TARGET_LABELLED")]
+        steps = self.stop - self.start
+        looks = {"source": LabelledPixels(steps), "labelled": LabelledPixels(steps, "TARGET_LABELLED")}
         for iteration in range(self.start, self.stop):
             self.done = iteration
             try:
                 found = self.trainer.iterate(iteration, batches)
-                for look, batch in zip(looks, (found.step.source, found.step.labelled)):
-                    if batch is not None:
-                        look.look(batch.label)
+                for name, look in looks.items():
+                    if name in found.step.batches:
+                        look.look(found.step.batches[name].label)
             except NonFiniteLoss as error:
                 raise self._with_post_mortem(error) from error
             yield iteration + 1, found
@@ -304,21 +319,27 @@ class Training:
         if not self._is_due(done, self.cfg.TRAIN.SAVE_PRED_EVERY):
             return
         check_weights(self.trainer, done)
-        networks = {"model": self.trainer.network}
-        if self.trainer.teacher is not None:
+        networks = {"model": self._network()}
+        if self.trainer.objective.uses_teacher:
             networks["teacher"] = self.trainer.teacher.network
         for name, network in networks.items():
-            network = published(network, self._adabn)
+            network = published(network, self._adabn, self.cfg.TRAIN.ADABN_SHARE)
             if is_main():
                 save_snapshot(self.run.snapshots, network, done, plain_cfg(self.cfg), name)
         if self._bad_files.total:
             log.warning("%s", self._bad_files)
 
+    def _network(self) -> nn.Module:
+        """That of snapshots and evaluations, as TRAIN.SAVE_AVERAGE has it."""
+        trainer = self.trainer
+        return trainer.teacher.averaged(trainer.network) if self.cfg.TRAIN.SAVE_AVERAGE else trainer.network
+
     def validate(self, done: int, interrupted: Callable[[], bool]) -> Any:
         """Evaluate the network if that is due; see Validation."""
         if self._validation is None or not self._validation.due(done):
             return None
-        return self._validation.run(lambda: published(self.trainer.network, self._adabn), done, interrupted)
+        share = self.cfg.TRAIN.ADABN_SHARE
+        return self._validation.run(lambda: published(self._network(), self._adabn, share), done, interrupted)
 
     def save_checkpoint(self, done: int, now: bool) -> None:
         """If it is due, or `now`, write `checkpoint_{done}.pth`, from which the run can go on; all processes take part."""
@@ -366,13 +387,14 @@ def _find_checkpoint(folder: Path, which: str) -> tuple[Path | None, dict[str, A
     return found if is_main() or path is None else (path, read_checkpoint(path))
 
 
-def published(network: nn.Module, adabn: Iterable[Batch] | None) -> nn.Module:
-    """The network as snapshots have it: itself, or a copy with the batch-norm statistics of the images of `adabn`."""
+def published(network: nn.Module, adabn: Iterable[Batch] | None, share: float = 1.0) -> nn.Module:
+    """The network as snapshots have it: itself, or a copy with a `share` of batch-norm statistics from the images `adabn`."""
     if adabn is None:
         return network
     device = next(network.parameters()).device
     rng = rng_state(device)  # loaders draw a seed
     try:
-        return adapt_batch_norm(copy.deepcopy(network), (batch.image.to(device, non_blocking=True) for batch in adabn))
+        images = (batch.image.to(device, non_blocking=True) for batch in adabn)
+        return adapt_batch_norm(copy.deepcopy(network), images, share)
     finally:
         set_rng_state(rng, device)

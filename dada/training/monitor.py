@@ -119,7 +119,8 @@ class Monitor:
             return
         for name, images in notes.pictures.items():
             self._writer.add_image(f"Image - {name}", self._normalization.inverse(images[0]), iteration)
-        for letter, batch, outputs in (("S", step.source, "source_outputs"), ("T", step.target, "target_outputs")):
+        for domain in ("source", "target"):
+            letter, batch, outputs = domain[0].upper(), step.batches.get(domain), f"{domain}_outputs"
             # Only what the losses have computed already: drawing must not run the network, which would move batch norm.
             if batch is None or outputs not in vars(step):
                 continue

@@ -29,7 +29,7 @@ class FailedStep(NamedTuple):
     """What went into a step, and what came out of it."""
 
     iteration: int
-    source: Batch
+    source: Batch | None
     target: Batch | None
     values: dict[str, float]  # of every term that was computed, unweighted
     rng: dict[str, Any]  # state of the random generators before the step
@@ -59,7 +59,7 @@ def save_post_mortem(
         "iter": failed.iteration,
         "cfg": cfg,
         "versions": versions(),
-        "device": str(failed.source.image.device),
+        "device": str(next(network.parameters()).device),
         "state_dict": network.state_dict(),
         "discriminators": [discriminator.state_dict() for discriminator in discriminators],
         **({} if teacher is None else {"teacher": teacher.state_dict()}),

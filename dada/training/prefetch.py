@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -12,16 +13,16 @@ from dada.dataset.sample import Batch
 Pair = tuple[Batch | None, ...]  # of source and target, and of labelled images of the target where there are any
 
 
-def paired(source: Iterable[Batch], target: Iterable[Batch] | None, labelled: Iterable[Batch] | None = None) -> Iterator[Pair]:
-    """Batches of both domains, step by step; None for the target where no term reads it."""
+def paired(
+    source: Iterable[Batch] | None, target: Iterable[Batch] | None, labelled: Iterable[Batch] | None = None
+) -> Iterator[Pair]:
+    """Batches of both domains, step by step; None for one that is not read. There is at least one."""
+    if source is None and target is None and labelled is None:
+        raise ValueError("there are neither batches of the source nor of the target")
     domains = [source, target, *([] if labelled is None else [labelled])]
-    each = [None if domain is None else iter(domain) for domain in domains]
+    each = [repeat(None) if domain is None else iter(domain) for domain in domains]
     try:
-        for batch in each[0]:
-            step: list[Batch | None] = [batch]
-            for number in range(1, len(each)):
-                step.append(None if each[number] is None else next(each[number]))
-            yield tuple(step)
+        yield from zip(*each)
     except Exception:
         each.clear()  # ends their loader processes, which the error would hold on to
         raise

@@ -22,6 +22,7 @@ from dada.parallel.distributed import accumulating, sum_gradients, with_joint_gr
 from dada.parallel.joint_batch_norm import join_batch_norms
 from dada.parallel.ranks import alone, world_size
 from dada.training.post_mortem import FailedStep, not_finite
+from dada.training.prefetch import Pair
 from dada.training.repeating_sgd import RepeatingSGD, times_listed
 from dada.training.rng import torch_rng_state
 from dada.training.schedule import PolySchedule
@@ -115,7 +116,7 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.network.load_state_dict(state["teacher"])
 
-    def iterate(self, iteration: int, batches: Iterator[tuple[Batch | None, ...]]) -> Iteration:
+    def iterate(self, iteration: int, batches: Iterator[Pair]) -> Iteration:
         """One iteration: gradients of `iter_size` steps, then every optimizer moves.
 
         Raises:
@@ -137,18 +138,19 @@ class Trainer:
 
     def _add_gradients(self, step: Step, iteration: int, more: bool) -> tuple[dict[str, Tensor], Notes]:
         """Those of one step, of which `more` follow in this iteration. Returns its losses and scalar notes; its notes."""
-        rng = torch_rng_state(step.source.image.device)
+        batches = step.batches
+        rng = torch_rng_state(next(iter(batches.values())).image.device)
         try:
             with accumulating(self._losses, more):
                 values, notes = self.backward(step, iteration)
         except NonFiniteLoss as error:
-            error.failed = FailedStep(iteration, step.source, step.target, error.values, rng, step.labelled)
+            error.failed = FailedStep(iteration, batches.get("source"), step.target, error.values, rng, step.labelled)
             error.here = world_size() == 1 or self._fails_alone(step, iteration)
             raise
         self.meanwhile()
         return {**values, **{name: note.detach() for name, note in notes.scalars.items()}}, notes
 
-    def step(self, source: Batch, target: Batch | None, labelled: Batch | None = None) -> Step:
+    def step(self, source: Batch | None, target: Batch | None, labelled: Batch | None = None) -> Step:
         options = {"align_corners": self.align_corners, "autocast": self.autocast, "num_classes": self.num_classes}
         options |= {"teacher": self.teacher, "style": self.objective.style, "labelled": labelled}
         return Step(self.network, source, target, **options)
@@ -198,7 +200,7 @@ def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None
         return  # one host synchronisation for all terms, before anything moves
     numbers = {name: value.item() for name, value in values.items()}
     bad = [f"{name} = {number}" for name, number in numbers.items() if not math.isfinite(number)]
-    images = [name for batch in (step.source, step.target, step.labelled) if batch is not None for name in batch.name]
+    images = [name for batch in step.batches.values() for name in batch.name]
     raise NonFiniteLoss(
         f"iteration {iteration}: {', '.join(bad)}; nothing was updated. Images of the step: {', '.join(images)}. "
         "Lower TRAIN.LEARNING_RATE, turn TRAIN.BF16 off, or lower the weight of the named term.",
@@ -208,7 +210,9 @@ def _check_finite(values: dict[str, Tensor], step: Step, iteration: int) -> None
 
 def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
     """Network, objective and optimizers as `cfg` says; the network starts from `weights`, or at random."""
-    network = join_batch_norms(build_network(cfg, weights=weights, head=cfg.TRAIN.RESTORE_HEAD).to(device).train(), device)
+    trained = cfg.TRAIN.SOURCE_FREE and bool(weights)
+    network = build_network(cfg, weights=weights, head=cfg.TRAIN.RESTORE_HEAD, trained=trained)
+    network = join_batch_norms(network.to(device).train(), device)
     objective = build_objective(cfg, device, network.normalization)
     if cfg.TRAIN.COMPILE:
         compile_network(network)
@@ -223,7 +227,7 @@ def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
         align_corners=cfg.ALIGN_CORNERS,
         autocast=cfg.TRAIN.BF16,
         num_classes=cfg.NUM_CLASSES,
-        teacher=Teacher(network, cfg.SELF_TRAINING.EMA_DECAY) if objective.uses_teacher else None,
+        teacher=Teacher(network, cfg.SELF_TRAINING.EMA_DECAY) if objective.uses_teacher or cfg.TRAIN.SAVE_AVERAGE else None,
     )
 
 

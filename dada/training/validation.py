@@ -52,6 +52,8 @@ class Validation:
                 f"TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}, expected 'source:' or 'target:' and the name of a split with "
                 "labels, 'source:val' for example; or set TRAIN.EVAL_EVERY to 0"
             )
+        if role == "source" and cfg.TRAIN.SOURCE_FREE:
+            raise ValueError(f"TRAIN.SOURCE_FREE opens no file of the source, but TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}")
         self._cfg, self._device, self._path = cfg, device, folder / BEST
         self._loader = eval_loader(cfg, network.normalization, role, split)
         if is_main():
