@@ -147,11 +147,12 @@ def test_a_choice_goes_by_a_criterion_on_target_images_and_is_told(snapshots, tm
     scores = dict(map(tuple, said["scores"]))
     assert said["by"] == "certainty" and len(scores) == len(said["scores"]) > 2
     states = [weights(path) for path in snapshots]
+    chosen = weights(out)
     groups = layer_groups(states[0]) if how == "layers" else {"all layers": list(states[0])}
     assert said["parts"].keys() == groups.keys()
     for group, names in groups.items():
         part = average([{name: states[k][name] for name in names} for k in said["parts"][group]])
-        assert same(part, {name: weights(out)[name] for name in names}), group
+        assert same(part, {name: chosen[name] for name in names}), group
     assert f"{max(scores.values()):.4f}" in capsys.readouterr().out
     if how == "greedy":
         together = next(score for name, score in scores.items() if "+" in name)
@@ -165,9 +166,9 @@ def test_statistics_of_batch_norm_are_refreshed_on_the_average_and_may_be_mixed(
     network = build_network(cfg, str(plain))
     images = [batch.image for batch in target_loader(cfg, network.normalization, steps=1, plain=True)]
     expected = adapt_batch_norm(copy.deepcopy(network), images, 0.25).state_dict()
-    found = weights(out)
+    found, before = weights(out), weights(plain)
     assert all(torch.allclose(x, expected[name], rtol=1e-5, atol=1e-6) for name, x in found.items())
-    moved = {name for name, x in found.items() if not torch.equal(x, weights(plain)[name])}
+    moved = {name for name, x in found.items() if not torch.equal(x, before[name])}
     assert moved and all("running" in name or "tracked" in name for name in moved)
     assert torch.load(out, weights_only=True)["merged"]["statistics"]["share"] == 0.25
 

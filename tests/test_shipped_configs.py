@@ -12,7 +12,8 @@ from dada.domain_adaptation.objectives import build_objective
 from dada.model.weights import RANDOM
 from dada.training.trainer import build_optimizer
 
-SHIPPED = sorted(path for path in CONFIGS.glob("*.yml") if not path.name.startswith("defaults_"))
+PARTS = ("defaults_", "source_free")  # what is laid under a configuration, or over one
+SHIPPED = sorted(path for path in CONFIGS.glob("*.yml") if not path.name.startswith(PARTS))
 FULL_SIZE = [path for path in SHIPPED if path.name.startswith(("gta2", "synthia2", "thesis"))]
 
 
