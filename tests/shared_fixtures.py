@@ -64,17 +64,25 @@ def device():
     torch.set_float32_matmul_precision(precision)
 
 
+HANDLERS = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+
+
+def _give_back_signals() -> None:
+    """Those of `dada train` stay until its process ends, and what is forked with them cannot be ended by SIGTERM."""
+    for number, handler in HANDLERS.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture(autouse=True)
 def _process_as_it_was():
     """No test sees what another one left in the process: it is put back where that is the product's way, else it is an error."""
     config.reset()
     seed_all(0)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    _give_back_signals()  # which a fixture of several tests may have taken
     before, children = _state_of_the_process(), set(multiprocessing.active_children())
     yield
     config.reset()
-    for number, handler in handlers.items():  # those of `dada train` stay until its process ends
-        signal.signal(number, handler)
+    _give_back_signals()
     for name, value in _state_of_the_process().items():
         assert value == before[name], f"this test leaves {name} changed for those after it"
     if set(multiprocessing.active_children()) - children:

@@ -149,6 +149,8 @@ def test_forked_processes_read_at_the_same_time(tmp_path):
         results = [pool.apply_async(_read_many, (path,)) for _ in range(4)]
         assert _read_many(path)
         assert all(result.get(60) for result in results)
+        pool.close()
+        pool.join()  # ended by themselves: leaving the block would end them by a signal
 
 
 def test_threads_read_at_the_same_time(tmp_path):
