@@ -17,8 +17,9 @@ The variants all train the network of the cfg on the same files:
     channels_last, bf16, compile, recompute    plain with the switch of TRAIN that has this name
     both           plain with channels_last and bf16
 
-Terms of weight 0 are left out of the objective. The published step associates features alone and leaves the source as it is; to
-compare: --set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
+Terms of weight 0 are left out of the objective. The published step associates features alone, leaves the source as it is, and is
+refused beside a cfg that asks for more; to compare: --set TRAIN.APPLY_MULTILAYER_ASSOCIATION=False TRAIN.COLOR_TRANSFER=False
+TRAIN.LAMBDA_CONSISTENCY=0 TRAIN.LAMBDA_ENTROPY=0
 """
 
 from __future__ import annotations
@@ -47,6 +48,10 @@ SWITCHES = {
     "compile": ("COMPILE",),
     "recompute": ("RECOMPUTE",),
     "both": ("CHANNELS_LAST", "BF16"),
+}
+PUBLISHED = {  # the terms of the published step, by CONTRASTIVE_LEARNING
+    True: ("loss_seg_src_main", "loss_lovasz", "loss_fass"),
+    False: ("loss_seg_src_main", "loss_ent_main"),
 }
 VARIANTS = ("published", "plain", "packed", *SWITCHES)
 
@@ -143,6 +148,10 @@ def _as_published(cfg, trainer, source, target, device: torch.device):
         raise ValueError(
             "the published step is written for TRAIN.DA_METHOD MinEnt and for CONTRASTIVE_LEARNING, not for this cfg"
         )
+    objective = trainer.objective
+    more = [term.name for term in objective.terms if term.name not in PUBLISHED[cfg.CONTRASTIVE_LEARNING]]
+    if more := more + ["TRAIN.COLOR_TRANSFER"] * (objective.style is not None):
+        raise ValueError(f"the published step has no {', '.join(more)}, so that ours would do more: turn them off to compare")
     loaders = [
         pillow_loader(loader, cfg, tuple(size))
         for loader, size in ((source, train.INPUT_SIZE_SOURCE), (target, train.INPUT_SIZE_TARGET))

@@ -4,7 +4,7 @@ import io
 import json
 import sys
 import time
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -143,6 +143,25 @@ def test_a_whole_step_is_timed_beside_the_published_one(city, tmp_path, monkeypa
     assert [step["variant"] for step in row["steps"]] == ["published", "plain"]
     assert all(step["images/s"] > 0 and step["peak MB"] > 0 for step in row["steps"])
     assert tables.steps([row]).count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    "options, more",
+    [
+        (["TRAIN.APPLY_MULTILAYER_ASSOCIATION=False"], "loss_consistency, loss_entropy, TRAIN.COLOR_TRANSFER"),
+        (["CONTRASTIVE_LEARNING=False", "TRAIN.DA_METHOD=MinEnt"], "loss_lovasz"),
+    ],
+)
+def test_the_published_step_is_not_timed_beside_one_that_does_more(city, options, more):
+    import train_step
+
+    small = ["TRAIN.MODEL=timm:mobilenetv3_small_050", "TRAIN.RESTORE_FROM=random", "NUM_WORKERS=0"]
+    data = [f"DATA_DIRECTORY_SOURCE={city / 'SYNTHIA'}", f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}"]
+    argv = ["train_step.py", "--cfg", "toycity.yml", "--variant", "published", "--set", *small, *data, *options]
+    said = io.StringIO()
+    with mock.patch("sys.argv", argv), redirect_stderr(said), pytest.raises((SystemExit, ValueError)) as error:
+        train_step.main()
+    assert f"the published step has no {more}, so that ours would do more" in said.getvalue() + str(error.value)
 
 
 # ---- how they are run

@@ -11,6 +11,7 @@ import argparse
 
 from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg, photographs
 from dada.config import cfg
+from dada.evaluation.criterion_names import CLOSURE, MEANINGS
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         help="uniform: the average of all; greedy: of those that do not make the criterion worse; layers: each group of layers "
         "averaged, or of the network that makes the criterion better (%(default)s)",
     )
-    criteria = ("information", "certainty", "agreement")
+    criteria = [name for name in MEANINGS if name != CLOSURE]  # which would read the source, too
     parser.add_argument("--by", default=criteria[0], choices=criteria, help="criterion, as in select (%(default)s)")
     parser.add_argument("--images", metavar="FOLDER", help="photographs to measure and refresh with (the target of the cfg)")
     parser.add_argument("--judge-images", type=int, default=64, metavar="N", help="images for the criterion (%(default)s)")

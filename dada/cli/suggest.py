@@ -10,14 +10,14 @@ label: images count that the network is unsure of, with many classes side by sid
 import argparse
 from pathlib import Path
 
-from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg
+from dada.cli.shared import add_cfg_flags, add_device_flag, load_cfg, photographs
 from dada.config import cfg, cfg_from_list
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot, or published weights with --cfg")
     parser.add_argument("--count", type=int, default=4, help="images to choose (%(default)s)")
-    parser.add_argument("--images", type=Path, metavar="DIR", help="folder to choose from (the target's training split)")
+    parser.add_argument("--images", metavar="FOLDER", help="photographs to choose from (the target's training split)")
     parser.add_argument("--exclude", type=Path, metavar="LIST", help="list file of images that have labels already")
     parser.add_argument(
         "--region", type=int, default=33, help="side of a region, in pixels as the network sees them (%(default)s)"
@@ -30,10 +30,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> list[object]:
     load_cfg(args, otherwise=[args.checkpoint])
-    of_images = ["TARGET=Folder", f"DATA_DIRECTORY_TARGET={args.images}", "DATA_LIST_TARGET=", "FOLDER_TARGET.IMAGES=**/*.*"]
     if args.images:
-        cfg_from_list(of_images)
-        args.set += of_images
+        args.set = [*photographs(args.images), *args.set]
+        cfg_from_list(args.set)
 
     from dada.commands.suggest import suggest
 

@@ -24,8 +24,6 @@ from dada.training.post_mortem import not_finite
 
 log = logging.getLogger(__name__)
 
-HOW = ("uniform", "greedy", "layers")
-CRITERIA = ("information", "certainty", "agreement")
 # What decides a network, or what its numbers mean, beside names and shapes of its weights.
 _ALIKE = (
     *("TRAIN.MODEL", "NUM_CLASSES", "CLASSES.NAMES", "LEGACY.PLCA_CLASS_ORDER", "TRAIN.OUTPUT_STRIDE", "TRAIN.DOMAIN_BN"),
