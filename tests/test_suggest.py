@@ -118,6 +118,7 @@ def test_the_command_writes_a_list_that_training_takes_and_a_page_without_lookin
         (["--exclude", "/gone.txt"], r"list file /gone.txt not found. Correct --exclude"),
         (["--set", "TRAIN.MODEL=resnet-18"], r"fit|weights"),
         (["--set", "DATA_DIRECTORY_TARGET=/gone"], r"/gone"),
+        (["--images", "/gone"], r"--images /gone is not a folder"),
     ],
 )
 def test_what_cannot_be_is_told_and_nothing_written(unlabelled, city, tmp_path, flags, message):
