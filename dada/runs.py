@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dada import __version__
-from dada.config import source_names
+from dada.config import in_words
 from dada.files import whole_file
 from dada.model.base_file import base_name, frozen_state, hash_of
 
@@ -36,7 +36,7 @@ def run_of(cfg: Any, suffix: str = "") -> Run:
     if not name:
         model = cfg.TRAIN.MODEL.replace(":", "-").replace("/", "-")
         method = cfg.TRAIN.DA_METHOD + ("_association" if cfg.CONTRASTIVE_LEARNING else "")
-        name = f"{source_names(cfg)}2{cfg.TARGET}_{model}_{method}"
+        name = f"{in_words(cfg.SOURCE)}2{in_words(cfg.TARGET)}_{model}_{method}"
     if suffix:
         name = f"{name}_{suffix}"
     root = Path(cfg.EXP_ROOT)

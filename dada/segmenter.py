@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dada.build import classes_of, eval_transform
-from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, default_cfg, flat_options
+from dada.config import cfg_from_dict, cfg_from_file, cfg_from_list, default_cfg, each_dataset, flat_options
 from dada.dataset import EvalTransform
 from dada.dataset.pictures import Picture, as_picture, is_one_picture
 from dada.evaluation.predictor import Predictor
@@ -238,10 +238,13 @@ class Segmenter:
     @property
     def white(self) -> float:
         """Of pictures of more than 8 bits, as where the target was read in training."""
-        return self.cfg.FOLDER_TARGET.WHITE if self.cfg.TARGET == "Folder" else 0
+        said = {one.FOLDER_TARGET.WHITE for one in each_dataset(self.cfg, "target") if one.TARGET == "Folder"} or {0.0}
+        if len(said) > 1:
+            raise ValueError(f"the targets have {sorted(said)} as white: say which is meant with one FOLDER_TARGET.WHITE")
+        return said.pop()
 
     def _transform(self, size: tuple[int, int] | None, keep_ratio: bool | None) -> EvalTransform:
-        transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization, self.cfg.TARGET))
+        transform = copy.copy(eval_transform(self.cfg, self.predictor.networks[0].normalization))
         transform.label_size = None
         if size is not None:
             transform.size = _sides("size", size)

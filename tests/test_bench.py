@@ -173,7 +173,9 @@ def test_a_pace_is_seconds_for_an_iteration_and_measuring_it_writes_nothing(city
     assert not (tmp_path / "out").exists()
 
 
-def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_options_is(city, tmp_path, monkeypatch):
+def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_options_is_and_says_why(
+    city, tmp_path, monkeypatch, capsys
+):
     calls = []
     for name in ("train", "evaluate_run"):
         module = jobs if name == "train" else bench
@@ -187,6 +189,8 @@ def test_a_finished_run_is_neither_trained_nor_tested_again_and_one_with_other_o
     assert calls == ["train", "evaluate_run", "evaluate_run"]
     bench.train_and_test(Job("toycity.yml", (*options, "TRAIN.RANDOM_SEED=5")))
     assert calls == ["train", "evaluate_run", "evaluate_run", "train", "evaluate_run"]
+    said = [line for line in capsys.readouterr().out.splitlines() if "trained anew" in line]
+    assert said == ["tiny: trained anew, since what is there has other options: TRAIN.RANDOM_SEED 1234 → 5"]
 
 
 def halve(job: Job) -> float:
@@ -242,8 +246,8 @@ def test_a_sigterm_ends_the_processes_of_the_jobs_as_well(tmp_path, forked):
 
 
 def counts(images, right):
-    """Confusion matrices of two classes with 10 pixels each, of which so many are right."""
-    return np.array([[[r, 10 - r], [10 - r, r]] for r in np.broadcast_to(right, images)])
+    """Of one target confusion matrices of two classes with 10 pixels each, of which so many are right."""
+    return [np.array([[[r, 10 - r], [10 - r, r]] for r in np.broadcast_to(right, images)])]
 
 
 def test_intervals_are_those_of_images_and_seeds_drawn_with_replacement():
@@ -257,7 +261,7 @@ def test_intervals_are_those_of_images_and_seeds_drawn_with_replacement():
     assert found.miou("a").value == pytest.approx((miou([2, 5, 9]) + miou(4)) / 2)
     # All draws by hand: 27 choices of images, 4 of seeds, all as likely.
     by_hand = [
-        np.mean([miou(runs["a"][s][list(images), 0, 0]) for s in seeds])
+        np.mean([miou(runs["a"][s][0][list(images), 0, 0]) for s in seeds])
         for images in itertools.product(range(3), repeat=3)
         for seeds in itertools.product((1, 2), repeat=2)
     ]
@@ -267,6 +271,34 @@ def test_intervals_are_those_of_images_and_seeds_drawn_with_replacement():
     gain = found.gain("b", "a")
     assert gain.low > 0 and gain.high - gain.low < (high - low) / 2
     assert found.share("b", "a", "b") == pytest.approx((100, 100, 100))
+
+
+def test_of_several_targets_the_mean_of_their_scores_is_compared_and_each_is_named():
+    one, two = counts(3, [2, 5, 9]), counts(40, 4)
+    alone = [bench_intervals.Bootstrap({"a": {1: found}}).miou("a").value for found in (one, two)]
+    both = bench_intervals.Bootstrap({"a": {1: [*one, *two]}}).miou("a")
+    assert both.value == pytest.approx(np.mean(alone)) and both.low < both.value < both.high
+    each = {"A": {"mIoU": {"16": 20.0}}, "B": {"mIoU": {"16": 40.0}}}
+    text = bench_tables.tables([{**record(seed=seed), "datasets": each} for seed in (1, 2)])
+    assert "| method | iterations | mIoU | on A | on B |" in text and "| 30.0 ± 0.0 | 20.0 ± 0.0 | 40.0 ± 0.0 |" in text
+
+
+def test_the_oracle_of_several_targets_learns_from_all_of_them(tmp_path):
+    overrides = ("TARGET=[Folder, IDD]", "TARGET_SHARE=[2, 1]", "TRAIN.SET_TARGET=[train, val]")
+    compared = plan(
+        tmp_path,
+        benchmarks=["CamVid to IDD-lite"],
+        methods=[bench_methods.ORACLE],
+        seeds=[1],
+        budgets=["iterations"],
+        overrides=overrides,
+    )
+    (entry,) = compared.entries({})[:1]
+    cfg = entry.job.cfg()
+    assert (
+        cfg.SOURCE == cfg.TARGET == ("Folder", "IDD") and cfg.SOURCE_SHARE == (2, 1) and cfg.TRAIN.SET_SOURCE == ("train", "val")
+    )
+    assert compared.on_the_source(entry).cfg().TARGET == "Folder"
 
 
 def test_methods_of_other_images_cannot_be_compared():
@@ -353,10 +385,10 @@ def test_criteria_are_judged_by_the_order_of_the_methods_without_the_oracle():
 def test_a_finished_run_is_looked_at_once(city, tmp_path, monkeypatch):
     job = Job("toycity.yml", (*tiny_options(city, tmp_path), "TRAIN.RESTORE_FROM=random", "TRAIN.MAX_ITERS=1"))
     report = bench.train_and_test(job)
-    counts = bench.counts_of(job)
+    (counts,) = bench.counts_of(job)
     assert counts.ndim == 3 and counts.sum(axis=0).tolist() == report["confusion"]
     found = bench.look_at(job)
     assert set(found["cycles"]) == set(bench_tables.DIAGNOSTICS) and 0 <= found["cycles"]["closed"] <= 1
     monkeypatch.setattr(bench, "judge", None)
     monkeypatch.setattr(bench, "load_predictor", None)
-    assert bench.look_at(job) == found and np.array_equal(bench.counts_of(job), counts)
+    assert bench.look_at(job) == found and np.array_equal(bench.counts_of(job)[0], counts)

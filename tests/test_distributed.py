@@ -316,7 +316,8 @@ def folder(tmp_path: Path, name: str) -> Path:
 
 
 def test_a_run_of_two_processes_reads_the_same_images_and_writes_the_same_files_as_one(pair, pairs, tmp_path, capfd):
-    pairs += ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TARGET_LABELLED=3", "TRAIN.BATCH_SIZE_LABELLED=2"]
+    pairs += ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TARGET=[Cityscapes, Cityscapes]", "TARGET_LABELLED=[3, 2]"]
+    pairs += ["TRAIN.BATCH_SIZE_LABELLED=2"]
     assert pair(_run, [*pairs, "EXP_NAME=two"]) == [None, None]
     _run([*pairs, "EXP_NAME=one"])
     one, two = (folder(tmp_path, name) for name in ("one", "two"))

@@ -28,7 +28,7 @@ CPU = torch.device("cpu")
 
 def names(value: str) -> list[str]:
     cfg_from_list([f"TARGET_LABELLED={value}"])
-    return [item.name for item in labelled_target(cfg, None).items]
+    return [item.name for item in labelled_target(cfg).items]
 
 
 @pytest.fixture

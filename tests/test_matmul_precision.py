@@ -11,8 +11,8 @@ from tiny import TinyNetwork, untrained_snapshot
 from torch import Tensor
 
 import dada
-from dada import build
 from dada import matmul_precision as module
+from dada.build import network as build
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import contrastive_learning
 from dada.domain_adaptation.association import pixels

@@ -15,6 +15,8 @@ from dada.cli.shared import photographs
 from dada.config import cfg, reset
 from dada.model.averaging import average, by_layers, greedy, layer_groups, uniform
 from dada.model.registry import build_model
+from dada.publishing.release_file import write_release
+from dada.runs import file_hash
 from dada.training.adabn import adapt_batch_norm
 
 
@@ -171,6 +173,16 @@ def test_statistics_of_batch_norm_are_refreshed_on_the_average_and_may_be_mixed(
     moved = {name for name, x in found.items() if not torch.equal(x, before[name])}
     assert moved and all("running" in name or "tracked" in name for name in moved)
     assert torch.load(out, weights_only=True)["merged"]["statistics"]["share"] == 0.25
+
+
+def test_the_model_card_of_a_merged_network_says_what_it_is_made_of(snapshots, tmp_path):
+    out = tmp_path / "both.pth"
+    run(*snapshots, "--out", out, "--refresh-bn", 2, "--bn-share", 0.25)
+    card = write_release(cfg, out, tmp_path / "both.safetensors")["model_card"]
+    (row,) = (line for line in card.splitlines() if line.startswith("| Merged from |"))
+    assert "uniform average of" in row and all(f"`{p.parent.name}/{p.name}` (sha256 `{file_hash(p)}`)" in row for p in snapshots)
+    assert row.endswith("batch norm refreshed on 2 target images, share 0.25 |") and str(tmp_path) not in card
+    assert "Merged from" not in write_release(cfg, snapshots[0], tmp_path / "one.safetensors")["model_card"]
 
 
 def test_photographs_stand_in_for_the_target_and_leave_the_cfg_as_it_is(snapshots, tmp_path, city):

@@ -14,6 +14,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +35,7 @@ from dada.figures.scalars import read_scalars
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import run_of
+from dada.training import lock as lock_module
 from dada.training import stopping
 from dada.training import trainer as trainer_module
 from dada.training.checkpoint import DamagedCheckpoint, checkpoints, find_checkpoint, read_checkpoint, save_checkpoint
@@ -172,8 +174,9 @@ def test_a_timm_network_goes_on_exactly(tiny_cfg, during, options):
 
 
 def test_a_run_that_is_killed_again_and_again_ends_with_the_same_network(small, during):
-    # What a run reads may come from several sources, and from a few labelled images of the target.
-    labelled = ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TARGET_LABELLED=random 3", "TRAIN.BATCH_SIZE_LABELLED=2"]
+    # What a run reads may come from several sources and targets, and from a few labelled images of these.
+    labelled = ["SOURCE=[SYNTHIA, SYNTHIA]", "SOURCE_SHARE=[2, 1]", "TRAIN.BATCH_SIZE_LABELLED=2"]
+    labelled += ["TARGET=[Cityscapes, Cityscapes]", "TARGET_SHARE=[1, 3]", "TARGET_LABELLED=[random 3, 1]"]
     whole = uninterrupted(*ASSOCIATED, *labelled)
     for at in (0, 1, 2, 3, 5):
         during(at, kill)
@@ -745,6 +748,45 @@ def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, caplog):
         assert not path.exists()
         assert "is gone: its lock is taken over" in caplog.text
         caplog.clear()
+
+
+def test_of_two_that_find_a_dead_lock_the_second_does_not_remove_the_first_ones(tmp_path, monkeypatch):
+    path = write_lock(tmp_path, started="1")
+    holder = ExitStack()
+    alive, asked = lock_module._alive, []
+
+    def first_comes_between(pid, started):
+        """What the second has read is judged dead, but before it acts the first has taken the lock over."""
+        found = alive(pid, started)
+        asked.append(found)
+        if len(asked) == 1:
+            holder.enter_context(lock(tmp_path))
+        return found
+
+    monkeypatch.setattr(lock_module, "_alive", first_comes_between)
+    with holder:
+        with pytest.raises(RunInUse, match=f"process {os.getpid()} on host"), lock(tmp_path):
+            pass
+        assert json.loads(path.read_text())["pid"] == os.getpid() and asked == [False, False, True]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_ended_while_it_took_a_lock_over_does_not_keep_others_from_it(tmp_path, monkeypatch):
+    path = write_lock(tmp_path, started="1")
+
+    def end(looking):
+        looking.write_text(path.read_text())  # as a process that is gone by now would leave it
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        original = lock_module._take
+        patched.setattr(lock_module, "_take", lambda p: original(p) if p == path else end(p))
+        with pytest.raises(KeyboardInterrupt), lock(tmp_path):
+            pass
+    assert len(list(tmp_path.iterdir())) == 2
+    with lock(tmp_path):
+        assert json.loads(path.read_text())["pid"] == os.getpid()
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_lock_of_another_host_is_not_ours_to_judge(tmp_path):

@@ -63,6 +63,6 @@ def test_the_example_keeps_the_shape_of_pictures_as_its_comment_says():
     text = (CONFIGS / "folder_example.yml").read_text(encoding="utf-8")
     assert "their shape kept, and padded at the right and the bottom" in text
     cfg_from_file("folder_example.yml")
-    transform = eval_transform(cfg, lambda image: image.float(), cfg.TARGET)
+    transform = eval_transform(cfg, lambda image: image.float())
     image = transform(Image.new("RGB", (200, 100), "white")).image
     assert image.shape == (3, 1024, 1024) and (image[:, :512] > 0).all() and not image[:, 512:].any()

@@ -100,7 +100,7 @@ def test_the_command_writes_a_list_that_training_takes_and_a_page_without_lookin
     assert page.count('<img src="data:image/jpeg;base64,') == 6 and "http" not in page and all(path in page for path in first)
     reset()
     cfg_from_list([*tiny_options(city, tmp_path), f"TARGET_LABELLED={out}"])
-    assert [f"leftImg8bit/train/{item.name}" for item in labelled_target(cfg, None).items] == first
+    assert [f"leftImg8bit/train/{item.name}" for item in labelled_target(cfg).items] == first
     # The rest, unlike those that have labels: the list holds all.
     again = tmp_path / "again.txt"
     reset()

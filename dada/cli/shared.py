@@ -16,7 +16,7 @@ from typing import Any
 
 from easydict import EasyDict
 
-from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list, flat_options
+from dada.config import ConfigError, cfg, cfg_from_dict, cfg_from_file, cfg_from_list, flat_options, several_values
 
 # Errors that a user can mend. Anything else is a defect of ours and keeps its traceback.
 USER_ERRORS = (ValueError, OSError, ArithmeticError, ImportError)
@@ -102,10 +102,11 @@ def release_of(checkpoint: str | Path, flags: Sequence[str] = ()) -> list[object
 
 
 def photographs(folder: str) -> list[str]:
-    """`KEY=value` pairs that make the pictures in a folder, and in any folders below, the target."""
+    """`KEY=value` pairs over the cfg that make the pictures in a folder, and in any folders below, the target."""
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"--images {folder} is not a folder; give the one that the photographs lie in")
-    options = ["TARGET=Folder", f"DATA_DIRECTORY_TARGET={folder}", "DATA_LIST_TARGET="]
+    of_several = [f"{name}={flat_options()[name].default}" for name in several_values(cfg, "target")]
+    options = [*of_several, "TARGET=Folder", f"DATA_DIRECTORY_TARGET={folder}", "DATA_LIST_TARGET="]
     return [*options, "FOLDER_TARGET.IMAGES=**/*.*", "FOLDER_TARGET.LABEL_FORMAT=ids", "FOLDER_TARGET.LABEL_MAP={}"]
 
 

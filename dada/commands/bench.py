@@ -7,6 +7,7 @@ import io
 import json
 import time
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from dada.commands.bench_tables import DIAGNOSTICS, tables
 from dada.commands.demo import CITY
 from dada.commands.jobs import Job, run_all, train_unless_finished
 from dada.commands.suggest import as_list, suggest
-from dada.config import plain_cfg
+from dada.config import each_dataset, plain_cfg
 from dada.dataset.toycity import write_city
 from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.evaluator import confusions, to_json
@@ -70,7 +71,7 @@ def compare(plan: Plan, processes: int = 0) -> list[dict[str, Any]]:
         {
             **{key: getattr(e, key) for key in ("benchmark", "method", "seed", "budgets")},
             "iterations": r["cfg"]["TRAIN"]["MAX_ITERS"],
-            **{k: r[k] for k in ("mIoU", "IoU", "protocol")},
+            **{k: r[k] for k in ("mIoU", "IoU", "datasets", "protocol") if k in r},
             **{k: more[k] for k in ("criteria", "cycles")},
         }
         for e, r, more in zip(everything, results, looked_at)
@@ -134,20 +135,25 @@ def suggest_labels(job: Job) -> None:
     write_whole(marker, checksum.encode())
 
 
-def counts_of(job: Job) -> np.ndarray:
-    """(N, K, K) or (N, K + 1, K): the confusion matrix of each test image under the last snapshot; kept beside it.
+def counts_of(job: Job) -> list[np.ndarray]:
+    """Of each target (N, K, K) or (N, K + 1, K): the confusion matrix of each test image under the last snapshot; kept beside it.
 
     If weights or images have changed, they are counted again.
     """
     cfg = job.cfg()
     run = run_of(cfg)
     snapshot = find_snapshots(run.snapshots)[-1]
-    tested = {"sha256": file_hash(snapshot), "root": cfg.DATA_DIRECTORY_TARGET, "protocol": protocol(cfg)}
+    checksum = file_hash(snapshot)
+    cfg.TEST.BATCH_SIZE_TARGET = 1
+    return [_counts_on(one, snapshot, checksum) for one in each_dataset(cfg, "target")]
+
+
+def _counts_on(cfg: Any, snapshot: Path, checksum: str) -> np.ndarray:
+    tested = {"sha256": checksum, "root": cfg.DATA_DIRECTORY_TARGET, "protocol": protocol(cfg)}
     key = hashlib.sha256(to_json(tested)).hexdigest()[:16]
     kept = snapshot.with_name(f"counts_{snapshot.stem}_{key}.npy")
     if kept.is_file():
         return np.load(kept)
-    cfg.TEST.BATCH_SIZE_TARGET = 1
     with on_device(cfg) as device:
         predictor = load_predictor(cfg, [snapshot], device)
         loader = eval_loader(cfg, predictor.networks[0].normalization)

@@ -27,19 +27,22 @@ class Bootstrap:
     they share cancels out (Efron and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 8).
 
     Args:
-        counts: by method and seed, (N, K, K) or (N, K + 1, K) confusion matrices of the N test images, the same images in each.
+        counts: by method and seed, for each target (N, K, K) or (N, K + 1, K) confusion matrices of its N test images, the same
+            images in each. Of several targets the mean of their mIoU counts.
         rule: of `iou`.
     """
 
-    def __init__(self, counts: Mapping[str, Mapping[int, np.ndarray]], rule: str = "ignore", draws: int = DRAWS) -> None:
+    def __init__(
+        self, counts: Mapping[str, Mapping[int, Sequence[np.ndarray]]], rule: str = "ignore", draws: int = DRAWS
+    ) -> None:
         rng = np.random.default_rng(0)
         seeds = sorted(set.intersection(*(set(runs) for runs in counts.values())))
-        images = {len(x) for runs in counts.values() for x in runs.values()}
+        images = {tuple(map(len, x)) for runs in counts.values() for x in runs.values()}
         if not seeds or len(images) != 1:
             raise ValueError(f"methods must share seeds and test images; they share the seeds {seeds}, and have {images} images")
-        (number,) = images
+        (numbers,) = images
         # The first row is no draw: every image once, every seed once.
-        weights = np.vstack([np.ones((1, number)), rng.multinomial(number, [1 / number] * number, size=draws)])
+        weights = [np.vstack([np.ones((1, n)), rng.multinomial(n, [1 / n] * n, size=draws)]) for n in numbers]
         chosen = np.vstack([np.arange(len(seeds)), rng.integers(len(seeds), size=(draws, len(seeds)))])
         self._scores = {
             method: np.take_along_axis(np.stack([_miou(runs[s], weights, rule) for s in seeds], axis=1), chosen, axis=1).mean(
@@ -65,10 +68,10 @@ class Bootstrap:
         return _interval(100 * (self._scores[method] - low) / (high - low))
 
 
-def _miou(counts: np.ndarray, weights: np.ndarray, rule: str) -> np.ndarray:
-    """(N, R, K) matrices, (D, N) how often each image is taken -> (D,) percent."""
-    total = (weights @ counts.reshape(len(counts), -1)).reshape(len(weights), *counts.shape[1:])
-    return 100 * np.nanmean(iou(total, rule=rule), axis=1)
+def _miou(counts: Sequence[np.ndarray], weights: Sequence[np.ndarray], rule: str) -> np.ndarray:
+    """For each target (N, R, K) matrices, and (D, N) how often each image is taken -> (D,) percent, the mean over targets."""
+    totals = [(w @ c.reshape(len(c), -1)).reshape(len(w), *c.shape[1:]) for c, w in zip(counts, weights)]
+    return 100 * np.mean([np.nanmean(iou(total, rule=rule), axis=1) for total in totals], axis=0)
 
 
 def _interval(draws: np.ndarray) -> Interval:
@@ -81,9 +84,9 @@ def spoken(interval: Interval, form: str = ".1f", unit: str = "") -> str:
     return f"{interval.value:{form}}{unit} ({interval.low:{form}} to {interval.high:{form}})"
 
 
-def counts_by_method(records: Sequence[Mapping], field: str = "counts") -> dict[str, dict[int, np.ndarray]]:
+def counts_by_method(records: Sequence[Mapping], field: str = "counts") -> dict[str, dict[int, list[np.ndarray]]]:
     """The matrices of records of one benchmark, by method and seed; methods of which a run has none are left out."""
-    found: dict[str, dict[int, np.ndarray]] = {}
+    found: dict[str, dict[int, list[np.ndarray]]] = {}
     without = {record["method"] for record in records if record.get(field) is None}
     for record in records:
         if record["method"] not in without:

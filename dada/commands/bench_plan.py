@@ -75,8 +75,7 @@ class Plan(NamedTuple):
         config, source, target, *_ = BENCHMARKS[benchmark]
         given = [f"DATA_DIRECTORY_SOURCE={self.folder(source)}", f"DATA_DIRECTORY_TARGET={self.folder(target)}"]
         if method == ORACLE:
-            cfg = Job(config, (*given, *options)).cfg()
-            options = (*options, *in_place_of("TARGET", "SOURCE", cfg), f"TRAIN.SET_SOURCE={cfg.TRAIN.SET_TARGET}")
+            options = (*options, *in_place_of("TARGET", "SOURCE", Job(config, (*given, *options, *self.overrides)).cfg()))
         fixed = [
             *given,
             *options,
@@ -153,9 +152,9 @@ def list_of(job: Job, count: int) -> Path:
 
 def in_place_of(role: str, other: str, cfg: Any) -> tuple[str, ...]:
     """Options that make the dataset of one role, "SOURCE" or "TARGET", that of the other as well."""
-    names = [name for name in flat_options() if name.startswith(f"FOLDER_{role}.")]
-    names += [role, f"DATA_DIRECTORY_{role}", f"DATA_LIST_{role}"]
-    return tuple(f"{name.replace(role, other)}={_written(option_value(plain_cfg(cfg), name))}" for name in names)
+    options, plain = flat_options(), plain_cfg(cfg)
+    names = {name: name.replace(role, other) for name, option in options.items() if option.each == role.lower()}
+    return tuple(f"{new}={_written(option_value(plain, name))}" for name, new in names.items() if new in options)
 
 
 def _written(value: Any) -> str:

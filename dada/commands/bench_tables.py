@@ -97,6 +97,8 @@ def _scores(methods: Methods, records: Records) -> str:
         "iterations": lambda name: "/".join(map(str, dict.fromkeys(r["iterations"] for r in methods[name].values()))),
         "mIoU": lambda name: _spread([_headline(r) for r in methods[name].values()], ".1f"),
     }
+    for of in records[0].get("datasets", ()):  # each of several targets
+        columns[f"on {of}"] = lambda name, of=of: _spread([_headline(r["datasets"][of]) for r in methods[name].values()], ".1f")
     if all(r.get("counts") is not None for r in records):
         rule = records[0].get("protocol", {}).get("CLASS_RULE", "ignore")
         target = Bootstrap(counts_by_method(records), rule)

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from dada.build import files_of
-from dada.config import plain_cfg, sources
+from dada.config import each_dataset, plain_cfg
 from dada.dataset import IGNORE_LABEL, SegmentationDataset, image_files
 from dada.dataset.packed import IDS as IDS_KIND
 from dada.dataset.parallel_map import parallel_map
@@ -79,7 +79,8 @@ class Domain:
     """What was found in one split of one dataset.
 
     Args:
-        role: "source", of which there may be several, "target", "labelled" (images of it) or "test".
+        role: "source", "target", "labelled" (images of it) or "test"; there may be several of each.
+        number: of several of a role, from 1 on; 0: there is one.
         name: as SOURCE or TARGET names it.
         split, root: as the cfg gives them.
         images, labels, depths: how many files the split has; `checked` how many of its samples were read.
@@ -96,6 +97,7 @@ class Domain:
     name: str
     split: str
     root: str
+    number: int = 0
     images: int = 0
     labels: int = 0
     depths: int = 0
@@ -109,6 +111,11 @@ class Domain:
     whites: Counter = field(default_factory=Counter)
     problems: list[Problem] = field(default_factory=list)
     release: Release | None = None
+
+    @property
+    def who(self) -> str:
+        """ "test", or "test 2" of several."""
+        return f"{self.role} {self.number}" if self.number else self.role
 
     @property
     def ignored(self) -> float:
@@ -149,43 +156,56 @@ def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
         workers: processes that read; 0 reads in this one.
         limit: read only so many samples of each split, evenly spaced; 0 reads all.
     """
-    problems, roles, several = [], ["target", *["labelled"] * bool(cfg.TARGET_LABELLED), "test"], [cfg]
+    problems, roles = [], ["source", "target", *["labelled"] * bool(cfg.TARGET_LABELLED), "test"]
     try:
-        several = sources(cfg)
         objective = build_objective(cfg, torch.device("cpu"))
-        roles = ["target"] * objective.uses_target + ["labelled"] * objective.uses_labelled + ["test"]
+        roles = ["source", *["target"] * objective.uses_target, *["labelled"] * objective.uses_labelled, "test"]
     except ValueError as error:
         problems.append(Problem(UNUSABLE, "", str(error)))
-    domains = [_check_domain(one, "source", workers, limit) for one in several]
-    _judge_sources(domains)
-    domains += [_check_domain(cfg, role, workers, limit) for role in roles]
-    counts = {d.role: d.counts for d in domains if d.counts is not None and len(d.counts)}
-    of_sources = [d.counts for d in domains if d.role == "source" and d.counts is not None]
-    if len({found.shape[1] for found in of_sources}) == 1 and "source" in counts:
-        counts["source"] = np.concatenate(of_sources)
+    domains: list[Domain] = []
+    for role in roles:
+        try:
+            several = each_dataset(cfg, "source" if role == "source" else "target")
+        except ValueError as error:  # as many values as there are datasets
+            problems += [Problem(UNUSABLE, "", str(error))] * (str(error) not in {problem.message for problem in problems})
+            continue
+        found = []
+        for number, one in enumerate(several, start=1):
+            if role != "labelled" or one.TARGET_LABELLED:
+                found.append(_check_domain(one, role, number if len(several) > 1 else 0, workers, limit))
+        if len(several) > 1:
+            problems += _judge_together(cfg, role, found)
+        domains += found
     overlap = None
-    if {"source", "test"} <= set(counts) and counts["source"].shape[1] == counts["test"].shape[1]:
-        overlap = class_overlap(counts["source"], counts["test"])
+    counts = {role: [d.counts for d in domains if d.role == role and d.counts is not None] for role in ("source", "test")}
+    if all(counts.values()) and len({found.shape[1] for several in counts.values() for found in several}) == 1:
+        source, test = (np.concatenate(several) for several in counts.values())
+        overlap = class_overlap(source, test) if len(source) and len(test) else None
     return Check(domains, problems, overlap, plain_cfg(cfg))
 
 
-def _judge_sources(domains: list[Domain]) -> None:
-    """Of several sources one may lack a class that another one has."""
-    if len(domains) == 1:
-        return
+def _judge_together(cfg: Any, role: str, domains: list[Domain]) -> list[Problem]:
+    """What several domains of a role lack together; of sources one may lack a class that another one has."""
+    problems = []
+    try:
+        files_of(cfg, role)
+    except Exception as error:
+        text = _text(error)
+        if not any(text.endswith(problem.message) for domain in domains for problem in domain.problems):
+            problems.append(Problem(UNUSABLE, "", text))
     present = {name for d in domains if d.counts is not None for name, n in zip(d.classes, d.counts.sum(axis=0)) if n}
     lacking = [domain for domain in domains if any(problem.kind == ABSENT for problem in domain.problems)]
     for domain in lacking:
         domain.problems = [problem for problem in domain.problems if problem.kind != ABSENT]
-    if len(lacking) == len(domains) and (absent := [name for name in domains[0].classes if name not in present]):
+    if lacking and len(lacking) == len(domains) and (absent := [name for name in domains[0].classes if name not in present]):
         domains[0].problems.append(Problem(ABSENT, domains[0].root, _absent(absent)))
+    return problems
 
 
-def _check_domain(cfg: Any, role: str, workers: int, limit: int) -> Domain:
-    of_source = role == "source"
-    split = {"source": cfg.TRAIN.SET_SOURCE, "test": cfg.TEST.SET_TARGET}.get(role, cfg.TRAIN.SET_TARGET)
-    root = cfg.DATA_DIRECTORY_SOURCE if of_source else cfg.DATA_DIRECTORY_TARGET
-    domain = Domain(role, cfg.SOURCE if of_source else cfg.TARGET, split, root)
+def _check_domain(cfg: Any, role: str, number: int, workers: int, limit: int) -> Domain:
+    key = "SOURCE" if role == "source" else "TARGET"
+    split, root = cfg["TEST" if role == "test" else "TRAIN"][f"SET_{key}"], cfg[f"DATA_DIRECTORY_{key}"]
+    domain = Domain(role, cfg[key], split, root, number)
     if domain.name == "SYNTHIA":
         domain.release = guess_release(root)
         if not domain.release.fits:
@@ -379,7 +399,7 @@ def report(check: Check) -> str:
 
 
 def _domain_line(domain: Domain) -> str:
-    text = f"{domain.role:<7} {domain.name} {domain.split} in {domain.root}: "
+    text = f"{domain.who:<7} {domain.name} {domain.split} in {domain.root}: "
     if not domain.images:
         return text + "not opened"
     sizes = [f"{w}x{h}" + (f" ({n})" if len(domain.sizes) > 1 else "") for (w, h), n in domain.sizes.most_common()]
@@ -402,10 +422,10 @@ def _problem_lines(check: Check) -> list[str]:
         for kind, found in by_kind.items():
             weight = "warning" if kind in WARNINGS else "error"
             if kind in OF_ALL:
-                lines.append(f"{weight:<8} {domain.role}: {kind}: {found[0].message}")
+                lines.append(f"{weight:<8} {domain.who}: {kind}: {found[0].message}")
                 continue
             names = image_files.first_few([_below(p.file, domain.root) for p in found], 3)
-            lines.append(f"{weight:<8} {domain.role}: {kind}, {_number(len(found), 'file')}: {names}")
+            lines.append(f"{weight:<8} {domain.who}: {kind}, {_number(len(found), 'file')}: {names}")
             if kind != BLANK:
                 lines.append(f"{'':<10}{found[0].message}")
     return lines or ["no problem found"]
@@ -425,7 +445,7 @@ def _class_lines(check: Check) -> list[str]:
     head, units, columns = [], [], []
     for domain in labelled:
         shares = class_frequencies(domain.counts)
-        head.append(f"{domain.role:>20}")
+        head.append(f"{domain.who:>20}")
         units.append(f"{'pixels':>11}{'images':>9}")
         columns.append([f"{100 * p:>11.3f}{100 * i:>9.2f}" for p, i in zip(shares.pixels, shares.images)])
     if check.overlap is not None:

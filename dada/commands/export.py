@@ -118,7 +118,7 @@ def export(
     network.requires_grad_(False)
     if network.recompute_blocks is not None:
         network.set_recompute(False)
-    transform = eval_transform(segmenter.cfg, network.normalization, segmenter.cfg.TARGET)
+    transform = eval_transform(segmenter.cfg, network.normalization)
     inside = Resampling(transform) if resize else None
     module = Exportable(network, segmenter.predictor.align_corners, layout, inside).eval()
     metadata = {**_metadata(segmenter, layout), **_preparation(transform, inside is not None)}

@@ -20,6 +20,7 @@ import torch
 from easydict import EasyDict
 
 from dada.config import cfg_from_file, cfg_from_list, default_cfg, read_cfg
+from dada.config.option import shown
 from dada.dataset.loader import end_with_the_run
 from dada.parallel.device import choose_device
 from dada.runs import Run, run_of
@@ -46,17 +47,21 @@ def train_unless_finished(cfg: Any, tensorboard: bool = False) -> Run:
     if is_finished(cfg, run):
         print(f"{run.name}: already trained with this configuration, {run.snapshots}")
     else:
-        resume = "auto" if _was_started(run, cfg) else ""
+        changed = _changed_since(run, cfg)
+        resume = "auto" if changed == [] else ""
+        if changed:
+            print(f"{run.name}: trained anew, since what is there has other options: {'; '.join(changed)}")
         train(cfg, run, resume=resume, tensorboard=tensorboard, bar_position=_place())
     return run
 
 
-def _was_started(run: Run, cfg: Any) -> bool:
-    """Whether the run's folder holds the beginning of this training, not of one with other options."""
+def _changed_since(run: Run, cfg: Any) -> list[str] | None:
+    """Options in which the training that the run's folder holds differs from this one, as old → new; None: there is none."""
     started = run.snapshots / "train_cfg.yml"
     if not started.is_file():
-        return False
-    return fixed_options(read_cfg(started)) == fixed_options(cfg)
+        return None
+    before, now = fixed_options(read_cfg(started)), fixed_options(cfg)
+    return [f"{n} {shown(before.get(n))} → {shown(now.get(n))}" for n in (before | now) if before.get(n) != now.get(n)]
 
 
 def run_all(jobs: Sequence[Job], work: Callable[[Job], Result], processes: int = 0) -> list[Result]:

@@ -12,7 +12,7 @@ import torch
 from easydict import EasyDict
 
 from dada.build import build_network, on_device, target_images
-from dada.config import cfg_from_dict, cfg_from_list, default_cfg, option_value, plain_cfg
+from dada.config import cfg_from_dict, cfg_from_list, default_cfg, each_dataset, option_value, plain_cfg
 from dada.evaluation.criteria import label_free_criteria
 from dada.evaluation.tester import build_predictor
 from dada.model import SegmentationModel
@@ -134,5 +134,6 @@ def _made_of(
     if how != "uniform":
         said |= {"by": by, "scores": [list(entry) for entry in found.scores]}
     if refresh:
-        said["statistics"] = {"images": refresh, "share": share, "of": f"{data.TARGET} in {data.DATA_DIRECTORY_TARGET}"}
+        of = " and ".join(f"{one.TARGET} in {one.DATA_DIRECTORY_TARGET}" for one in each_dataset(data, "target"))
+        said["statistics"] = {"images": refresh, "share": share, "of": of}
     return said

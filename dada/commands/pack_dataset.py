@@ -16,7 +16,7 @@ import PIL
 from tqdm import tqdm
 
 from dada.build import files_of
-from dada.config import sources
+from dada.config import each_dataset
 from dada.dataset import SegmentationDataset, image_files, packed, storage
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
 from dada.dataset.parallel_map import parallel_map
@@ -80,11 +80,13 @@ def pack(
         OSError: the disk is full, or another process packs into `out`.
     """
     out = Path(out)
-    if role == "source" and len(sources(cfg)) > 1:
-        raise ValueError(f"SOURCE names {len(sources(cfg))} datasets: pack each by itself, with a --set of all that is a list")
-    root = Path(cfg.DATA_DIRECTORY_SOURCE if role == "source" else cfg.DATA_DIRECTORY_TARGET)
+    key = role.upper()
+    cfg, *others = each_dataset(cfg, role)
+    if others:
+        raise ValueError(f"{key} names {1 + len(others)} datasets: pack each by itself, with a --set of all that is a list")
+    root = Path(cfg[f"DATA_DIRECTORY_{key}"])
     if storage.is_dir(root) and packed.pack_in(str(root)):
-        raise ValueError(f"{root} is a packed copy: set DATA_DIRECTORY_{role.upper()} to the original folder")
+        raise ValueError(f"{root} is a packed copy: set DATA_DIRECTORY_{key} to the original folder")
     datasets = {s: files_of(cfg, "test" if s == "test" else role) for s in (splits if role == "target" else ("train",))}
     _check_free(out, overwrite)
     # What draws samples by their classes counts pixels of the whole labels.
@@ -165,12 +167,11 @@ def _write(
 
 
 def _part(cfg: Any, role: str, split: str, dataset: SegmentationDataset, resized: bool) -> Part:
-    of_source = role == "source"
-    train = cfg.TRAIN.SET_SOURCE if of_source else cfg.TRAIN.SET_TARGET
+    key = role.upper()
     return Part(
-        dataset=cfg.SOURCE if of_source else cfg.TARGET,
-        split=train if split == "train" else cfg.TEST.SET_TARGET,
-        listed=bool(cfg.DATA_LIST_SOURCE if of_source else cfg.DATA_LIST_TARGET),
+        dataset=cfg[key],
+        split=cfg[split.upper()][f"SET_{key}"],
+        listed=bool(cfg[f"DATA_LIST_{key}"]),
         images=len(dataset),
         names=packed.names_hash([item.name for item in dataset.items]),
         resized=dataset.transform.fixed_resize if split == "train" and resized else None,

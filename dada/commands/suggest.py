@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dada.build import build_network, classes_of, loading, on_device, unlabelled_target
+from dada.config import each_dataset
 from dada.dataset import Sample, SegmentationDataset
 from dada.dataset.lists import read_list
 from dada.dataset.parallel_map import parallel_map
@@ -58,6 +59,10 @@ def suggest(
         raise ValueError(f"--count is {count} and --region {side}; expected at least 1, and an odd number from 3 on")
     if page.suffix not in (".html", ".htm"):
         raise ValueError(f"--page is {str(page)!r}; expected a name that ends in .html")
+    cfg, *others = each_dataset(cfg, "target")
+    if others:
+        names = ", ".join(one.TARGET for one in (cfg, *others))
+        raise ValueError(f"TARGET names {names}, and images are suggested of one target at a time: give its folder with --images")
     with on_device(cfg) as device:
         network = build_network(cfg, str(checkpoint), trained=True).to(device).eval()
         dataset = unlabelled_target(cfg, network.normalization)

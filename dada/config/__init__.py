@@ -5,7 +5,7 @@
     table.py            every option: default, type, unit, one sentence
     imports.py          files of code that a user names
     loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
-    sources.py          of several sources, a cfg for each
+    several.py          of several sources or targets, a cfg for each
     protocols.py        how published methods measure, as values of options
     yaml_files.py       YAML from untrusted sources: runs no code, takes bounded memory
     reference_page.py   docs/config.md, written from the table
@@ -30,7 +30,7 @@ from dada.config.loading import (
     reset,
     save_cfg,
 )
-from dada.config.sources import source_names, sources
+from dada.config.several import each_dataset, in_words, names_apart, several_values
 from dada.config.table import KEYS_OF_OTHERS, OPTIONS, flat_options
 
 __all__ = [
@@ -44,15 +44,17 @@ __all__ = [
     "cfg_from_file",
     "cfg_from_list",
     "default_cfg",
+    "each_dataset",
     "find_config",
     "flat_options",
     "imported_sources",
+    "in_words",
+    "names_apart",
     "not_imported",
     "option_value",
     "plain_cfg",
     "read_cfg",
     "reset",
     "save_cfg",
-    "source_names",
-    "sources",
+    "several_values",
 ]

@@ -55,7 +55,7 @@ class Option:
     meaning: str
     role: str = "weights"  # one of ROLES
     path: bool = False  # a file or a folder, which another machine has elsewhere
-    each: bool = False  # whether it may also be a list, with a value for each of several sources
+    each: str = ""  # "source" or "target": it may also be a list, with a value for each of several
     digits: bool = False  # of text: whether a whole number stands for its digits
     unit: str = ""
     choices: tuple = ()
@@ -82,7 +82,7 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        return f"{self._kind}, or a list of such, one a source" if self.each else self._kind
+        return f"{self._kind}, or a list of such, one a {self.each}" if self.each else self._kind
 
     @property
     def _kind(self) -> str:

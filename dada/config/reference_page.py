@@ -39,7 +39,7 @@ SECTIONS = {
     "CLASSES": "Classes of your own, see [the tutorial](tutorial.md).",
     "FOLDER_SOURCE": "Where `SOURCE` is `Folder`: how its files are found and what its labels mean. Of several sources, a list "
     "of such sections.",
-    "FOLDER_TARGET": "The same options where `TARGET` is `Folder`:",
+    "FOLDER_TARGET": "The same options where `TARGET` is `Folder`; of several targets, a list of such sections:",
     "DATA_TRANSFORM": "How training images are cut out and changed.",
     "TRAIN": "Network, optimizer, method and schedule. What the methods are: [methods.md](methods.md).",
     "SELF_TRAINING": "[Terms that learn from a teacher](methods.md#self-training), which add to any method.",

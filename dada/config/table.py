@@ -67,7 +67,7 @@ def _folder(role: str) -> dict[str, Option]:
             choices=("error", "ignore"),
         ),
     }
-    return {name: replace(option, each=role == "SOURCE") for name, option in options.items()}
+    return {name: replace(option, each=role.lower()) for name, option in options.items()}
 
 
 OPTIONS: dict[str, Any] = {
@@ -75,21 +75,30 @@ OPTIONS: dict[str, Any] = {
         "SYNTHIA",
         "Labelled dataset to train on: SYNTHIA, GTA5, UrbanSyn, Synscapes, Cityscapes, FoggyCityscapes, ACDC, DarkZurich, "
         "BDD100K, IDD, KITTI, WildDash, Mapillary, CamVid or Folder; or a list of several.",
-        each=True,
+        each="source",
     ),
     "SOURCE_SHARE": Option(
         1.0,
         "Of several sources, in what proportion their images are drawn: [3, 1]; equal numbers: equally often.",
         above=0,
-        each=True,
+        each="source",
     ),
-    "TARGET": Option("Cityscapes", "Dataset to adapt to, one of the same; its labels are read for evaluation only."),
+    "TARGET": Option(
+        "Cityscapes",
+        "Dataset to adapt to, one of the same, or a list of several; its labels are read for evaluation only.",
+        each="target",
+    ),
+    "TARGET_SHARE": Option(
+        1.0, "As SOURCE_SHARE, of several targets; also of their images with labels (TARGET_LABELLED).", above=0, each="target"
+    ),
     "TARGET_LABELLED": Option(
         "",
         "Target images whose labels are trained on: a list file, as DATA_LIST_TARGET; N, evenly spaced ones of "
-        "TRAIN.SET_TARGET, or 'random N', by TRAIN.RANDOM_SEED; or 'all', each of those that have a label file; empty: none.",
+        "TRAIN.SET_TARGET, or 'random N', by TRAIN.RANDOM_SEED; or 'all', each of those that have a label file; empty: none. Of "
+        "several targets, of each.",
         path=True,
         digits=True,
+        each="target",
     ),
     "ON_BAD_FILE": Option(
         "fail",
@@ -101,12 +110,12 @@ OPTIONS: dict[str, Any] = {
     "NUM_WORKERS": Option(
         4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0, role="run"
     ),
-    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each=True),
-    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True),
+    "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each="source"),
+    "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True, each="target"),
     "DATA_LIST_SOURCE": Option(
-        "", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True, each=True
+        "", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True, each="source"
     ),
-    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True),
+    "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True, each="target"),
     "NUM_CLASSES": Option(
         16,
         "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES holds.",
@@ -174,8 +183,8 @@ OPTIONS: dict[str, Any] = {
         ),
     },
     "TRAIN": {
-        "SET_SOURCE": Option("all", "Split of the source dataset.", each=True),
-        "SET_TARGET": Option("train", "Split of the target dataset."),
+        "SET_SOURCE": Option("all", "Split of the source dataset.", each="source"),
+        "SET_TARGET": Option("train", "Split of the target dataset.", each="target"),
         "BATCH_SIZE_SOURCE": Option(
             1,
             "Source images in a forward pass, those of all processes together, which get equally many.",
@@ -195,9 +204,9 @@ OPTIONS: dict[str, Any] = {
         "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INFO_SOURCE": Option(
-            "", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True, each=True
+            "", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True, each="source"
         ),
-        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True),
+        "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True, each="target"),
         "IMG_MODE": Option(
             "", "Channel order and normalization; empty: what the model's weights were trained with.", choices=("", "BGR", "RGB")
         ),
@@ -433,7 +442,7 @@ OPTIONS: dict[str, Any] = {
         "RESTORE_FROM": Option(
             (), "Weights of each member; empty: the last snapshot of this run.", element=str, role="run", path=True
         ),
-        "SET_TARGET": Option("val", "Split of the target dataset.", role="score"),
+        "SET_TARGET": Option("val", "Split of the target dataset.", role="score", each="target"),
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1, role="run"),
         "PROTOCOL": Option(
             "",
@@ -456,7 +465,7 @@ OPTIONS: dict[str, Any] = {
             role="score",
             length=2,
         ),
-        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split.", role="score", path=True),
+        "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split.", role="score", path=True, each="target"),
         "RESAMPLE": Option(
             "bicubic",
             "Filter that resizes images: Pillow's, or 'bilinear_aliased', which reads the four nearest pixels only "

@@ -1,4 +1,4 @@
-"""Several labelled datasets as one."""
+"""Several datasets of one role as one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,24 @@ from dada.label_sets import LabelSet
 class Joined(Dataset):
     """The samples of the first of `parts`, then those of the next, and so on; each under the transform of its part.
 
+    Args:
+        shares: in what proportion training draws from the parts; empty: equally often.
+
     Raises:
         ValueError: their classes differ.
     """
 
-    def __init__(self, parts: Sequence[SegmentationDataset]) -> None:
+    skip_bad_files = False  # as of a SegmentationDataset; samples of training steps go by that of their part
+
+    def __init__(self, parts: Sequence[SegmentationDataset], shares: Sequence[float] = ()) -> None:
         self.parts = list(parts)
+        self.shares = list(shares) or [1.0] * len(self.parts)
         self._first = list(accumulate((len(part) for part in parts), initial=0))
         for part in parts[1:]:
             if part.classes.names != self.classes.names:
                 raise ValueError(
                     f"the classes of {parts[0].title} are {', '.join(self.classes.names)}, those of {part.title} "
-                    f"{', '.join(part.classes.names)}: all sources must have the same, in the same order"
+                    f"{', '.join(part.classes.names)}: all must have the same, in the same order"
                 )
 
     @property

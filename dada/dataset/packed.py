@@ -132,6 +132,15 @@ class Pack:
             raise ValueError(f"{name} in {self.path} is decoded: there is no file to read. Set the original folder.")
         return self._bytes(name).tobytes()
 
+    def size(self, name: str) -> int:
+        """Bytes of the pixels."""
+        return self.files[name].bytes
+
+    def checksum(self, name: str) -> str:
+        """The same for the same pixels; a file that could not be read is like no other."""
+        entry = self.files[name]
+        return f"{self.path} {name}" if entry.kind == BROKEN else f"{entry.kind} {entry.shape} {entry.crc}"
+
     def check(self) -> None:
         """Raise ValueError at the first file whose checksum is wrong."""
         for name in self.files:

@@ -19,12 +19,14 @@ in a process, and opened once; a forked loader process shares the index and open
 from __future__ import annotations
 
 import fnmatch
+import hashlib
 import os
 import posixpath
 import re
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +97,39 @@ def read_bytes(path: str | Path) -> bytes:
         if inner in archive.files:
             return archive.read(inner)
     raise FileNotFoundError(f"{path} not found")
+
+
+def same_files(files: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+    """Those of `files` that are among `others`, or have the content of one; with the other file, or itself if it is the same.
+
+    Only files of equal size are read; of pictures in packed copies the checksums are compared.
+    """
+    places, sizes = {os.path.realpath(path) for path in others}, {path: _size(path) for path in files}
+    lengths = set(sizes.values()) & set(map(_size, others))
+    copies = {_content(path): path for path in others if _size(path) in lengths}
+    found = {}
+    for path, size in sizes.items():
+        if os.path.realpath(path) in places:
+            found[path] = path
+        elif size in lengths and (other := copies.get(_content(path))):
+            found[path] = other
+    return found
+
+
+def _size(path: str) -> int:
+    """Bytes of the file, or of the pixels of a picture in a packed copy."""
+    if os.path.isfile(path):
+        return os.path.getsize(path)
+    for archive, inner in _in_archives(path):
+        if inner in archive.files:
+            return archive.size(inner)
+    raise FileNotFoundError(f"{path} not found")
+
+
+def _content(path: str) -> str:
+    """The same for files of the same content, and for pictures of packed copies with the same pixels."""
+    place = _in_pack(path)
+    return place[0].checksum(place[1]) if place else hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def decoded_pixels(path: str | Path, kind: str) -> np.ndarray | None:
@@ -271,6 +306,9 @@ class _Archive:
             else:
                 self.folders.setdefault(name, {})
             add_to_folders(self.folders, name, is_folder)
+
+    def size(self, name: str) -> int:
+        return self.files[name].file_size
 
     def read(self, name: str) -> bytes:
         entry = self.files[name]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,19 +21,30 @@ from dada.parallel.ranks import is_main, joint_sum
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A confusion matrix (rows: labels) with what follows from it; IoU in 0..1, NaN for absent classes."""
+    """A confusion matrix (rows: labels) with what follows from it; IoU in 0..1, NaN for absent classes.
+
+    Of several datasets, IoU and mIoU are the means of theirs, and the matrix is the sum.
+    """
 
     confusion: Tensor
     classes: LabelSet
     rule: str = "ignore"  # what pixels of classes outside the label set count for, see dada.evaluation.metrics
+    parts: Mapping[str, Evaluation] = field(default_factory=dict)  # of several datasets, each by itself
 
     @property
     def iou(self) -> np.ndarray:
-        return iou(self.confusion, rule=self.rule)
+        if not self.parts:
+            return iou(self.confusion, rule=self.rule)
+        found = np.stack([part.iou for part in self.parts.values()])
+        there = (~np.isnan(found)).sum(axis=0)  # each class is the mean of the datasets that have it
+        return np.divide(np.nansum(found, axis=0), there, out=np.full(there.shape, np.nan), where=there > 0)
 
     @property
     def means(self) -> dict[str, float]:
         """mIoU over every label set that follows from the counts, by its number of classes: 16, 13 and 7 from 16."""
+        if self.parts:
+            found = [part.means for part in self.parts.values()]
+            return {name: float(np.mean([means[name] for means in found])) for name in found[0]}
         return {name: mean_iou(values) for name, values in self._scored.items()}
 
     @property
@@ -60,7 +71,7 @@ class Evaluation:
     @property
     def miou(self) -> float:
         """mIoU over all classes of the label set."""
-        return mean_iou(self.iou)
+        return next(iter(self.means.values())) if self.parts else mean_iou(self.iou)
 
     def headline(self, digits: int = 2) -> str:
         """ "mIoU 54.13", or "mIoU 54.13 over 15 of 16 classes"."""
@@ -68,12 +79,14 @@ class Evaluation:
         return f"mIoU {100 * self.miou:.{digits}f}" + ("" if covered == classes else f" over {covered} of {classes} classes")
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON: percentages, None for absent classes, and the counts themselves."""
+        """For JSON: percentages, None for absent classes, and the counts themselves; of several datasets also of each."""
+        parts = {"datasets": {name: part.as_dict() for name, part in self.parts.items()}} if self.parts else {}
         return {
             "mIoU": {name: _percent(value) for name, value in self.means.items()},
             "classes_in_mean": self.covered,
             "IoU": dict(zip(self.classes.names, map(_percent, self.iou.tolist()))),
             "confusion": self.confusion.tolist(),
+            **parts,
         }
 
 
@@ -115,6 +128,15 @@ def evaluate(
     if joint_sum(torch.tensor(seen)) == 0:
         raise ValueError("nothing to evaluate: the test split is empty")
     return Evaluation(joint_sum(total), classes, rule)
+
+
+def mean_over(found: Mapping[str, Evaluation]) -> Evaluation:
+    """The evaluation of several datasets, by name, whose classes are the same; of one its own."""
+    first, *others = found.values()
+    if not others:
+        return first
+    confusion = torch.stack([one.confusion for one in found.values()]).sum(dim=0)
+    return Evaluation(confusion, first.classes, first.rule, found)
 
 
 def table(columns: dict[str, Evaluation]) -> str:

@@ -35,12 +35,17 @@ class EvalReport:
     @property
     def iou(self) -> dict[str, float]:
         """In percent, by class; NaN for those that are absent."""
-        return {name: float("nan") if value is None else float(value) for name, value in self.content["IoU"].items()}
+        return {name: _percent(value) for name, value in self.content["IoU"].items()}
 
     @property
     def means(self) -> dict[str, float]:
         """mIoU in percent, by the number of classes; the first is that of all."""
-        return {name: float("nan") if value is None else float(value) for name, value in self.content["mIoU"].items()}
+        return {name: _percent(value) for name, value in self.content["mIoU"].items()}
+
+    @property
+    def datasets(self) -> dict[str, float]:
+        """mIoU in percent over all classes on each of several targets, whose mean is that of `means`; empty for one."""
+        return {name: _percent(next(iter(one["mIoU"].values()))) for name, one in self.content.get("datasets", {}).items()}
 
     @property
     def covered(self) -> dict[str, int]:
@@ -63,6 +68,10 @@ class EvalReport:
             with suppress(ValueError, OSError):  # of another version, or with an info file that is elsewhere
                 candidates.insert(0, classes_of(cfg_from_dict(cfg, str(self.path), default_cfg())))
         return next((c for c in candidates if c.names == names), None) or own_classes(names, ())
+
+
+def _percent(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def read_report(path: str | Path) -> EvalReport:

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from dada.build import build_network, eval_loader
+from dada.build import build_network, eval_loaders
 from dada.config import option_value, plain_cfg
 from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
 from dada.dataset.conventions import warn_of_foreign_ids
-from dada.evaluation.evaluator import Evaluation, evaluate, table, to_json
+from dada.evaluation.evaluator import Evaluation, evaluate, mean_over, table, to_json
 from dada.evaluation.predictor import Predictor
 from dada.files import write_whole
 from dada.model.torch_files import read_torch_file
@@ -82,6 +82,8 @@ def protocol(cfg: Any) -> dict[str, Any]:
 def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
     """Evaluate what TEST.MODE names, print the tables and write `test_<snapshot>.json` beside each snapshot's folder.
 
+    Each of several targets is evaluated by itself; what counts is the mean of their mIoU.
+
     "single" evaluates TEST.RESTORE_FROM as one ensemble, or the last snapshot of the run. "best" evaluates every
     snapshot of the run; the last one stays the headline, since picking the best snapshot uses the target labels that
     the method must do without.
@@ -100,10 +102,13 @@ def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
     results = {}
     for group in groups:
         predictor = load_predictor(cfg, group, device)
-        loader = eval_loader(cfg, predictor.networks[0].normalization)
-        if not results and is_main():
-            warn_of_foreign_ids(loader.dataset)
-        evaluation = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
+        loaders = eval_loaders(cfg, predictor.networks[0].normalization)
+        found = {}
+        for target, loader in loaders.items():
+            if not results and is_main():
+                warn_of_foreign_ids(loader.dataset)
+            found[target] = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
+        evaluation = mean_over(found)
         name = "+".join(path.stem for path in group)
         results[name] = evaluation
         if is_main():
@@ -127,7 +132,7 @@ def _report(cfg: Any, run: Run, name: str, checkpoints: list[Path], evaluation: 
     }
     path = run.snapshots / f"test_{name}.json"
     write_whole(path, to_json(result))  # first: a closed pipe or a full log must not cost hours of evaluation
-    print(table({name: evaluation}))
+    print(table({**evaluation.parts, "mean": evaluation} if evaluation.parts else {name: evaluation}))
     print(f"protocol: {settings['PROTOCOL']}\n  " + ", ".join(f"{k} {v}" for k, v in settings.items() if k != "PROTOCOL"))
     for file, how in chosen.items():
         if how and how["by"]["split"].startswith("target:"):

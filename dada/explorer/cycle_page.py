@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from dada.build import build_network
-from dada.config import sources
+from dada.config import each_dataset
 from dada.explorer.pairs import Pair, View, datasets, read_pairs
 from dada.explorer.prepare import LEVELS, reduce, ways
 from dada.figures.web import data_uri, page_part, script_json
@@ -45,13 +45,17 @@ def explore(
     about = {
         "network": cfg.TRAIN.MODEL,
         "checkpoint": Path(checkpoint).name,
-        "source": f"{source.title}, {', '.join(dict.fromkeys(one.TRAIN.SET_SOURCE for one in sources(cfg)))}",
-        "target": f"{target.title}, {cfg.TEST.SET_TARGET if with_target_labels else cfg.TRAIN.SET_TARGET}",
+        "source": f"{source.title}, {_splits(cfg, 'source')}",
+        "target": f"{target.title}, {_splits(cfg, 'target', 'TEST' if with_target_labels else 'TRAIN')}",
     }
     with matmul_precision(cfg.TRAIN.MATMUL_PRECISION, device):
         read = read_pairs(network, source, target, pairs, device)
         text = page(read, pairs, source.classes, alpha, about, megabytes)
     write_whole(Path(out), text.encode())
+
+
+def _splits(cfg: Any, role: str, section: str = "TRAIN") -> str:
+    return ", ".join(dict.fromkeys(one[section][f"SET_{role.upper()}"] for one in each_dataset(cfg, role)))
 
 
 def page(

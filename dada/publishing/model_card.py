@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from dada.config import source_names, sources
+from dada.config import each_dataset, in_words
 
 _METHODS = {
     "source_only": "learnt on the labelled source alone",
@@ -25,6 +26,7 @@ def model_card(
     checkpoint: str,
     sha256: str,
     iteration: int | None = None,
+    merged: Mapping[str, Any] | None = None,
     test: Mapping[str, Any] | None = None,
     licence: str = "",
     encoder_licence: str = "",
@@ -38,6 +40,7 @@ def model_card(
         commit: of the code, None where it is not known.
         checkpoint, sha256: name and hash of the file that the weights come from.
         iteration: at which it was saved, if it says so.
+        merged: what it is an average of, if it is one, as a snapshot of `dada merge` says.
         test: mIoU, protocol and seed of the checkpoint's own test; None if it was never tested.
         licence: under which the weights are released.
         encoder_licence: of the pretrained weights that the encoder started from.
@@ -46,11 +49,11 @@ def model_card(
     facts = {
         "Network": f"`{train.MODEL}`{', two heads' if train.MULTI_LEVEL else ''}{', depth block' if cfg.USE_DEPTH else ''}",
         "Classes": f"{len(classes)}: {', '.join(classes)}",
-        "Labelled source": " and ".join(f"{one.SOURCE}, split `{one.TRAIN.SET_SOURCE}`" for one in sources(cfg))
-        + (", with depth" if cfg.USE_DEPTH else ""),
-        "Unlabelled target": f"{cfg.TARGET}, split `{train.SET_TARGET}`",
-        **({"Labelled target": f"some images, TARGET_LABELLED `{cfg.TARGET_LABELLED}`"} if cfg.TARGET_LABELLED else {}),
+        "Labelled source": _data(cfg, "source") + (", with depth" if cfg.USE_DEPTH else ""),
+        "Unlabelled target": _data(cfg, "target"),
+        **({"Labelled target": f"some images, TARGET_LABELLED `{in_words(cfg.TARGET_LABELLED)}`"} if cfg.TARGET_LABELLED else {}),
         "Method": _method(cfg),
+        **({"Merged from": _merged(merged)} if merged else {}),
         "Iterations": f"{iteration}" if iteration else "not stated in the file",
         "Seed": f"{train.RANDOM_SEED}",
         "Started from": {"random": "random weights", "": "random weights, or weights that the cfg does not name"}.get(
@@ -62,9 +65,27 @@ def model_card(
     }
     if cfg.IMPORTS:
         facts["Trained with code of its own"] = f"{', '.join(cfg.IMPORTS)}, not part of this file"
-    lines = [f"# {source_names(cfg)} to {cfg.TARGET}: {train.MODEL}", "", "| | |", "|---|---|"]
+    lines = [f"# {in_words(cfg.SOURCE)} to {in_words(cfg.TARGET)}: {train.MODEL}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join([*lines, "", *_result(test), "", *_licence(cfg, licence, encoder_licence), "", *_use()]) + "\n"
+
+
+def _data(cfg: Any, role: str) -> str:
+    key = role.upper()
+    return " and ".join(f"{one[key]}, split `{one.TRAIN[f'SET_{key}']}`" for one in each_dataset(cfg, role))
+
+
+def _merged(said: Mapping[str, Any]) -> str:
+    """Which files, how, and whose statistics its batch norms have."""
+    files = ", ".join(f"`{'/'.join(Path(one['file']).parts[-2:])}` (sha256 `{one['sha256']}`)" for one in said["files"])
+    how = f"{said['how']} average" + (f" by {said['by']}" if "by" in said else "")
+    used = sorted({number for numbers in said["parts"].values() for number in numbers})
+    left = f", of which it took {len(used)}" if len(used) < len(said["files"]) else ""
+    statistics = said.get("statistics")
+    refreshed = (
+        f"; batch norm refreshed on {statistics['images']} target images, share {statistics['share']:g}" if statistics else ""
+    )
+    return f"{how} of {files}{left}{refreshed}"
 
 
 def _method(cfg: Any) -> str:
@@ -84,13 +105,19 @@ def _result(test: Mapping[str, Any] | None) -> list[str]:
     protocol = test["protocol"]
     # Reports of earlier versions name no protocol.
     name, target, split = (protocol.get(key, "not stated") for key in ("PROTOCOL", "TARGET", "SET_TARGET"))
-    lines = ["## Result", "", f"On {target}, split `{split}`, in percent:", ""]
-    lines += ["| class | IoU |", "|---|---|"]
-    shown, covered = dict(test["IoU"]), test.get("classes_in_mean", {})
-    for count, value in test["mIoU"].items():
+    lines = ["## Result", "", f"On {in_words(target)}, split `{in_words(split)}`, in percent:", ""]
+    columns = {**test.get("datasets", {}), "mean" if "datasets" in test else "IoU": test}
+    lines += [f"| class | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    shown, covered = (
+        {name: [one["IoU"][name] for one in columns.values()] for name in test["IoU"]},
+        test.get("classes_in_mean", {}),
+    )
+    for count in test["mIoU"]:
         fewer = covered.get(count, int(count)) != int(count)
-        shown[f"**mIoU, {f'{covered[count]} of ' if fewer else ''}{count} classes**"] = value
-    lines += [f"| {name} | {'-' if value is None else f'{value:.2f}'} |" for name, value in shown.items()]
+        name_of_mean = f"**mIoU, {f'{covered[count]} of ' if fewer else ''}{count} classes**"
+        shown[name_of_mean] = [one["mIoU"][count] for one in columns.values()]
+    for row, values in shown.items():
+        lines.append(f"| {row} | {' | '.join('-' if value is None else f'{value:.2f}' for value in values)} |")
     settings = ", ".join(f"{k} {v}" for k, v in protocol.items() if k not in ("PROTOCOL", "TARGET", "SET_TARGET"))
     return [*lines, "", f"Protocol: {name}. {settings}."]
 
@@ -100,8 +127,8 @@ def _licence(cfg: Any, licence: str, encoder_licence: str) -> list[str]:
     if encoder_licence:
         lines.append(f"Of the pretrained encoder that they started from: {encoder_licence}.")
     lines.append(
-        f"The terms of {source_names(cfg)} and of {cfg.TARGET} may bind what is learnt from them; whether they allow your use "
-        "is for you to check."
+        f"The terms of {in_words(cfg.SOURCE)} and of {in_words(cfg.TARGET)} may bind what is learnt from them; whether they "
+        "allow your use is for you to check."
     )
     return lines
 

@@ -70,7 +70,7 @@ def write_release(cfg: Any, checkpoint: str | Path, out: str | Path, licence: st
         commit=git_commit(),
         checkpoint=checkpoint.name,
         sha256=digest,
-        iteration=_iteration(checkpoint),
+        **_said_of(checkpoint),
         test=test,
         licence=licence,
         encoder_licence=metadata.get("encoder_licence", ""),
@@ -94,12 +94,12 @@ def encoder_licence(cfg: Any) -> str:
     return licence_of(cfg.TRAIN.MODEL[len("timm:") :]).name or "unknown"
 
 
-def _iteration(checkpoint: Path) -> int | None:
-    if checkpoint.suffix == ".safetensors":
-        return None
-    content = read_torch_file(checkpoint)
-    found = content.get("iter") if isinstance(content, Mapping) else None
-    return found if type(found) is int else None
+def _said_of(checkpoint: Path) -> dict[str, Any]:
+    """Iteration of a snapshot, and what it is merged from, where it says so."""
+    content = {} if checkpoint.suffix == ".safetensors" else read_torch_file(checkpoint)
+    iteration, merged = (content.get(key) if isinstance(content, Mapping) else None for key in ("iter", "merged"))
+    whole = isinstance(merged, Mapping) and {"files", "how", "parts"} <= merged.keys()
+    return {"iteration": iteration if type(iteration) is int else None, "merged": merged if whole else None}
 
 
 def portable_cfg(cfg: Any) -> dict[str, Any]:
@@ -120,4 +120,4 @@ def _test_of(checkpoint: Path, digest: str) -> dict[str, Any] | None:
     if [tested["sha256"] for tested in report["checkpoints"]] != [digest]:
         log.warning("%s reports on another file of this name; it is left out", path)
         return None
-    return {key: report[key] for key in ("mIoU", "classes_in_mean", "IoU", "protocol", "seed") if key in report}
+    return {key: report[key] for key in ("mIoU", "classes_in_mean", "IoU", "datasets", "protocol", "seed") if key in report}

@@ -232,6 +232,8 @@ def _classes(groups: Sequence[Group]) -> str:
         covered = _covered(groups, count)
         name = f"mIoU {count}" + ("" if covered == count else f", over {covered} classes")
         rows.append(_row(name, _scores([g.score(f"mIoU {count}") for g in groups]), "mean" if k == 0 else ""))
+    for of in dict.fromkeys(of for g in groups for run in g.runs if run.headline for of in run.headline.datasets):
+        rows.append(_row(escape(f"mIoU on {of}"), _scores([g.score(f"mIoU on {of}") for g in groups])))
     return _table(["IoU (%)", *_heads(groups)], rows)
 
 

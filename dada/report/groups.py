@@ -37,11 +37,12 @@ class Group:
         return comparable(self.runs[0])
 
     def score(self, name: str) -> Value:
-        """IoU of a class, or "mIoU 16", in percent."""
+        """IoU of a class, "mIoU 16", or of several targets "mIoU on A", in percent."""
         values = []
         for run in self.runs:
             if run.headline is not None:
-                scores = {**run.headline.iou, **{f"mIoU {count}": v for count, v in run.headline.means.items()}}
+                means = {**run.headline.means, **{f"on {name}": v for name, v in run.headline.datasets.items()}}
+                scores = {**run.headline.iou, **{f"mIoU {name}": v for name, v in means.items()}}
                 values.append(scores.get(name, np.nan))
         return value_of(values)
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,8 @@ def _take(path: Path) -> None:
         except FileExistsError:
             pass
         try:
-            owner = json.loads(path.read_text(encoding="utf-8"))
+            said = path.read_text(encoding="utf-8")
+            owner = json.loads(said)
             host, pid, started = owner["host"], owner["pid"], owner["started"]
         except FileNotFoundError:
             continue  # given back meanwhile
@@ -76,7 +78,23 @@ def _take(path: Path) -> None:
                 f"--exp-suffix. If that process is gone, delete {path}."
             )
         log.warning("the process that locked %s, %d on host %s, is gone: its lock is taken over", path.parent, pid, host)
-        path.unlink(missing_ok=True)
+        _remove(path, said)
+
+
+def _remove(path: Path, said: str) -> None:
+    """Remove the lock that says so, if it is still there.
+
+    Several processes may have read it: one of them at a time looks again, and removes nothing that another has put there. What
+    lets only one look is a lock too, which is taken over in the same way if its process ends.
+    """
+    looking = path.with_name(f".{path.name}.{hashlib.sha256(said.encode()).hexdigest()[:16]}.part")
+    _take(looking)
+    try:
+        with suppress(FileNotFoundError):
+            if path.read_text(encoding="utf-8") == said:
+                path.unlink()
+    finally:
+        looking.unlink(missing_ok=True)
 
 
 def _slurm_job() -> dict[str, str | int]:

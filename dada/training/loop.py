@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device
-from dada.config import imported_sources, plain_cfg, save_cfg, sources
+from dada.config import each_dataset, imported_sources, in_words, plain_cfg, save_cfg
 from dada.dataset.conventions import warn_of_foreign_ids
 from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
@@ -238,12 +238,15 @@ class Training:
             if not saved:
                 self._begin_with_statistics(self._adabn)
             self._adabn = None
-        parts = () if source is None else zip(parts_of(source.dataset), sources(cfg))
-        self._images = [f"{part.title} {one.TRAIN.SET_SOURCE}, {len(part)} labelled images" for part, one in parts]
-        if target is not None:
-            self._images.append(f"{target.dataset.title} {cfg.TRAIN.SET_TARGET}, {len(target.dataset)} images without labels")
+        self._images = [
+            f"{part.title} {one.TRAIN[f'SET_{role.upper()}']}, {len(part)} {images}"
+            for role, loader, images in (("source", source, "labelled images"), ("target", target, "images without labels"))
+            if loader is not None
+            for part, one in zip(parts_of(loader.dataset), each_dataset(cfg, role))
+        ]
         if labelled is not None:
-            self._images.append(f"{len(labelled.dataset)} of the target with labels (TARGET_LABELLED {cfg.TARGET_LABELLED})")
+            asked = in_words(cfg.TARGET_LABELLED)
+            self._images.append(f"{len(labelled.dataset)} of the target with labels (TARGET_LABELLED {asked})")
         self._data = {f"{name} images": fingerprint(loader) for name, loader in loaders.items()}
         self._data |= {f"IMPORTS {name}": sha256(code).hexdigest() for name, code in imported_sources(cfg).items()}
         own_seed(cfg.TRAIN.RANDOM_SEED, rank(), self.start)

@@ -80,10 +80,11 @@ class Monitor:
             self._writer.add_scalar("cost/peak memory (GB)", peak / 1e9, iteration)
 
     def evaluation(self, iteration: int, found: Evaluation) -> None:
-        """mIoU and confusion matrix of an evaluation in training."""
+        """mIoU, of several datasets also that of each, and confusion matrix of an evaluation in training."""
         if self._folder is not None:
-            for name, value in found.means.items():
-                self._writer.add_scalar(f"eval/mIoU {name}", value, iteration)
+            for of, one in {"": found, **{f"{name}/": part for name, part in found.parts.items()}}.items():
+                for name, value in one.means.items():
+                    self._writer.add_scalar(f"eval/{of}mIoU {name}", value, iteration)
             self._drawing.draw("Confusion - evaluation", iteration, draw_confusion, found.confusion.numpy(), found.classes)
 
     def by_class(self, iteration: int, step: Step, notes: Notes) -> None:

@@ -17,13 +17,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
-from dada.build import cudnn_search, eval_loader
+from dada.build import cudnn_search, eval_loaders
 from dada.config import plain_cfg
 from dada.dataset.conventions import warn_of_foreign_ids
-from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
-from dada.evaluation.evaluator import Evaluation, evaluate
+from dada.evaluation.evaluator import Evaluation, evaluate, mean_over
+from dada.evaluation.predictor import Predictor
 from dada.evaluation.tester import build_predictor, protocol
 from dada.parallel.distributed import greatest
 from dada.parallel.ranks import is_main
@@ -55,10 +56,10 @@ class Validation:
         if role == "source" and cfg.TRAIN.SOURCE_FREE:
             raise ValueError(f"TRAIN.SOURCE_FREE opens no file of the source, but TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}")
         self._cfg, self._device, self._path = cfg, device, folder / BEST
-        self._loader = eval_loader(cfg, network.normalization, role, split)
+        self._loaders = eval_loaders(cfg, network.normalization, role, split)
         if is_main():
-            for part in parts_of(self._loader.dataset):
-                warn_of_foreign_ids(part)
+            for loader in self._loaders.values():
+                warn_of_foreign_ids(loader.dataset)
         self._measured = {"split": cfg.TRAIN.EVAL_SPLIT, **protocol(cfg)}
         self._last, self._best = 0, None  # iterations; the best as {"iter", "mIoU"}
         if state is not None and state["measured"] == self._measured:
@@ -95,9 +96,10 @@ class Validation:
         try:
             copied = copy.deepcopy(network()).eval()
             predictor = build_predictor(self._cfg, [copied], [1.0], self._device)
-            batches = _until(interrupted, self._loader)
             with cudnn_search(False):  # unlike those of training, the images of a test may be of many sizes
-                found = evaluate(predictor, batches, self._loader.dataset.classes, self._device, self._cfg.TEST.CLASS_RULE)
+                found = mean_over(
+                    {name: self._evaluated(predictor, loader, interrupted) for name, loader in self._loaders.items()}
+                )
         finally:
             set_rng_state(rng, self._device)
         if greatest(int(interrupted())):
@@ -111,6 +113,10 @@ class Validation:
                 content = snapshot(self._path.parent, copied, done, plain_cfg(self._cfg))
                 save_whole(self._path, {**content, "chosen": chosen})
         return found
+
+    def _evaluated(self, predictor: Predictor, loader: DataLoader, interrupted: Callable[[], bool]) -> Evaluation:
+        batches = _until(interrupted, loader)
+        return evaluate(predictor, batches, loader.dataset.classes, self._device, self._cfg.TEST.CLASS_RULE)
 
 
 def _until(interrupted: Callable[[], bool], batches: Iterable[Batch]) -> Iterator[Batch]:
