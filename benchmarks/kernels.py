@@ -23,16 +23,27 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, CompiledKernel
 
-from dada.domain_adaptation.association import argmax_kernel, pull_kernel, softmax_kernel
+from dada.domain_adaptation.association import argmax_kernel, pull_kernel, softmax_kernel, stripe_kernel
 
 GPUS = (80, 90)
 CHANNELS = 32  # of a block that holds all: 19 classes
 # Arguments that are not named here, and that no flag leaves out, are pointers to float32.
-INTEGERS = dict.fromkeys(("best_of_row_ptr", "best_of_column_ptr", "chosen_ptr"), "*i64") | dict.fromkeys("CNM", "i32")
+PLACES = "best_of_row_ptr", "best_of_column_ptr", "chosen_ptr", "back_chosen_ptr"
+INTEGERS = dict.fromkeys(PLACES, "*i64") | dict.fromkeys("CNM", "i32")
 SOFTMAX, PULL = softmax_kernel.softmax_kernel, pull_kernel.pull_kernel
 PLAIN = {"CHANNELS": CHANNELS, "EPS": 1e-10}
+STRIPE = {"EPS": 1e-10, "ROUNDING": stripe_kernel.ROUNDING}
+ONE_WAY = dict.fromkeys(x for x in stripe_kernel.stripe_kernel.arg_names if x.startswith(("weight", "back"))) | {"BOTH": False}
 KERNELS = (
     ("argmax", argmax_kernel.most_similar_kernel, argmax_kernel.CONFIGS, {"COLUMNS_TOO": True}),
+    *(
+        (f"stripe, {name}", stripe_kernel.stripe_kernel, stripe_kernel.CONFIGS, STRIPE | flags)
+        for name, flags in (
+            ("statistics", {"TILE": False, **ONE_WAY}),
+            ("softmax", {"TILE": True, **ONE_WAY}),
+            ("gradient", {"TILE": True, "BOTH": True}),
+        )
+    ),
     (
         "softmax, mixing",
         SOFTMAX,

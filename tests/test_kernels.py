@@ -1,13 +1,14 @@
-"""The Triton kernel that finds cycles is the argmax of the dense form: in Triton's interpreter, or on a GPU if there is one."""
+"""The kernels of Triton give what the dense form gives: in Triton's interpreter, or on a GPU if there is one."""
 
 import pytest
 import torch
-from test_streaming_association import random_case
+from test_streaming_association import random_case, run
 
-from dada.domain_adaptation.association import aggregation, form, streamed_loss
+from dada.domain_adaptation.association import aggregation, both_ways, check, form, products, streamed_loss, tiles
 from dada.domain_adaptation.contrastive_learning import cycle_associate, dense_aggregation, direction, similarity
 
 pytest.importorskip("triton", exc_type=ImportError)
+from dada.domain_adaptation.association import stripe_kernel
 from dada.domain_adaptation.association.argmax_kernel import most_similar
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -62,41 +63,121 @@ def test_a_map_of_zeros_chooses_the_first_pixel_and_is_not_usable():
     assert not j.any() and not back.any() and not usable.any()
 
 
-# ---- aggregation and loss of few channels ---------------------------------------------------------
+# ---- aggregation and loss: all of it for few channels, stripes of cosines ---------------------------
 
 
 SIZES = ((7, 5), (3, 6)), ((1, 1), (2, 3)), ((8, 8), (5, 7)), ((4, 9), (1, 1))
+FEWER = ((3, 5), (2, 4)), ((1, 1), (2, 3)), ((3, 3), (1, 1))  # a program for each row: the interpreter takes 5 ms
+CASES = [(metric, *case) for metric, sizes in (("kl", SIZES), ("cos", FEWER)) for case in enumerate(sizes)]
+
+
+@pytest.fixture
+def low_stripes(monkeypatch):
+    """Of a few rows, the last one lower; and the plain forms of what the kernels do are not there."""
+    monkeypatch.setattr(tiles, "stripe_height", lambda *_: 4)
+    for module, name in ((tiles, "_softmax_"), (both_ways, "_both_"), (both_ways, "_other_softmax_")):
+        monkeypatch.setattr(module, name, None)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
-@pytest.mark.parametrize("seed", range(4))
-def test_aggregation_and_its_gradient_are_those_of_the_dense_form(seed, alpha):
-    x = random_case(seed, 2, 3 + 6 * seed, *SIZES[seed], "kl")[0].requires_grad_()
-    want = dense_aggregation(x, alpha, "kl")
+@pytest.mark.parametrize("metric, seed, sizes", CASES)
+def test_aggregation_and_its_gradient_are_those_of_the_dense_form(metric, seed, sizes, alpha, low_stripes):
+    x = random_case(seed, 2, 3 + 6 * seed, *sizes, metric)[0]
+    if metric == "cos":
+        x[0, :, 0, 0] = 0
+    x.requires_grad_()
+    want = dense_aggregation(x, alpha, metric)
     grad_mixed = torch.randn(want.shape, generator=torch.Generator().manual_seed(seed), dtype=want.dtype)
     want_grad = torch.autograd.grad(want, x, grad_mixed)[0]
     p, g = (v.detach().float().to(DEVICE) for v in (x, grad_mixed))
-    mixed, scale, level = aggregation.aggregate(p, "kl", alpha, BY_KERNEL)
-    grad = aggregation.aggregate_backward(p, mixed, scale, level, g, "kl", alpha, BY_KERNEL)
+    mixed, scale, level = aggregation.aggregate(p, metric, alpha, BY_KERNEL)
+    grad = aggregation.aggregate_backward(p, mixed, scale, level, g, metric, alpha, BY_KERNEL)
     torch.testing.assert_close(mixed.cpu().double(), want, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(grad.cpu().double(), want_grad, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_loss_and_gradients_by_given_cycles_are_those_of_the_tiles_in_float64(seed):
-    source, target, _ = random_case(seed, 2, 3 + 6 * seed, *SIZES[seed], "kl")
+@pytest.mark.parametrize("metric, seed, sizes", CASES)
+def test_loss_and_gradients_by_given_cycles_are_those_of_the_tiles_in_float64(metric, seed, sizes, request):
+    source, target, _ = random_case(seed, 2, 3 + 6 * seed, *sizes, metric)
     target[1] = target[1, :, :1, :1]  # pixels alike: rows without contrast
-    j, back, _ = streamed_loss.ways(source, target, "kl")
+    if metric == "cos":
+        source[0, :, 0, 0] = 0
+    j, back, _ = streamed_loss.ways(source, target, metric)
     weight = torch.randint(0, 3, j.shape, generator=torch.Generator().manual_seed(seed)).double()
 
     def results(dtype, device, form, needs=(True, True)):
         s, t, w = (x.to(device, dtype) for x in (source, target, weight))
-        found = streamed_loss.sum_over_cycles(s, t, j.to(device), back.to(device), w, "kl", needs, form)
+        found = streamed_loss.sum_over_cycles(s, t, j.to(device), back.to(device), w, metric, needs, form)
         return [None if x is None else x.cpu().double() for x in found]
 
-    want, got = results(torch.float64, "cpu", form.PLAIN), results(torch.float32, DEVICE, BY_KERNEL)
+    want = results(torch.float64, "cpu", form.PLAIN)
+    request.getfixturevalue("low_stripes")
+    got = results(torch.float32, DEVICE, BY_KERNEL)
     for mine, plain in zip(got, want):
         torch.testing.assert_close(mine, plain, rtol=1e-4, atol=1e-4 * plain.abs().max().item())
     alone = results(torch.float32, DEVICE, BY_KERNEL, (False, True))
     assert alone[1] is None and torch.equal(alone[2], got[2]) and torch.equal(alone[0], got[0])
     assert results(torch.float32, DEVICE, BY_KERNEL, (False, False))[1:] == [None, None]
+
+
+def stripe(rows, columns):
+    g = torch.Generator().manual_seed(0)
+    product, unit = torch.randn(rows, columns, generator=g), torch.rand(columns, generator=g)
+    return [x.to(DEVICE) for x in (product, unit, (product * unit).mean(1), (product * unit).argmax(1))]
+
+
+def test_a_tile_may_be_written_in_bfloat16_and_statistics_are_not(monkeypatch):
+    full, statistics = stripe_kernel.of_rows(*stripe(5, 37))
+    monkeypatch.setattr(products, "rounded_to_half", lambda x: True)
+    half, of_half = stripe_kernel.of_rows(*stripe(5, 37))
+    assert half.dtype is torch.bfloat16 and all(map(torch.equal, of_half, statistics))
+    torch.testing.assert_close(half.float(), full, rtol=2**-7, atol=0)  # the interpreter cuts off where a GPU rounds
+    product, *rest = stripe(5, 37)
+    unwritten, alone = stripe_kernel.of_rows(product, *rest, tile=False)
+    assert torch.equal(unwritten, stripe(5, 37)[0]) and all(map(torch.equal, alone, statistics))
+
+
+def test_float64_is_left_to_tiles(monkeypatch):
+    monkeypatch.setattr(stripe_kernel, "of_rows", None)
+    x = random_case(0, 1, 5, (3, 4), (1, 1), "cos")[0].to(DEVICE)
+    mixed, *_ = aggregation.aggregate(x, "cos", 0.5, BY_KERNEL)
+    torch.testing.assert_close(mixed, dense_aggregation(x, 0.5, "cos"))
+
+
+@pytest.mark.parametrize("error", [0.0, 0.5])
+def test_auto_takes_the_kernel_only_if_no_row_is_wrong(error, monkeypatch, caplog):
+    for name in ("STATIC_DEVICES", "KERNEL_DEVICES"):
+        monkeypatch.setattr(form, name, (DEVICE,))
+    monkeypatch.setattr(form, "can_compile", lambda device: True)
+    monkeypatch.setattr(form, "_compiled", lambda epilogue: epilogue)
+    for name, size in (("SOURCE", (5, 5)), ("TARGET", (3, 9))):
+        monkeypatch.setattr(check, name, size)
+    right = stripe_kernel.of_rows
+
+    def of_rows(*arguments, **options):
+        tile, found = right(*arguments, **options)
+        tile[-1] *= 1 - error
+        return tile, found
+
+    monkeypatch.setattr(stripe_kernel, "of_rows", of_rows)
+    assert check._passes(torch.device(DEVICE), "cos", torch.float32) is not error
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(error)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("metric", ["cos", "kl"])
+def test_in_float32_nothing_waits_and_a_cuda_graph_gives_the_same(metric):
+    case = [x.cuda() for x in random_case(0, 2, 19, (20, 23), (21, 19), metric, dtype=torch.float32)]
+    run(*case, metric=metric, impl="fused")  # compiles, and tries the configurations
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        want, want_grads = run(*case, metric=metric, impl="fused")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        got, grads = run(*case, metric=metric, impl="fused")
+    graph.replay()
+    torch.testing.assert_close(got, want)
+    torch.testing.assert_close(grads, want_grads)

@@ -34,6 +34,7 @@ from dada.matmul_precision import full_float32_products
 
 METRICS = ("cos", "kl")
 EPS = 1e-10  # in log(p + EPS) and std + EPS, as published
+ROUNDINGS = 32  # of a number, that the deviation of a row without contrast may be
 
 
 class Cycles(NamedTuple):
@@ -106,7 +107,7 @@ def rounding_of(mean: Tensor) -> Tensor:
     Similarities are sums of terms of order one, also where they cancel to nearly nothing. So the rounding of
     a row is measured against 1 + |mean|: dividing by a smaller deviation would turn noise into certainty.
     """
-    return 32 * torch.finfo(mean.dtype).eps * (1 + mean.abs())
+    return ROUNDINGS * torch.finfo(mean.dtype).eps * (1 + mean.abs())
 
 
 def dense_aggregation(x: Tensor, alpha: float, metric: str) -> Tensor:

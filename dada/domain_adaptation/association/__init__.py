@@ -11,8 +11,10 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     check.py         whether the fused form gives what the tiled one gives, before "auto" takes it
     cycle_search.py  the cycle of every source pixel
     argmax_kernel.py the same as a kernel of Triton
+    stripe_kernel.py softmax and gradient of a stripe of cosines, by a kernel
     few_channels.py  aggregation and loss of probabilities by kernels
     softmax_kernel.py, pull_kernel.py  these kernels: forward, and the gradient
+    launch.py        how a kernel is started
     streamed_loss.py the loss and its gradient
     both_ways.py     for cosines, both directions of the cycles in one pass
     aggregation.py   spatial aggregation and its gradient

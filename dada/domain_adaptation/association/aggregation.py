@@ -104,6 +104,7 @@ def _unmix_directions(
     """
     unit_N, form = pixels.unit_N, pixels.form
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
+    half = x_CN.dtype is torch.bfloat16  # and so is what is multiplied with it
     numbers = (unit_N, scale_N, math.log(alpha) - level_N, -mean_N * scale_N)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
     parts = even_parts(x_CN.shape[1], pair_side(x_CN.shape[0], x_CN.device))
@@ -118,13 +119,13 @@ def _unmix_directions(
             of_K = Rows(*(v[second].clone() for v in numbers))
             cos_IK, pull_IK, other_IK, *weights = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
             mm(unit_CI.mT, x_CK, out=cos_IK)
-            cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, *(weights or (None, None)), of_I, of_K)
+            cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, *(weights or (None, None)), of_I, of_K, half)
             addmm_(grad_CN[:, second], grad_mixed_CI, weight_IK)  # as values
             if first != second:
                 addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
             mm(scaled_CI.mT, x_CK, out=pull_IK)
             mm(x_CI.mT, grad_mixed_CK, out=other_IK)
-            pull_IK, along_K = form.of(_pull_pair_)(cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K)
+            pull_IK, along_K = form.of(_pull_pair_)(cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K, half)
             addmm_(grad_unit_CI, x_CK, pull_IK.mT)  # as queries and keys
             if first != second:
                 addmm_(grad_CN[:, second], unit_CI, pull_IK)
@@ -145,26 +146,35 @@ class Rows(NamedTuple):
 
 
 def _weigh_pair_(
-    cos_IK: Tensor, weight_IK: Tensor | None, back_IK: Tensor | None, of_I: Rows, of_K: Rows
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Cosines from products with directions I; alpha * the weights of both tiles, in the tiles given, or in new ones."""
+    cos_IK: Tensor, weight_IK: Tensor | None, back_IK: Tensor | None, of_I: Rows, of_K: Rows, half: bool
+) -> tuple[Tensor, ...]:
+    """Cosines from products with directions I; alpha * the weights of both tiles, in the tiles given, or in new ones, which are
+    bfloat16 if `half`, as the products take them.
+    """
     cos_IK = writable(cos_IK)
     cos_IK.mul_(of_K.unit)
+    weight_IK, back_IK = _weights(cos_IK, weight_IK, back_IK, of_I, of_K)
+    return cos_IK, *((weight_IK.bfloat16(), back_IK.bfloat16()) if half else (weight_IK, back_IK))
+
+
+def _weights(cos_IK: Tensor, weight_IK: Tensor | None, back_IK: Tensor | None, of_I: Rows, of_K: Rows) -> tuple[Tensor, Tensor]:
     weight_IK = torch.mul(cos_IK, of_I.scale[:, None], out=weight_IK).add_(of_I.bias[:, None]).exp_()
-    back_IK = torch.addcmul(of_K.bias, cos_IK, of_K.scale, out=back_IK).exp_()
-    return cos_IK, weight_IK, back_IK
+    return weight_IK, torch.addcmul(of_K.bias, cos_IK, of_K.scale, out=back_IK).exp_()
 
 
 def _pull_pair_(
-    cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, pull_IK: Tensor, other_IK: Tensor, of_I: Rows, of_K: Rows
+    cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, pull_IK: Tensor, other_IK: Tensor, of_I: Rows, of_K: Rows, half: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the cosines of both tiles, times the unit of K; and its share along the pixels K."""
-    weight_IK, pull_IK, other_IK = writable(weight_IK), writable(pull_IK), writable(other_IK)
+    pull_IK, other_IK = writable(pull_IK), writable(other_IK)
+    if half:  # once more instead of rounded ones
+        weight_IK, back_IK = _weights(cos_IK, None, None, of_I, of_K)
     pull_IK.add_(of_I.less[:, None]).mul_(weight_IK)  # the scale of I came with the product
     torch.addcmul(of_K.less, other_IK, of_K.scale, out=other_IK)
     pull_IK.addcmul_(other_IK, back_IK)
-    along_K = torch.mul(pull_IK, cos_IK, out=weight_IK).sum(dim=0)
-    return pull_IK.mul_(of_K.unit), along_K
+    along_K = torch.mul(pull_IK, cos_IK, out=other_IK).sum(dim=0)
+    pull_IK.mul_(of_K.unit)
+    return (pull_IK.bfloat16() if half else pull_IK), along_K
 
 
 def pair_side(channels: int, device: torch.device) -> int:

@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dada.domain_adaptation.association.launch import Launcher
+
 NOTHING = -0x7FFFFFFFFFFFFFFF
 # Rows, columns, channels, warps, stages. The first one spills registers on an A100; `benchmarks/kernels.py` shows it.
 BLOCKS = ((128, 128, 32, 8, 3), (128, 128, 16, 8, 4), (128, 64, 32, 8, 3), (64, 128, 32, 8, 3))
@@ -66,8 +68,8 @@ def most_similar_kernel(  # type: ignore[no-untyped-def]
     tl.store(best_of_row_ptr + image * N + n, best_of_row, mask=n < N)
 
 
-# Tried one after the other for new sizes: a maximum that was found before does no harm.
-_tuned = None if triton.knobs.runtime.interpret else triton.autotune(CONFIGS, key=["C", "N", "M"])(most_similar_kernel)
+# A maximum that an earlier try has found does no harm.
+_launch = Launcher(most_similar_kernel, CONFIGS, "CNM", {"ROWS": 16, "COLUMNS": 16, "CHANNELS": 16})
 
 
 def most_similar(
@@ -84,12 +86,8 @@ def most_similar(
     (batch, channels, count), width = rows.shape, columns.shape[2]
     best_of_row = torch.empty(batch, count, dtype=torch.int64, device=rows.device)
     best_of_column = torch.full((batch, width), NOTHING, dtype=torch.int64, device=rows.device)
-    tensors = (x.contiguous() for x in (rows, columns, row_unit, column_unit))
-    arguments = *tensors, best_of_row, best_of_column, channels, count, width, columns_too
-    if _tuned is None:  # Triton's interpreter, on a CPU
-        most_similar_kernel[triton.cdiv(count, 16), batch](*arguments, ROWS=16, COLUMNS=16, CHANNELS=16)
-    else:
-        _tuned[lambda block: (triton.cdiv(count, block["ROWS"]), batch)](*arguments)
+    tensors = rows, columns, row_unit, column_unit, best_of_row, best_of_column
+    _launch(lambda block: (triton.cdiv(count, block["ROWS"]), batch), *tensors, channels, count, width, columns_too)
     return _places(best_of_row), _places(best_of_column)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Directions
-from dada.domain_adaptation.association.products import addmm_, mm
-from dada.domain_adaptation.association.tiles import softmax_, stripes
+from dada.domain_adaptation.association.products import addmm_, mm, operand
+from dada.domain_adaptation.association.tiles import by_kernel, mean_of_rows, softmax_, stripes
 
 
 def sum_both_ways(
@@ -47,22 +47,15 @@ def _there_and_back(
 ) -> Tensor:
     """The same for a source whose first `closed` pixels alone have a weight; gradients are not finished."""
     loss, back = _way_back(source, target, closed, back_T, weight_T)
-    for part, tile_RN, back_RN in stripes(closed, target, tiles=2):
-        j_R, weight_R, rows_CR = j_S[part], weight_S[part], source.rows(part)
-        product_RN = target.product(rows_CR, out_RN=tile_RN)
-        out_RN = None if target.form.compiled else back_RN
-        back_RN = target.form.of(_other_softmax_)(product_RN, back.scale_N, back.bias_N, out_RN)
-        p_RN, softmax = softmax_(product_RN, rows_CR, target, j_R, contrast=True)
-        loss -= weight_R @ softmax.log_p[:, 0]
-        _take_one(p_RN, j_R)
-        row_N = back_T - part.start
-        inside_N = (row_N >= 0) & (row_N < len(j_R))
-        back_RN.scatter_add_(0, (row_N * inside_N)[None], (-back.factor_N * inside_N)[None])
-        grad_RN = target.form.of(_both_)(back_RN, p_RN, weight_R[:, None] * softmax.scale, target.unit_N)
+    for part, *tiles_RN in stripes(closed, target, tiles=1 if by_kernel(target) else 2):
+        rows_CR = source.rows(part)
+        target.product(rows_CR, out_RN=tiles_RN[0])
+        grad_RN, log_p_R = _both_ways(tiles_RN, rows_CR, target, j_S[part], weight_S[part], back, back_T - part.start)
+        loss -= weight_S[part] @ log_p_R
         target.add_column_gradient(rows_CR, grad_RN)
         if source.grad_CN is not None:
             source.add_row_gradient(part, target.gradient_of_rows(grad_RN).mul_(source.unit_N[part]))
-        del product_RN, p_RN, back_RN, grad_RN  # a compiled epilogue writes the next ones elsewhere
+        del grad_RN  # a compiled epilogue writes the next one elsewhere
     return loss
 
 
@@ -81,17 +74,18 @@ def _way_back(source: Directions, target: Directions, closed: int, back_T: Tenso
     loss = weight_T.new_zeros(())
     back = WayBack(torch.zeros_like(weight_T), torch.full_like(weight_T, -torch.inf), torch.zeros_like(weight_T))
     index_K = None if source.form.static else weight_T.nonzero()[:, 0]
-    open_ones = slice(closed, None)
+    open_ones, any_open = slice(closed, None), closed < source.x_CN.shape[1]
     for part, tile_RN in stripes(weight_T.numel() if index_K is None else index_K.numel(), source):
         index = part if index_K is None else index_K[part]
         chosen_R, weight_R, rows_CR = back_T[index], weight_T[index], target.rows(index)
-        p_RN, softmax = softmax_(source.product(rows_CR, out_RN=tile_RN), rows_CR, source, chosen_R, contrast=True)
+        product_RN = source.product(rows_CR, out_RN=tile_RN)
+        p_RN, softmax = softmax_(product_RN, rows_CR, source, chosen_R, contrast=True, tile=any_open)
         loss -= weight_R @ softmax.log_p[:, 0]
         factor_R = weight_R * softmax.scale[:, 0]
         back.scale_N[index] = softmax.scale[:, 0] * target.unit_N[index]
         back.bias_N[index] = factor_R.log() - softmax.level[:, 0]
         back.factor_N[index] = factor_R
-        if closed < source.x_CN.shape[1]:
+        if any_open:
             _take_one(p_RN, chosen_R)
             grad_RN, columns_CN = p_RN[:, open_ones].mul_(source.unit_N[open_ones]), source.columns_CN[:, open_ones]
             if source.grad_CN is not None:
@@ -100,6 +94,32 @@ def _way_back(source: Directions, target: Directions, closed: int, back_T: Tenso
                 target.add_row_gradient(index, mm(grad_RN, columns_CN.mT).mT * (factor_R * target.unit_N[index]))
         del p_RN
     return loss, back
+
+
+def _both_ways(
+    tiles_RN: list[Tensor], rows_CR: Tensor, target: Directions, j_R: Tensor, weight_R: Tensor, back: WayBack, row_N: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The gradient of both directions at the products of a stripe, times the unit of the columns, and log p of the way there.
+
+    Args:
+        tiles_RN: the products, and a tile to use.
+        row_N: where the way back goes, counted from the first row of the stripe.
+    """
+    product_RN = tiles_RN[0]
+    if by_kernel(target):
+        from dada.domain_adaptation.association import stripe_kernel  # needs triton
+
+        mean_R = mean_of_rows(rows_CR, target)
+        grad_RN, (_, _, log_p_R) = stripe_kernel.of_rows(product_RN, target.unit_N, mean_R, j_R, both=(weight_R, *back, row_N))
+        return grad_RN, log_p_R
+    out_RN = None if target.form.compiled else tiles_RN[1]
+    back_RN = target.form.of(_other_softmax_)(product_RN, back.scale_N, back.bias_N, out_RN)
+    p_RN, softmax = softmax_(product_RN, rows_CR, target, j_R, contrast=True)
+    _take_one(p_RN, j_R)
+    inside_N = (row_N >= 0) & (row_N < len(j_R))
+    back_RN.scatter_add_(0, (row_N * inside_N)[None], (-back.factor_N * inside_N)[None])
+    grad_RN = target.form.of(_both_)(back_RN, p_RN, weight_R[:, None] * softmax.scale, target.unit_N)
+    return operand(grad_RN), softmax.log_p[:, 0]
 
 
 def _take_one(p_RN: Tensor, chosen_R: Tensor) -> None:

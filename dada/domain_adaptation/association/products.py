@@ -27,7 +27,11 @@ def rounded_to_half(x: Tensor) -> bool:
 
 def operand(x: Tensor) -> Tensor:
     """`x` as it enters the products: to be kept where several products share it."""
-    return x.bfloat16() if rounded_to_half(x) else x
+    return x.to(operand_type(x))
+
+
+def operand_type(x: Tensor) -> torch.dtype:
+    return torch.bfloat16 if rounded_to_half(x) else x.dtype
 
 
 def mm(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

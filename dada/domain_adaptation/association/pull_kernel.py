@@ -14,7 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dada.domain_adaptation.association.softmax_kernel import launch, padded, pixels
+from dada.domain_adaptation.association.launch import Launcher
+from dada.domain_adaptation.association.softmax_kernel import CONFIGS, SMALL, own_blocks, padded, pixels
 
 
 @triton.jit
@@ -74,6 +75,9 @@ def pull_kernel(  # type: ignore[no-untyped-def]
         tl.store(value_out_ptr + at, tl.trans(value_pulled), mask=here)
 
 
+_launch = Launcher(pull_kernel, CONFIGS, "CNM", SMALL)
+
+
 class Rows(NamedTuple):
     """Of each pixel as a row, (B, R): weight = exp(scale * product + bias) on every column; and `less`.
 
@@ -101,5 +105,5 @@ def pull(
     value_out = out.new_empty(0 if values is None or own_are_rows else out.shape)
     inputs = own, other, *(values or (None, None)), *of_rows, out, value_out
     flags = own_are_rows, values is not None, padded(channels)
-    launch(pull_kernel, count, batch, *inputs, channels, count, other.shape[2], *flags)
+    _launch(own_blocks(count, batch), *inputs, channels, count, other.shape[2], *flags)
     return out, value_out

@@ -7,20 +7,23 @@ products of three TF32 parts, as exact as one of float32. Every sum has one orde
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dada.domain_adaptation.association.launch import Launcher
 from dada.domain_adaptation.contrastive_learning import EPS
 
 BLOCKS = ((64, 64, 4, 2), (64, 32, 4, 3), (128, 64, 8, 2))  # own pixels, others, warps, stages
 CONFIGS = [
     triton.Config({"OWN": own, "OTHER": other}, num_warps=warps, num_stages=stages) for own, other, warps, stages in BLOCKS
 ]
+
+SMALL = {"OWN": 16, "OTHER": 16}
 
 
 @triton.jit
@@ -88,6 +91,14 @@ def softmax_kernel(  # type: ignore[no-untyped-def]
         tl.store(mixed_ptr + at, tl.trans(mixed / total[:, None]), mask=(c < C)[:, None] & (n < N)[None, :])
 
 
+_launch = Launcher(softmax_kernel, CONFIGS, "CNM", SMALL)
+
+
+def own_blocks(count: int, batch: int) -> Callable[[dict], tuple[int, ...]]:
+    """A program for each block of `count` pixels of each image."""
+    return lambda block: (triton.cdiv(count, block["OWN"]), batch)
+
+
 class Softmax(NamedTuple):
     """p = exp(scale * product - level), of each row; all (B, N)."""
 
@@ -111,23 +122,9 @@ def softmax(
     mixed = torch.empty(rows.shape if values is not None else 0, dtype=rows.dtype, device=rows.device)
     inputs = rows, columns, values, chosen, *(contrast or (None, None))
     flags = contrast is not None, values is not None, padded(channels), EPS
-    launch(softmax_kernel, count, batch, *inputs, *found, mixed, channels, count, columns.shape[2], *flags)
+    _launch(own_blocks(count, batch), *inputs, *found, mixed, channels, count, columns.shape[2], *flags)
     return found, mixed
 
 
 def padded(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))
-
-
-def launch(kernel: Any, count: int, batch: int, *arguments: Any) -> None:
-    """A program for each block of `count` pixels of each image. New sizes try the configurations, which only write results."""
-    arguments = tuple(x.contiguous() if isinstance(x, Tensor) else x for x in arguments)
-    if triton.knobs.runtime.interpret:
-        kernel[triton.cdiv(count, 16), batch](*arguments, OWN=16, OTHER=16)
-    else:
-        _tuned(kernel)[lambda block: (triton.cdiv(count, block["OWN"]), batch)](*arguments)
-
-
-@cache
-def _tuned(kernel: Any) -> Any:
-    return triton.autotune(CONFIGS, key=["C", "N", "M"])(kernel)

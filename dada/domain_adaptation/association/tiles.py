@@ -77,8 +77,19 @@ class Softmax(NamedTuple):
     log_p: Tensor  # of the chosen place
 
 
+def by_kernel(columns: Pixels) -> bool:
+    """Whether stripe_kernel.py takes stripes with these columns, if they are of cosines."""
+    return columns.form.kernels and columns.x_CN.dtype is torch.float32
+
+
 def softmax_(
-    product_RN: Tensor, rows_CR: Tensor, columns: Pixels, chosen_R: Tensor, contrast: bool, times_unit: bool = False
+    product_RN: Tensor,
+    rows_CR: Tensor,
+    columns: Pixels,
+    chosen_R: Tensor,
+    contrast: bool,
+    times_unit: bool = False,
+    tile: bool = True,
 ) -> tuple[Tensor, Softmax]:
     """The softmax of each row, from `columns.product`.
 
@@ -87,16 +98,28 @@ def softmax_(
         chosen_R: a place in each row, that of its greatest similarity: its probability is no rounded zero.
         contrast: contrast-normalize, that is, take 1 / std of the row as scale; otherwise the scale is 1.
         times_unit: multiply the tile at last by `columns.unit_N`, if the columns have that.
+        tile: whether it is wanted at all, or only what its rows are.
 
     Returns:
-        The tile (R, N); and what its rows are. The level is that of similarities without `row_constant`.
+        The tile (R, N), as it is or as an operand of the next product; and what its rows are. The level is that of similarities
+        without `row_constant`.
     """
     mean_R1 = constant_R1 = None
     if contrast:
-        mean_R1, constant_R1 = torch.mv(rows_CR.mT, columns.mean_column_C)[:, None], columns.row_constant(rows_CR)
+        mean_R1, constant_R1 = mean_of_rows(rows_CR, columns)[:, None], columns.row_constant(rows_CR)
+        if columns.unit_N is not None and by_kernel(columns):  # never `times_unit`: both_ways.py takes the gradients of cosines
+            from dada.domain_adaptation.association import stripe_kernel  # needs triton
+
+            weight_RN, found = stripe_kernel.of_rows(product_RN, columns.unit_N, mean_R1[:, 0], chosen_R, tile)
+            return weight_RN, Softmax(*(x[:, None] for x in found))
     softmax = columns.form.of(_softmax_)
     tile_RN, *of_rows = softmax(product_RN, columns.unit_N, mean_R1, constant_R1, chosen_R.clone()[:, None], times_unit)
     return tile_RN, Softmax(*of_rows)
+
+
+def mean_of_rows(rows_CR: Tensor, columns: Pixels) -> Tensor:
+    """Of the similarities of each row but for `row_constant`, (R,)."""
+    return torch.mv(rows_CR.mT, columns.mean_column_C)
 
 
 # What is done to a tile between two products: functions of tensors alone, to be compiled or not.
