@@ -43,26 +43,20 @@ def joined(cfg: Any, role: str, part: Callable[[Any], SegmentationDataset | None
     return parts[0] if len(parts) == 1 else Joined(parts, shares)
 
 
-def train_source(cfg: Any, normalization: Normalization) -> SegmentationDataset | Joined:
-    """Labelled images of the source, augmented."""
-
-    def part(one: Any) -> SegmentationDataset:
-        transform = _train_transform(one, "source", normalization)
-        return _dataset(one, "source", transform, with_depth=one.USE_DEPTH, seed=one.TRAIN.RANDOM_SEED)
-
-    return joined(cfg, "source", part)
-
-
-def train_target(
-    cfg: Any, normalization: Normalization, second_view: bool = False, plain: bool = False
+def train_images(
+    cfg: Any, role: str, normalization: Normalization, second_view: bool = False, plain: bool = False
 ) -> SegmentationDataset | Joined:
-    """Images of the target, augmented; label files are never opened. With `plain`, their colours are those of the files."""
+    """Images of "source", with labels, or of "target", whose label files are never opened, augmented for training.
+
+    With `plain`, their colours are those of the files.
+    """
 
     def part(one: Any) -> SegmentationDataset:
-        transform = _train_transform(one, "target", normalization, second_view, plain)
-        return _dataset(one, "target", transform, with_labels=False, seed=one.TRAIN.RANDOM_SEED)
+        transform = _train_transform(one, role, normalization, second_view, plain)
+        read = {"with_depth": one.USE_DEPTH} if role == "source" else {"with_labels": False}
+        return _dataset(one, role, transform, seed=one.TRAIN.RANDOM_SEED, **read)
 
-    return joined(cfg, "target", part)
+    return joined(cfg, role, part)
 
 
 def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDataset | Joined:
@@ -186,8 +180,9 @@ def files_of(cfg: Any, what: str, *, images_only: bool = False) -> SegmentationD
         section = "TEST" if what == "test" else "TRAIN"
         transform = eval_transform(cfg, TORCHVISION_RGB, role)
         return joined(cfg, role, lambda one: _dataset(one, role, transform, section, with_labels=False))
-    read = {"source": train_source, "target": train_target, "labelled": train_labelled, "test": tested_images}
-    return read[what](cfg, TORCHVISION_RGB)
+    if what in ("source", "target"):
+        return train_images(cfg, what, TORCHVISION_RGB)
+    return (train_labelled if what == "labelled" else tested_images)(cfg, TORCHVISION_RGB)
 
 
 def _dataset(

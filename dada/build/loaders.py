@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.data import BatchSampler, DataLoader
 
-from dada.build.datasets import tested_images, train_labelled, train_source, train_target, unlabelled_target
+from dada.build.datasets import tested_images, train_images, train_labelled, unlabelled_target
 from dada.config import names_apart
 from dada.dataset import SegmentationDataset, step_loader
 from dada.dataset.joined import Joined, parts_of
@@ -28,7 +28,7 @@ from dada.parallel.ranks import rank, world_size
 
 def source_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:
     """Labelled batches of the source, one for each of the steps start_step .. steps - 1."""
-    dataset = train_source(cfg, normalization)
+    dataset = train_images(cfg, "source", normalization)
     by_class = [_by_class(cfg, part) for part in parts_of(dataset)] if cfg.TRAIN.RARE_CLASS_TEMPERATURE else []
     return _train_loader(cfg, dataset, "source", steps, start_step, by_class)
 
@@ -49,7 +49,8 @@ def target_loader(
 
     With `plain`, their colours are those of the files.
     """
-    return _train_loader(cfg, train_target(cfg, normalization, second_view, plain), "target", steps, start_step)
+    dataset = train_images(cfg, "target", normalization, second_view, plain)
+    return _train_loader(cfg, dataset, "target", steps, start_step)
 
 
 def labelled_loader(cfg: Any, normalization: Normalization, steps: int, start_step: int = 0) -> DataLoader:

@@ -62,7 +62,10 @@ def suggest(
     cfg, *others = each_dataset(cfg, "target")
     if others:
         names = ", ".join(one.TARGET for one in (cfg, *others))
-        raise ValueError(f"TARGET names {names}, and images are suggested of one target at a time: give its folder with --images")
+        raise ValueError(
+            f"TARGET names {names}, and images are suggested of one target at a time: give its folder with --images, or a --set "
+            "of all that is a list"
+        )
     with on_device(cfg) as device:
         network = build_network(cfg, str(checkpoint), trained=True).to(device).eval()
         dataset = unlabelled_target(cfg, network.normalization)
