@@ -10,8 +10,9 @@ from PIL import Image
 from tiny import tiny_options
 
 from dada.build import files_of
-from dada.commands import check_data as module
-from dada.commands.check_data import as_dict, check_data, report
+from dada.commands import data_problems as module
+from dada.commands.check_data import check_data
+from dada.commands.data_report import as_dict, report
 from dada.config import cfg, cfg_from_dict, cfg_from_list, default_cfg
 from dada.dataset.conventions import warn_of_foreign_ids
 from dada.dataset.synthia_release import guess_release
@@ -179,7 +180,7 @@ def test_the_report_in_json_names_every_file_and_is_valid(own_city):
     source = read["domains"][0]
     assert not read["training_would_work"] and read["testing_would_work"]
     errors = [p for p in source["problems"] if p["error"]]
-    assert len(errors) == 4 and {p["kind"] for p in errors} == {module.IMAGE}
+    assert len(errors) == 4 and {p["kind"] for p in errors} == {module.IMAGE.name}
     assert source["classes"]["road"]["share_of_images"] == 1.0
     assert set(read["overlap"]["classes"]["road"]) == {"source_only", "test_only", "both"}
 
@@ -240,11 +241,11 @@ def test_another_archive_is_named_even_when_its_labels_are_not_there(own_city):
 )
 def test_train_ids_under_the_names_of_original_labels_are_told_from_these(own_city, caplog, dataset, void, kind):
     role, pattern = ("source", "parsed_LABELS/*.png") if dataset == "SYNTHIA" else ("test", "gtFine/val/*/*labelIds.png")
-    assert not any("numbering" in p.kind for d in check_data(cfg).domains for p in d.problems)
+    assert not any("numbering" in p.kind.name for d in check_data(cfg).domains for p in d.problems)
     for path in (own_city / dataset).glob(pattern):
         ids = np.arange(64 * 128).reshape(64, 128) % 20
         Image.fromarray(np.where(ids == 19, void, ids).astype(np.uint8)).save(path)
-    found = [p for p in domain(check_data(cfg), role).problems if "numbering" in p.kind]
+    found = [p for p in domain(check_data(cfg), role).problems if "numbering" in p.kind.name]
     assert [p.kind for p in found] == [kind] and f"{role == 'source' and 'SOURCE' or 'TARGET'}=Folder" in found[0].message
     warn_of_foreign_ids(files_of(cfg, role))
     assert "look like train ids of Cityscapes" in caplog.text
@@ -254,7 +255,7 @@ def test_labels_of_nothing_but_void_are_not_called_train_ids(own_city):
     for path in (own_city / "SYNTHIA/parsed_LABELS").iterdir():
         Image.fromarray(np.zeros((64, 128), np.uint8)).save(path)
     assert [p.kind for p in domain(check_data(cfg), "source").errors] == [module.NOTHING]
-    assert not any("numbering" in p.kind for p in domain(check_data(cfg), "source").problems)
+    assert not any("numbering" in p.kind.name for p in domain(check_data(cfg), "source").problems)
 
 
 def test_where_labels_are_missing_the_files_that_are_there_are_named(own_city):

@@ -8,7 +8,8 @@ import yaml
 from tiny import TINY_NETWORK, tiny_options
 
 from dada.build import build_network
-from dada.commands.check_data import as_dict, check_data
+from dada.commands.check_data import check_data
+from dada.commands.data_report import as_dict
 from dada.commands.merge import merge
 from dada.config import cfg, cfg_from_list, default_cfg, plain_cfg
 from dada.evaluation.tester import protocol

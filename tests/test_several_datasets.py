@@ -182,7 +182,7 @@ def test_check_data_looks_at_each_source_and_lets_one_teach_what_the_other_lacks
     first, second = (domain for domain in check.domains if domain.role == "source")
     assert (first.name, first.images, second.name, second.images) == ("SYNTHIA", 4, "Folder", 3)
     lacking = [
-        problem.message for domain in (first, second) for problem in domain.problems if problem.kind == "classes in no label"
+        problem.message for domain in (first, second) for problem in domain.problems if problem.kind.name == "classes in no label"
     ]
     absent = [n for n, seen in zip(first.classes, first.counts.sum(axis=0) + second.counts.sum(axis=0)) if not seen]
     assert len(lacking) == bool(absent) and all(name in lacking[0] for name in absent)

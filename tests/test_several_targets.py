@@ -15,7 +15,8 @@ from tiny import TINY_NETWORK
 
 from dada.build import eval_loaders, eval_transform, labelled_loader, labelled_target, target_loader
 from dada.cli.adapt import fill_cfg
-from dada.commands.check_data import check_data, report
+from dada.commands.check_data import check_data
+from dada.commands.data_report import report
 from dada.commands.pack_dataset import pack
 from dada.commands.suggest import suggest
 from dada.config import cfg, cfg_from_dict, cfg_from_list, each_dataset, names_apart, plain_cfg, reset

@@ -25,7 +25,8 @@ def main(args: argparse.Namespace) -> list[str]:
         raise ValueError(f"--workers {args.workers} and --limit {args.limit} must not be negative")
     load_cfg(args)
 
-    from dada.commands.check_data import as_dict, check_data, report
+    from dada.commands.check_data import check_data
+    from dada.commands.data_report import as_dict, report
     from dada.evaluation.evaluator import to_json
     from dada.files import write_whole
 

@@ -3,7 +3,8 @@
     demo.py                              source-only against adapted
     bench.py, bench_methods.py, bench_tables.py   all methods over seeds
     jobs.py                              many runs side by side
-    check_data.py, pack_dataset.py       read all that a run would read; copy a dataset into one mapped file
+    check_data.py, data_problems.py, data_report.py   read all that a run would read, and say what is wrong with it
+    pack_dataset.py                      copy a dataset into one mapped file
     predict.py, predict_video.py         predictions as files
     visualize.py                         figures of checkpoints, test reports and logs
     export.py, resampling.py             ONNX and torch.export, with the resizing of images inside
