@@ -9,6 +9,9 @@ sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != HERE] + [str
 if str(HERE.parent) not in sys.path:
     sys.path.append(str(HERE.parent))
 
-from dada.cli import main  # noqa: E402
+from dada import cli  # noqa: E402
 
-__all__ = ["main"]
+
+def main(command: str) -> None:
+    """`dada COMMAND` with the flags that the script was given."""
+    cli.main([command, *sys.argv[1:]])

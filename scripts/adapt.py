@@ -1,8 +1,6 @@
 """`dada adapt`, from a clone that need not be installed: python scripts/adapt.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["adapt", *sys.argv[1:]])
+    main("adapt")

@@ -1,8 +1,6 @@
 """`dada adapt-bn`, from a clone that need not be installed: python scripts/adapt_bn.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["adapt-bn", *sys.argv[1:]])
+    main("adapt-bn")

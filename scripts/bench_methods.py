@@ -1,8 +1,6 @@
 """`dada bench-methods`, from a clone that need not be installed: python scripts/bench_methods.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["bench-methods", *sys.argv[1:]])
+    main("bench-methods")

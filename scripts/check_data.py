@@ -1,8 +1,6 @@
 """`dada check-data`, from a clone that need not be installed: python scripts/check_data.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["check-data", *sys.argv[1:]])
+    main("check-data")

@@ -1,8 +1,6 @@
 """`dada demo`, from a clone that need not be installed: python scripts/demo.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["demo", *sys.argv[1:]])
+    main("demo")

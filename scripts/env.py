@@ -1,8 +1,6 @@
 """`dada env`, from a clone that need not be installed: python scripts/env.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["env", *sys.argv[1:]])
+    main("env")

@@ -1,8 +1,6 @@
 """`dada explore`, from a clone that need not be installed: python scripts/explore.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["explore", *sys.argv[1:]])
+    main("explore")

@@ -1,8 +1,6 @@
 """`dada make-toycity`, from a clone that need not be installed: python scripts/make_toycity.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["make-toycity", *sys.argv[1:]])
+    main("make-toycity")

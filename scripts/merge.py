@@ -1,8 +1,6 @@
 """`dada merge`, from a clone that need not be installed: python scripts/merge.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["merge", *sys.argv[1:]])
+    main("merge")

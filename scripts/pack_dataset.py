@@ -1,8 +1,6 @@
 """`dada pack-dataset`, from a clone that need not be installed: python scripts/pack_dataset.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["pack-dataset", *sys.argv[1:]])
+    main("pack-dataset")

@@ -1,8 +1,6 @@
 """`dada report`, from a clone that need not be installed: python scripts/report.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["report", *sys.argv[1:]])
+    main("report")

@@ -14,4 +14,4 @@ if __name__ == "select":  # Python looks for its own module of that name, and wa
 from _root import main
 
 if __name__ == "__main__":
-    main(["select", *sys.argv[1:]])
+    main("select")

@@ -1,8 +1,6 @@
 """`dada suggest`, from a clone that need not be installed: python scripts/suggest.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["suggest", *sys.argv[1:]])
+    main("suggest")

@@ -1,8 +1,6 @@
 """`dada test`, from a clone that need not be installed: python scripts/test.py --help"""
 
-import sys
-
 from _root import main
 
 if __name__ == "__main__":
-    main(["test", *sys.argv[1:]])
+    main("test")

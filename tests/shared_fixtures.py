@@ -21,7 +21,6 @@ import torch
 from tiny import tiny_options
 
 from dada import cli, config
-from dada.cli import main
 from dada.config import cfg, cfg_from_list
 from dada.dataset import DATASETS
 from dada.domain_adaptation import contrastive_learning, cycle_association, losses
@@ -157,7 +156,8 @@ def run_script(monkeypatch) -> Callable[..., None]:
 
     def run(name: str, *arguments: object) -> None:
         config.reset()
-        monkeypatch.setitem(sys.modules, "_root", SimpleNamespace(main=main))  # which makes `dada` importable
+        root = SimpleNamespace(main=lambda command: cli.main([command, *sys.argv[1:]]))
+        monkeypatch.setitem(sys.modules, "_root", root)  # which makes `dada` importable
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         runpy.run_path(str(SCRIPTS / name), run_name="__main__")
 
