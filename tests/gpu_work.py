@@ -52,7 +52,7 @@ STEPS: dict[str, list[str]] = {
     "bfloat16": [RESNET, "TRAIN.BF16=True", "TRAIN.DA_METHOD=MinEnt", *ASSOCIATION],
     "bfloat16, recomputed": [RESNET, "TRAIN.BF16=True", "TRAIN.RECOMPUTE=True"],
     "channels last": [MOBILE, "TRAIN.CHANNELS_LAST=True", *ASSOCIATION],
-    "a transformer": ["TRAIN.MODEL=timm:vit_tiny_patch16_224", "TRAIN.OPTIMIZER=AdamW"],
+    "a transformer": ["TRAIN.MODEL=timm:test_vit", "TRAIN.OPTIMIZER=AdamW"],
 }
 TESTS: dict[str, list[str]] = {
     "evaluation": [],

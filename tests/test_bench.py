@@ -207,12 +207,15 @@ def forked(monkeypatch):
     monkeypatch.setattr(jobs.multiprocessing, "get_context", lambda method: context)
 
 
-def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have_ended(request):
+@pytest.mark.parametrize("start", ["forked", pytest.param("", marks=pytest.mark.slow)])  # or an import of torch each
+def test_jobs_keep_their_order_and_one_that_fails_is_named_after_the_others_have_ended(start, request):
+    if start:
+        request.getfixturevalue(start)
+
     def job(iterations):
         return Job("toycity.yml", (f"TRAIN.MAX_ITERS={iterations}", f"EXP_NAME=run{iterations}", "GPU_ID=-1"))
 
     assert jobs.run_all([job(8), job(2)], halve, processes=1) == [4.0, 1.0]
-    request.getfixturevalue("forked")  # what is above has begun with an import
     with pytest.raises(RuntimeError, match="1 of 2 runs failed:\n  run3: ValueError: three is odd"):
         jobs.run_all([job(3), job(2)], halve, processes=1)
 

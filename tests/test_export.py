@@ -196,7 +196,7 @@ def test_other_networks_are_exported_for_sizes_that_do_not_fit_their_strides(nam
 
 @with_onnx
 def test_a_vision_transformer_is_exported_for_the_size_it_sees_which_resizing_makes_any(city, tmp_path):
-    path = untrained_snapshot(tmp_path, city, "TRAIN.MODEL=timm:vit_tiny_patch16_224")
+    path = untrained_snapshot(tmp_path, city, "TRAIN.MODEL=timm:test_vit")
     made = dada.Segmenter.from_checkpoint(path, device="cpu")
     with pytest.raises(ValueError, match="resizes its positional embeddings .* give --size WIDTH HEIGHT, or write a .pt2"):
         export(made, tmp_path / "model.onnx", resize=False)

@@ -145,8 +145,11 @@ def test_the_schedule_is_chosen_by_the_device():
 # ---- compiled epilogues --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("schedule", ["static", "waiting"])
-@pytest.mark.parametrize("metric", ["cos", pytest.param("kl", marks=pytest.mark.slow)])  # C++ is compiled, which takes long
+SLOW = pytest.mark.slow  # C++ is compiled, which takes long
+
+
+@pytest.mark.parametrize("schedule", ["static", pytest.param("waiting", marks=SLOW)])  # GPUs have the first
+@pytest.mark.parametrize("metric", ["cos", pytest.param("kl", marks=SLOW)])
 def test_compiled_epilogues_give_the_dense_form(metric, schedule, compiler, monkeypatch):
     if schedule == "static":
         monkeypatch.setattr(form, "STATIC_DEVICES", ("cpu",))

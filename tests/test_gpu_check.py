@@ -155,7 +155,7 @@ def test_a_whole_step_is_timed_beside_the_published_one(city, tmp_path, monkeypa
 def test_the_published_step_is_not_timed_beside_one_that_does_more(city, options, more):
     import train_step
 
-    small = ["TRAIN.MODEL=timm:mobilenetv3_small_050", "TRAIN.RESTORE_FROM=random", "NUM_WORKERS=0"]
+    small = ["TRAIN.MODEL=timm:test_efficientnet", "TRAIN.RESTORE_FROM=random", "NUM_WORKERS=0"]
     data = [f"DATA_DIRECTORY_SOURCE={city / 'SYNTHIA'}", f"DATA_DIRECTORY_TARGET={city / 'Cityscapes'}"]
     argv = ["train_step.py", "--cfg", "toycity.yml", "--variant", "published", "--set", *small, *data, *options]
     said = io.StringIO()

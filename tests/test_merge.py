@@ -89,10 +89,7 @@ def test_each_group_of_layers_is_the_average_or_one_networks():
     "model, groups",
     [
         ("DeepLabv2", {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "layer6"}),
-        (
-            "timm:mobilenetv3_small_050",
-            {"encoder.conv_stem", "encoder.bn1", *(f"encoder.blocks.{k}" for k in range(6)), "decoder"},
-        ),
+        ("timm:test_efficientnet", {"encoder.conv_stem", "encoder.bn1", *(f"encoder.blocks.{k}" for k in range(5)), "decoder"}),
     ],
 )
 def test_groups_are_the_stages_of_the_network(model, groups):

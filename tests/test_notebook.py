@@ -12,7 +12,8 @@ from tiny import TINY_NETWORK
 
 NOTEBOOK = json.loads((ROOT / "docs" / "notebook.ipynb").read_text(encoding="utf-8"))
 SMALL = {"ITERATIONS = 120": "ITERATIONS = 2", '"timm:tf_efficientnet_lite0"': f'"{TINY_NETWORK}"', '"imagenet"': '""'}
-SMALL |= {'"60"': '"2"', '"50"': '"4"', '"10"': '"2"', '"256x128"': '"64x32"', "SIZE=128": "SIZE=32", "[256,128]": "[64,32]"}
+SMALL |= {'"60"': '"2"', '"50"': '"4"', '"10"': '"2"', '"256x128"': '"64x32", "--workers", "1"'}
+SMALL |= {"SIZE=128": "SIZE=32", "[256,128]": "[64,32]"}
 
 
 def cells(kind: str) -> list[str]:

@@ -45,7 +45,7 @@ def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_
 
     said = metadata_of(out)
     assert said["checkpoint_sha256"] == file_hash(trained)
-    assert said["model"] == "timm:mobilenetv3_small_050"
+    assert said["model"] == "timm:test_efficientnet"
     assert json.loads(said["classes"])[:2] == ["road", "sidewalk"] and len(json.loads(said["classes"])) == 16
     assert json.loads(said["normalization"])["order"] == "RGB"
     assert json.loads(said["versions"])["torch"] == torch.__version__

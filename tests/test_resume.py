@@ -38,7 +38,14 @@ from dada.runs import run_of
 from dada.training import lock as lock_module
 from dada.training import stopping
 from dada.training import trainer as trainer_module
-from dada.training.checkpoint import DamagedCheckpoint, checkpoints, find_checkpoint, read_checkpoint, save_checkpoint
+from dada.training.checkpoint import (
+    DamagedCheckpoint,
+    checkpoints,
+    find_checkpoint,
+    fixed_options,
+    read_checkpoint,
+    save_checkpoint,
+)
 from dada.training.lock import RunInUse, lock
 from dada.training.loop import train
 from dada.training.prefetch import Prefetcher
@@ -121,11 +128,16 @@ def state_of(folder: Path, iteration: int = 6) -> dict:
     return {key: content[key] for key in ("state_dict", "discriminators", "optimizers", "rng")}
 
 
+UNINTERRUPTED: dict[str, dict] = {}  # by the options that decide the weights: several tests compare with one run
+
+
 def uninterrupted(*pairs: str) -> dict:
-    run(*pairs, "EXP_NAME=uninterrupted")
-    result = state_of(run_of(cfg).snapshots)
+    cfg_from_list([*pairs, "EXP_NAME=uninterrupted"])
+    if (key := repr(fixed_options(cfg))) not in UNINTERRUPTED:
+        run()
+        UNINTERRUPTED[key] = state_of(run_of(cfg).snapshots)
     cfg_from_list(["EXP_NAME=tiny"])
-    return result
+    return UNINTERRUPTED[key]
 
 
 def disturb_generators() -> None:
@@ -602,7 +614,7 @@ def test_parts_of_files_that_a_kill_has_left_are_removed(small):
     "pair, message",
     [
         ("NUM_CLASSES=19", "NUM_CLASSES: checkpoint has 16, cfg has 19"),
-        ("TRAIN.MODEL=resnet-18", "TRAIN.MODEL: checkpoint has 'timm:mobilenetv3_small_050', cfg has 'resnet-18'"),
+        ("TRAIN.MODEL=resnet-18", "TRAIN.MODEL: checkpoint has 'timm:test_efficientnet', cfg has 'resnet-18'"),
         ("TRAIN.MULTI_LEVEL=True", "TRAIN.MULTI_LEVEL: checkpoint has False, cfg has True"),
         ("TRAIN.HEAD_BIAS=False", "TRAIN.HEAD_BIAS: checkpoint has True, cfg has False"),
         ("TRAIN.OUTPUT_STRIDE=16", "TRAIN.OUTPUT_STRIDE: checkpoint has 8, cfg has 16"),

@@ -34,7 +34,7 @@ def run(check: Check) -> None:
         options += ["TRAIN.RESTORE_FROM=random"]
     if check.small:
         options += [
-            "TRAIN.MODEL=timm:mobilenetv3_small_050",
+            "TRAIN.MODEL=timm:test_efficientnet",
             "TRAIN.RESTORE_FROM=random",
             "TRAIN.MAX_ITERS=2",
             "TRAIN.SAVE_PRED_EVERY=2",

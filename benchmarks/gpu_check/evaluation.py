@@ -20,7 +20,7 @@ CLASSES = 19
 def run(check: Check) -> None:
     device = torch.device(check.device)
     name, size, labels, images = (
-        ("timm:mobilenetv3_small_050", (64, 128), (128, 256), 2) if check.small else ("DeepLabv2", (512, 1024), (1024, 2048), 16)
+        ("timm:test_efficientnet", (64, 128), (128, 256), 2) if check.small else ("DeepLabv2", (512, 1024), (1024, 2048), 16)
     )
     torch.manual_seed(0)
     network = build_model(name, CLASSES).to(device).eval()

@@ -17,7 +17,7 @@ NETWORKS = {
     "EfficientNet-Lite0": (("TRAIN.MODEL=timm:tf_efficientnet_lite0", "TRAIN.OUTPUT_STRIDE=8"), 512, 4),
     "DINOv2-S": (("TRAIN.MODEL=timm:vit_small_patch14_dinov2", "TRAIN.OUTPUT_STRIDE=8"), 512, 4),
 }
-TINY = (("TRAIN.MODEL=timm:mobilenetv3_small_050",), 64, 1)
+TINY = (("TRAIN.MODEL=timm:test_efficientnet",), 64, 1)
 ALIKE = (  # what the published step does too
     "CONTRASTIVE_LEARNING=True",
     "TRAIN.CONTRASTIVE_START=0",

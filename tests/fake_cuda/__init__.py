@@ -1,6 +1,6 @@
 """A CPU build of torch that believes it has one CUDA device, for tensors without values.
 
-Two small libraries are put before torch: `guard.cpp`, a device that does nothing, and `hooks.cpp`, which says that it is there.
+A small library, `device.cpp`, is put before torch: a device that does nothing, and what says that it is there.
 Import this module before torch. No kernel exists, so that tensors on the device must be those of FakeTensorMode.
 """
 
@@ -12,12 +12,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+SOURCE = Path(__file__).resolve().with_name("device.cpp")
 TORCH = Path(importlib.util.find_spec("torch").origin).parent
 
 
 def build(folder: Path) -> None:
-    """Compile both libraries into `folder`, those that are not there yet.
+    """Compile the library into `folder`, unless it is there.
 
     Raises:
         FileNotFoundError: there is no g++.
@@ -25,13 +25,11 @@ def build(folder: Path) -> None:
     """
     includes = [f"-I{TORCH}/include", f"-I{TORCH}/include/torch/csrc/api/include"]
     linked = [f"-L{TORCH}/lib", "-lc10", "-ltorch_cpu", f"-Wl,-rpath,{TORCH}/lib"]
-    for source in sorted(HERE.glob("*.cpp")):
-        out = folder / f"{source.stem}.so"
-        part = folder / f"{source.stem}.part.so"
-        options = ["-shared", "-fPIC", "-std=c++20", *includes, str(source), "-o", str(part), *linked]
-        if not out.exists():
-            subprocess.run(["g++", *options], check=True, capture_output=True, text=True)
-            part.rename(out)  # whole, or not there
+    out, part = folder / "device.so", folder / "device.part.so"
+    options = ["-shared", "-fPIC", "-std=c++20", *includes, str(SOURCE), "-o", str(part), *linked]
+    if not out.exists():
+        subprocess.run(["g++", *options], check=True, capture_output=True, text=True)
+        part.rename(out)  # whole, or not there
 
 
 def load(folder: Path) -> None:
@@ -39,5 +37,5 @@ def load(folder: Path) -> None:
     if "torch" in sys.modules:
         raise RuntimeError("torch was imported before fake CUDA")
     needed = sorted((TORCH / "lib").glob("libgomp*")) + sorted((TORCH.parent / "torch.libs").glob("*"))
-    for library in [*needed, TORCH / "lib/libc10.so", TORCH / "lib/libtorch_cpu.so", folder / "hooks.so", folder / "guard.so"]:
+    for library in [*needed, TORCH / "lib/libc10.so", TORCH / "lib/libtorch_cpu.so", folder / "device.so"]:
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)

@@ -1,4 +1,4 @@
-"""python -m fake_cuda FOLDER [NAME ...]: the reports of device.py, a line of JSON each. FOLDER holds the libraries."""
+"""python -m fake_cuda FOLDER [NAME ...]: the reports of device.py, a line of JSON each. FOLDER holds the library."""
 
 import json
 import sys

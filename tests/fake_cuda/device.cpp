@@ -1,4 +1,6 @@
-// A CUDA device that never does anything: one device, one stream, events that have always happened.
+// A CUDA device that never does anything, one with one stream and events that have always happened; and what torch asks before it
+// takes CUDA for granted: it is there, and that device is in use.
+#include <ATen/detail/CUDAHooksInterface.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 
 namespace {
@@ -31,5 +33,22 @@ struct NoGuard final : public c10::impl::DeviceGuardImplInterface {
 };
 
 c10::impl::DeviceGuardImplRegistrar registrar(kCuda, new NoGuard());
+
+struct YesHooks final : public at::CUDAHooksInterface {
+  bool isBuilt() const override { return true; }
+  bool hasCUDA() const override { return true; }
+  bool isAvailable() const override { return true; }
+  void init() const override {}
+  c10::DeviceIndex deviceCount() const override { return 1; }
+  c10::DeviceIndex getCurrentDevice() const override { return 0; }
+  c10::DeviceIndex current_device() const override { return 0; }
+  bool hasPrimaryContext(c10::DeviceIndex) const override { return true; }
+};
+
+const bool registered = [] {
+  at::CUDAHooksRegistry()->Register(
+      "CUDAHooks", [](at::CUDAHooksArgs) -> std::unique_ptr<at::CUDAHooksInterface> { return std::make_unique<YesHooks>(); });
+  return true;
+}();
 
 } // namespace
