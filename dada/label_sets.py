@@ -67,28 +67,14 @@ _CAMVID = {
     "person": (64, 64, 0),
     "bicyclist": (0, 128, 192),
 }
-_CATEGORIES = {  # name: colour
-    "flat": (128, 64, 128),
-    "construction": (70, 70, 70),
-    "object": (153, 153, 153),
-    "nature": (107, 142, 35),
-    "sky": (70, 130, 180),
-    "human": (220, 20, 60),
-    "vehicle": (0, 0, 142),
-}
+_CATEGORIES: dict[str, tuple[int, int, int]] = {}  # name: colour, that of its first class
+for _row in _TABLE:
+    _CATEGORIES.setdefault(_row[4], _row[1])
 # Ids that no fine class trains but that belong to a category. Cityscapes: parking and rail track; guard rail,
 # bridge, tunnel; polegroup; caravan, trailer. SYNTHIA: parking slot and lane marking; road work has no
 # counterpart.
-_CITYSCAPES_ONLY_CATEGORY = {
-    9: "flat",
-    10: "flat",
-    14: "construction",
-    15: "construction",
-    16: "construction",
-    18: "object",
-    29: "vehicle",
-    30: "vehicle",
-}
+_CITYSCAPES_ONLY_CATEGORY = {9: "flat", 10: "flat", **dict.fromkeys((14, 15, 16), "construction"), 18: "object"}
+_CITYSCAPES_ONLY_CATEGORY |= {29: "vehicle", 30: "vehicle"}
 _SYNTHIA_ONLY_CATEGORY = {13: "flat", 22: "flat"}
 # The map behind the published SYNTHIA -> Mapillary and 7-class numbers: these ids were left out of it.
 _SYNTHIA_7_GAPS = (12, 13, 16, 17, 18, 19, 20, 21)
@@ -333,7 +319,8 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
             )
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for pair in pairs:
-        if not _is_pair(pair, count):
+        fits = _is_ints(pair, 2) and -1 <= pair[0] <= 255 and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
+        if not fits:
             raise ValueError(
                 f"label info file {path}: label2train holds {shown(pair)}, expected [file id from -1 to 255, "
                 f"train id from 0 to {count - 1} or 255]"
@@ -345,11 +332,6 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
 
 def _is_ints(value: object, length: int) -> bool:
     return isinstance(value, list) and len(value) == length and all(type(number) is int for number in value)
-
-
-def _is_pair(pair: object, count: int) -> bool:
-    """Whether `pair` is [file id from -1 to 255, train id below `count` or 255]."""
-    return _is_ints(pair, 2) and -1 <= pair[0] <= 255 and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
 
 
 def colorize(label: np.ndarray | Tensor, classes: LabelSet) -> Image.Image:

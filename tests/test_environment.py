@@ -44,8 +44,8 @@ def test_the_data_of_a_configuration_is_read_and_timed(city, tmp_path, capsys, r
     _, source, target, test = (part.split("\n") for part in re.split(r"^\w+ images\n", text, flags=re.MULTILINE))
     for section, title in ((source, "SYNTHIA, 4 images"), (target, "Cityscapes, 4 images"), (test, "Cityscapes, 2 images")):
         assert section[0].split(maxsplit=1) == ["dataset", title]
-        assert "MB/s" in section[2] and "from the cache" in section[3]
-        assert "samples prepared" in section[4] and "NUM_WORKERS is 0" in section[4]
+        assert "MB/s" in section[2] and "from the cache" in section[2]
+        assert "samples prepared" in section[3] and "NUM_WORKERS is 0" in section[3]
 
 
 def test_data_in_an_archive_is_timed_and_data_that_cannot_be_read_is_a_line_of_the_report(city, tmp_path):

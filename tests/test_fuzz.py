@@ -35,7 +35,7 @@ from dada import config
 from dada.config import ConfigError, cfg_from_dict, cfg_from_file, cfg_from_list
 from dada.dataset import image_files, lists, storage
 from dada.dataset.mapillary import _names_in
-from dada.dataset.masks import read_color_numbers
+from dada.dataset.masks import read_colors
 from dada.label_sets import label_set_from_info
 from dada.model.weight_files import read_weights
 from dada.training.checkpoint import check_unchanged, find_checkpoint, fixed_options, must_fit, read_checkpoint
@@ -219,7 +219,7 @@ PICTURES = [
 def test_a_picture_is_read_or_refused(tmp_path, content):
     path = tmp_path / "picture.png"
     path.write_bytes(content)
-    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
+    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_colors):
         read_or_refused(partial(read, path), path)
 
 
@@ -238,7 +238,7 @@ def promising(width: int, height: int, bits: int, color: int) -> bytes:
 def test_a_picture_that_promises_too_many_pixels_is_refused(tmp_path, size, kind):
     path = tmp_path / "bomb.png"
     path.write_bytes(promising(*size, *kind))
-    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_color_numbers):
+    for read in (image_files.read_image, image_files.read_label_ids, image_files.read_inverse_depth, read_colors):
         assert read_or_refused(partial(read, path), path) is None
 
 

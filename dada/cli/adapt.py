@@ -18,9 +18,7 @@ from dada.files import whole_file
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", required=True, metavar="FILE", help="a snapshot or a release, or other weights with --cfg"
-    )
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="a snapshot or a release; other weights with --cfg")
     parser.add_argument("--images", metavar="FOLDER", help="photographs, in any folders below (the target of the cfg)")
     parser.add_argument("--iterations", type=int, metavar="N", help="how many; TRAIN.MAX_ITERS")
     parser.add_argument("--out", metavar="FILE", help="also write the last snapshot here, ending in .pth")

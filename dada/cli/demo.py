@@ -13,9 +13,7 @@ from dada.cli.shared import add_device_flag, add_set_flag
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1], help="train both networks once for each seed")
     parser.add_argument("--out", type=Path, help="folder for everything written (experiments/demo, or demo_quick)")
-    parser.add_argument(
-        "--quick", action="store_true", help="table and picture in one to two minutes, of networks hardly trained"
-    )
+    parser.add_argument("--quick", action="store_true", help="table and picture in two minutes, of networks hardly trained")
     add_set_flag(parser, "as in train")
     add_device_flag(parser)
 

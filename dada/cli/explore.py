@@ -20,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--with-target-labels",
         action="store_true",
-        help="take the test's target images and their labels, to see how often a cycle turns around in its class",
+        help="take the test's images and labels, to see which cycles turn around in their class",
     )
     add_cfg_flags(parser, required=False)
     add_device_flag(parser)

@@ -16,9 +16,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add_set_flag(parser, "override options of the cfg")
     parser.add_argument("--layout", default="NCHW", help="of the images, NCHW or NHWC (%(default)s)")
     parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of all images; else they are of any size")
-    parser.add_argument(
-        "--no-resize", action="store_true", help="leave resizing to TEST.INPUT_SIZE_TARGET to the caller, as for tiles"
-    )
+    parser.add_argument("--no-resize", action="store_true", help="leave resizing to TEST.INPUT_SIZE_TARGET to the caller")
 
 
 def main(args: argparse.Namespace) -> list[str]:

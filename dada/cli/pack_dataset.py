@@ -23,7 +23,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         choices=("train", "test"),
         default=["train", "test"],
-        help="of the target: what training reads, what the test reads with its labels, or both (default)",
+        help="of the target: what training reads, what the test reads, or both",
     )
     parser.add_argument("--original-size", action="store_true", help="never resize, for runs with other sizes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that read (one per CPU)")

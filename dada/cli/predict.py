@@ -17,11 +17,7 @@ from dada.cli.shared import add_device_flag, add_set_flag, network_flags
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("inputs", nargs="+", metavar="INPUT", help="images, videos, folders of images, patterns in quotes")
     parser.add_argument(
-        "--checkpoint",
-        required=True,
-        action="append",
-        metavar="FILE",
-        help="snapshot, release, or published weights; several times: an ensemble",
+        "--checkpoint", required=True, action="append", metavar="FILE", help="snapshot, release or weights; several: an ensemble"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
     parser.add_argument("--cfg", nargs="+", metavar="FILE", help="what describes published weights, as in test")

@@ -15,7 +15,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "runs",
         nargs="+",
         metavar="RUN",
-        help="folders of snapshots, folders of such folders, test_<snapshot>.json files, or weights with such a file beside them",
+        help="folders of snapshots, or of such, test_<snapshot>.json files, or weights beside one",
     )
     parser.add_argument("--out", default="report.html", metavar="FILE", help="file to write (%(default)s)")
     parser.add_argument("--images", type=int, default=3, help="test images with predictions, 0 for none (%(default)s)")

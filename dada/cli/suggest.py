@@ -19,9 +19,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--count", type=int, default=4, help="images to choose (%(default)s)")
     parser.add_argument("--images", metavar="FOLDER", help="photographs to choose from (the target's training split)")
     parser.add_argument("--exclude", type=Path, metavar="LIST", help="list file of images that have labels already")
-    parser.add_argument(
-        "--region", type=int, default=33, help="side of a region, in pixels as the network sees them (%(default)s)"
-    )
+    parser.add_argument("--region", type=int, default=33, help="side of a region, in pixels that the network sees (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("label_next.txt"), help="list file to write (%(default)s)")
     parser.add_argument("--page", type=Path, metavar="FILE", help="page to write (the name of --out, with .html)")
     add_cfg_flags(parser, required=False)

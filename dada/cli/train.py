@@ -29,9 +29,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def add_run_flags(parser: argparse.ArgumentParser) -> None:
     """Of any run that trains."""
     add_device_flag(parser)
-    parser.add_argument(
-        "--resume", default="", metavar="auto|FILE", help="go on from the run's newest readable checkpoint, or FILE"
-    )
+    parser.add_argument("--resume", default="", metavar="auto|FILE", help="go on from the run's newest checkpoint, or FILE")
     parser.add_argument("--random-train", action="store_true", help="draw a seed instead of TRAIN.RANDOM_SEED")
     parser.add_argument("--tensorboard", action="store_true", help="write scalars and pictures for TensorBoard")
     parser.add_argument("--viz-every-iter", type=int, help="period of pictures, TRAIN.TENSORBOARD_VIZRATE")

@@ -27,9 +27,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what
         )
-        kind.add_argument(
-            "--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights that hold no configuration"
-        )
+        kind.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights without a configuration")
         add_set_flag(kind)
         add_device_flag(kind)
 
@@ -40,7 +38,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kind = add(name, meaning)
         add_network(kind)
         kind.add_argument(
-            "--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class they start at"
+            "--class", dest="of", default="", required=name == "maps", metavar="NAME", help="the class at their start"
         )
         kind.add_argument("--level", choices=("features", "classes"), default="features", help="what is associated (%(default)s)")
         kind.add_argument("--pair", type=int, metavar="N", help="number of the image pair, from 0, of ten spread over the data")

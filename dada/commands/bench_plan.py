@@ -9,20 +9,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from dada.commands.bench_methods import (
-    BENCHMARKS,
-    BUDGETS,
-    CANDIDATES,
-    FURTHER,
-    LABELLED,
-    LONGER,
-    METHODS,
-    ORACLE,
-    PLAIN,
-    START,
-    START_LENGTH,
-    Method,
-)
+from dada.commands import bench_methods as known
 from dada.commands.jobs import Job
 from dada.config import flat_options, plain_cfg
 from dada.config.loading import option_value
@@ -36,7 +23,7 @@ class Entry(NamedTuple):
     method: str
     seed: int
     job: Job
-    budgets: tuple[str, ...] = tuple(BUDGETS)  # in whose tables it stands
+    budgets: tuple[str, ...] = tuple(known.BUDGETS)  # in whose tables it stands
 
 
 class Plan(NamedTuple):
@@ -53,17 +40,17 @@ class Plan(NamedTuple):
 
     out: Path
     folders: Mapping[str, Path]
-    benchmarks: Sequence[str] = tuple(BENCHMARKS)
-    methods: Sequence[str] = tuple(METHODS)
+    benchmarks: Sequence[str] = tuple(known.BENCHMARKS)
+    methods: Sequence[str] = tuple(known.METHODS)
     seeds: Sequence[int] = (1, 2, 3)
-    start: int = START_LENGTH
-    further: int = FURTHER
-    budgets: Sequence[str] = tuple(BUDGETS)
+    start: int = known.START_LENGTH
+    further: int = known.FURTHER
+    budgets: Sequence[str] = tuple(known.BUDGETS)
     overrides: Sequence[str] = ()
 
     def methods_on(self, benchmark: str) -> list[str]:
         """Those that find what they read there."""
-        has_depth = BENCHMARKS[benchmark].has_depth
+        has_depth = known.BENCHMARKS[benchmark].has_depth
         return [m for m in self.methods if has_depth or "USE_DEPTH=True" not in _method(m).options]
 
     def folder(self, name: str) -> Path:
@@ -72,9 +59,9 @@ class Plan(NamedTuple):
 
     def entry(self, benchmark: str, method: str, seed: int, name: str, options: Sequence[str], iterations: int) -> Entry:
         """A run of `iterations` on that benchmark, the options of which come after those of the benchmark."""
-        config, source, target, *_ = BENCHMARKS[benchmark]
+        config, source, target, *_ = known.BENCHMARKS[benchmark]
         given = [f"DATA_DIRECTORY_SOURCE={self.folder(source)}", f"DATA_DIRECTORY_TARGET={self.folder(target)}"]
-        if method == ORACLE:
+        if method == known.ORACLE:
             options = (*options, *in_place_of("TARGET", "SOURCE", Job(config, (*given, *options, *self.overrides)).cfg()))
         fixed = [
             *given,
@@ -90,7 +77,7 @@ class Plan(NamedTuple):
 
     def on_the_source(self, entry: Entry) -> Job:
         """The run of `entry`, tested on labelled images of the source that no training sees."""
-        benchmark = BENCHMARKS[entry.benchmark]
+        benchmark = known.BENCHMARKS[entry.benchmark]
         plain = Job(entry.job.config, (f"DATA_DIRECTORY_SOURCE={self.folder(benchmark.held_out_folder or benchmark.source)}",))
         swapped = in_place_of("SOURCE", "TARGET", plain.cfg())
         return Job(entry.job.config, (*entry.job.options, *swapped, *benchmark.held_out, "TARGET_LABELLED="))
@@ -101,9 +88,9 @@ class Plan(NamedTuple):
         for benchmark in self.benchmarks:
             for seed in self.seeds:
                 for extra in dict.fromkeys(((), *(_method(m).start for m in self.methods_on(benchmark)))):
-                    name = "_".join((START, *(o.partition("=")[0] for o in extra)))
-                    label = START if not extra else f"{START} ({', '.join(extra)})"
-                    options = (*PLAIN, *extra)
+                    name = "_".join((known.START, *(o.partition("=")[0] for o in extra)))
+                    label = known.START if not extra else f"{known.START} ({', '.join(extra)})"
+                    options = (*known.PLAIN, *extra)
                     start = self.entry(benchmark, label, seed, name, options, self.start)
                     found[benchmark, seed, extra] = start._replace(budgets=tuple(self.budgets))
         return found
@@ -124,7 +111,7 @@ class Plan(NamedTuple):
 
     def iterations(self, paces: Mapping[str, float], method: str, budget: str) -> int:
         """`further`, or as many as take the time of so many of the source alone; `paces` are seconds an iteration."""
-        return self.further if budget == "iterations" else max(1, round(self.further * paces[LONGER] / paces[method]))
+        return self.further if budget == "iterations" else max(1, round(self.further * paces[known.LONGER] / paces[method]))
 
     def suggesting(self) -> list[Entry]:
         """The runs of `ours` whose networks suggest images for a method of the plan."""
@@ -133,7 +120,7 @@ class Plan(NamedTuple):
 
     def to_time(self, benchmark: str) -> list[Entry]:
         """Runs by which the pace of every method is measured; they write nothing."""
-        methods = dict.fromkeys((LONGER, *self.methods_on(benchmark)))
+        methods = dict.fromkeys((known.LONGER, *self.methods_on(benchmark)))
         return [self._from_start(benchmark, method, self.seeds[0], self.further) for method in methods]
 
     def _from_start(self, benchmark: str, method: str, seed: int, iterations: int) -> Entry:
@@ -162,8 +149,8 @@ def _written(value: Any) -> str:
     return value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=math.inf).strip()
 
 
-def _method(name: str) -> Method:
-    return {**METHODS, **CANDIDATES, **LABELLED}[name]
+def _method(name: str) -> known.Method:
+    return {**known.METHODS, **known.CANDIDATES, **known.LABELLED}[name]
 
 
 def _slug(text: str) -> str:

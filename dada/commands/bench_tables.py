@@ -76,10 +76,6 @@ def _headline(record: Mapping[str, Any]) -> float:
     return next(iter(record["mIoU"].values()))
 
 
-def _gains(runs: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> list[float]:
-    return [_headline(r) - _headline(base[seed]) for seed, r in runs.items() if seed in base]
-
-
 def _spread(values: Sequence[float], form: str) -> str:
     """Mean ± standard deviation over seeds, or the one value."""
     deviation = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
@@ -145,7 +141,8 @@ def _ablation(methods: Methods, steps: Sequence[str]) -> str:
         return ""
     lines = ["| one part at a time | mIoU | over the row above | by seed |", "|---|---|---|---|"]
     for before, name in zip([None, *present], present):
-        gains = _gains(methods[name], methods[before]) if before else []
+        base = methods[before] if before else {}
+        gains = [_headline(r) - _headline(base[seed]) for seed, r in methods[name].items() if seed in base]
         cells = (_spread(gains, "+.1f"), ", ".join(f"{gain:+.1f}" for gain in gains)) if gains else ("", "")
         lines.append(f"| {name} | {_spread([_headline(r) for r in methods[name].values()], '.1f')} | {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -31,22 +31,10 @@ from dada.matmul_precision import error_of, products_of
 from dada.parallel.device import find_device
 from dada.publishing.commit import PACKAGE, changed_files, git_commit
 
-PACKAGES = [
-    "torch",
-    "torchvision",
-    "timm",
-    "numpy",
-    "pillow",
-    "opencv-python-headless",
-    "opencv-python",
-    "pyyaml",
-    "easydict",
-    "safetensors",
-    "tensorboard",
-    "tqdm",
-    "matplotlib",
-    "triton",
-]
+PACKAGES = (
+    *("torch", "torchvision", "timm", "numpy", "pillow", "opencv-python-headless", "opencv-python", "pyyaml", "easydict"),
+    *("safetensors", "tensorboard", "tqdm", "matplotlib", "triton"),
+)
 VARIABLES = re.compile(
     r"""CUDA_VISIBLE_DEVICES | PYTORCH_CUDA_ALLOC_CONF | TMPDIR | OMP_NUM_THREADS | OMP_WAIT_POLICY | MKL_NUM_THREADS
     | (LOCAL_)?RANK | (LOCAL_)?WORLD_SIZE | MASTER_(ADDR|PORT) | TORCHELASTIC_(RUN_ID|RESTART_COUNT)
@@ -294,23 +282,16 @@ def _data(cfg: Any, what: str, images: int) -> Section:
 
 
 def _reading(paths: list[str]) -> Section:
-    """Bytes a second at first and again. The first number is the disk's only if the system drops the files from its cache."""
+    """Bytes a second: those of the disk only if the system drops the files from its cache."""
     dropped = [_drop_from_cache(_on_disk(path)) for path in paths]
-    section: Section = {}
-    for when in (
-        "read, dropped from the cache" if all(dropped) else "read, perhaps from the cache",
-        "read again, from the cache",
-    ):
-        started = time.perf_counter()
-        try:
-            size = sum(len(storage.read_bytes(path)) for path in paths)
-        except ValueError as error:  # of a packed copy, whose pictures are no files
-            return {"read": f"not measured: {error}"}
-        seconds = time.perf_counter() - started
-        section[when] = (
-            f"{size / seconds / 1e6:.1f} MB/s, {len(paths) / seconds:.1f} files/s ({len(paths)} files, {size / 1e6:.1f} MB)"
-        )
-    return section
+    started = time.perf_counter()
+    try:
+        size = sum(len(storage.read_bytes(path)) for path in paths)
+    except ValueError as error:  # of a packed copy, whose pictures are no files
+        return {"read": f"not measured: {error}"}
+    seconds = time.perf_counter() - started
+    figures = f"{size / seconds / 1e6:.1f} MB/s, {len(paths) / seconds:.1f} files/s ({len(paths)} files, {size / 1e6:.1f} MB)"
+    return {f"read, {'dropped' if all(dropped) else 'perhaps'} from the cache": figures}
 
 
 def _on_disk(path: str) -> Path:

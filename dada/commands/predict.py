@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -83,11 +84,13 @@ def find_inputs(inputs: Sequence[str | Path], out: str | Path) -> list[Work]:
     for text in map(str, inputs):
         path = Path(text)
         if path.is_dir():
-            files, root = _images_below(path), path
+            # As datasets list them: no hidden files and folders, linked folders once.
+            files = [path / name for name in storage.glob("**/*", path) if Path(name).suffix.lower() in IMAGES]
+            root = path
         elif path.is_file():
             files, root = [path], path.parent
         elif glob.has_magic(text):
-            root = Path(*_before_the_pattern(path))
+            root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts))
             files = sorted(Path(name) for name in glob.glob(text, recursive=True))
             files = [f for f in files if f.is_file() and f.suffix.lower() in (*IMAGES, *VIDEOS)]
         else:
@@ -110,11 +113,6 @@ def find_inputs(inputs: Sequence[str | Path], out: str | Path) -> list[Work]:
     return list(unique.values())
 
 
-def _images_below(folder: Path) -> list[Path]:
-    """All images below a folder, listed as datasets are: no hidden files and folders, linked folders once."""
-    return [folder / name for name in storage.glob("**/*", folder) if Path(name).suffix.lower() in IMAGES]
-
-
 def passed_over(inputs: Sequence[str | Path], out: str | Path) -> str:
     """Files in the input folders that are not images, counted by ending: "2 .heic, 1 .mp4"; "" for nothing."""
     out = Path(out).resolve()
@@ -122,11 +120,6 @@ def passed_over(inputs: Sequence[str | Path], out: str | Path) -> str:
     endings = Counter(f.suffix.lower() or "without ending" for f in files if out not in f.resolve().parents)
     counted = ", ".join(f"{count} {ending}" for ending, count in endings.most_common() if ending not in IMAGES)
     return counted + (" (name videos to have them predicted)" if any(ending in VIDEOS for ending in endings) else "")
-
-
-def _before_the_pattern(path: Path) -> tuple[str, ...]:
-    parts = path.parts
-    return parts[: next(k for k, part in enumerate(parts) if glob.has_magic(part))]
 
 
 def predict_files(
@@ -240,20 +233,12 @@ def _write(prediction: Prediction, outputs: dict[str, Path], alpha: float) -> No
 def _record(segmenter: Segmenter, alpha: float) -> dict[str, Any]:
     """What decides a prediction, besides the image."""
     cfg = segmenter.cfg
-    keys = [
-        "INPUT_SIZE_TARGET",
-        "KEEP_RATIO",
-        "RESAMPLE",
-        "UPSAMPLE_VIA_INPUT",
-        "SLIDE_CROP",
-        "SLIDE_STRIDE",
-        "WITH_AGGREGATION",
-        "FLIP",
-        "SCALES",
-    ]
+    keys = (
+        *("INPUT_SIZE_TARGET", "KEEP_RATIO", "RESAMPLE", "UPSAMPLE_VIA_INPUT", "SLIDE_CROP", "SLIDE_STRIDE", "WITH_AGGREGATION"),
+        *("FLIP", "SCALES", "MODEL_WEIGHT"),
+    )
     options = {f"TEST.{key}": cfg.TEST[key] for key in keys}
     options.update({"ALIGN_CORNERS": cfg.ALIGN_CORNERS, "LEGACY.LOGIT_ENSEMBLE": cfg.LEGACY.LOGIT_ENSEMBLE})
-    options["TEST.MODEL_WEIGHT"] = cfg.TEST.MODEL_WEIGHT
     options.update({"FOLDER_TARGET.WHITE": segmenter.white} if segmenter.white else {})
     record = {"sha256": segmenter.sha256, "alpha": alpha, "classes": segmenter.names, "options": options}
     return json.loads(json.dumps(record))

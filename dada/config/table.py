@@ -15,8 +15,8 @@ from dada.config.protocols import PROTOCOLS
 from dada.config.removed_options import FOLDERS
 
 
-def _size(width: int, height: int, meaning: str, **more: Any) -> Option:
-    return Option((width, height), meaning, unit="(width, height) in pixels", length=2, minimum=1, **more)
+def _size(default: tuple[int, ...], meaning: str, **more: Any) -> Option:
+    return Option(default, meaning, unit="(width, height) in pixels", length=2, minimum=1, **more)
 
 
 _COLOR = Option((0, 0, 0), "A colour.", unit="red, green, blue in 0..255", length=3, minimum=0, maximum=255)
@@ -49,9 +49,7 @@ def _folder(role: str) -> dict[str, Option]:
             choices=("auto", "upright", "stored"),
         ),
         "LABEL_FORMAT": Option(
-            "ids",
-            "What label files hold: 'ids', one number a pixel (grey or paletted), or 'rgb', colours.",
-            choices=("ids", "rgb"),
+            "ids", "What label files hold: 'ids', a number a pixel (grey or paletted), or 'rgb', colours.", choices=("ids", "rgb")
         ),
         "LABEL_MAP": Option(
             {},
@@ -63,7 +61,7 @@ def _folder(role: str) -> dict[str, Option]:
         ),
         "DEFAULT": Option(
             "error",
-            "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' leaves the pixels out.",
+            "Ids and colours outside LABEL_MAP: 'error' refuses the file, 'ignore' the pixels.",
             choices=("error", "ignore"),
         ),
     }
@@ -78,10 +76,7 @@ OPTIONS: dict[str, Any] = {
         each="source",
     ),
     "SOURCE_SHARE": Option(
-        1.0,
-        "Of several sources, in what proportion their images are drawn: [3, 1]; equal numbers: equally often.",
-        above=0,
-        each="source",
+        1.0, "Of several sources, the proportion of images drawn: [3, 1]; equal numbers: equally often.", above=0, each="source"
     ),
     "TARGET": Option(
         "Cityscapes",
@@ -102,14 +97,11 @@ OPTIONS: dict[str, Any] = {
     ),
     "ON_BAD_FILE": Option(
         "fail",
-        "A training image, label or depth file that cannot be read: 'fail' ends the run, 'skip' takes another sample, and "
-        "names and counts the file.",
+        "Training files that cannot be read: 'fail' ends the run, 'skip' takes another sample.",
         choices=("fail", "skip"),
         role="run",
     ),
-    "NUM_WORKERS": Option(
-        4, "Loader processes for each domain and training process; 0 loads in that process.", minimum=0, role="run"
-    ),
+    "NUM_WORKERS": Option(4, "Loader processes for each domain and training process; 0: none.", minimum=0, role="run"),
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each="source"),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True, each="target"),
     "DATA_LIST_SOURCE": Option(
@@ -117,10 +109,7 @@ OPTIONS: dict[str, Any] = {
     ),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True, each="target"),
     "NUM_CLASSES": Option(
-        16,
-        "Label set in training and test: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES holds.",
-        unit="classes",
-        minimum=2,
+        16, "Label set: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES.", unit="classes", minimum=2
     ),
     "MAPILLARY_VERSION": Option(
         "", "Labels of Mapillary Vistas to read; empty: v1.2 where it is there, else v2.0.", choices=("", "v1.2", "v2.0")
@@ -132,9 +121,7 @@ OPTIONS: dict[str, Any] = {
     "ALIGN_CORNERS": Option(True, "How logits are upsampled to labels: True as in ADVENT, DADA and its fork, False as in PLCA."),
     "CLASSES": {
         "NAMES": Option(
-            (),
-            "Names of classes of your own, in the order of their train ids, which set NUM_CLASSES; empty: a built-in label set.",
-            element=str,
+            (), "Your own classes, in the order of their train ids, which set NUM_CLASSES; empty: built in.", element=str
         ),
         "COLORS": Option((), "Colour of each of CLASSES.NAMES; empty: colours far from each other.", element=_COLOR),
     },
@@ -148,10 +135,7 @@ OPTIONS: dict[str, Any] = {
     ),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}.", role="machine"),
     "EXP_ROOT": Option(
-        "experiments",
-        "Folder under which runs write: snapshots/EXP_NAME and logs/tensorboard/EXP_NAME.",
-        role="machine",
-        path=True,
+        "experiments", "Runs write to snapshots/EXP_NAME and logs/tensorboard/EXP_NAME below it.", role="machine", path=True
     ),
     "DEVICE": Option(
         "auto",
@@ -163,48 +147,34 @@ OPTIONS: dict[str, Any] = {
     ),
     "GPU_ID": Option(
         0,
-        "Number of the GPU that DEVICE auto or cuda takes, of the first process if a node has several; -1: auto takes the CPU.",
+        "GPU that DEVICE auto or cuda takes, of the first process if there are several; -1: the CPU.",
         minimum=-1,
         role="machine",
     ),
     "DATA_TRANSFORM": {
         "RANDOM_RESIZE_AND_CROP": Option(
-            False,
-            "Train on random crops of randomly resized images, aspect kept (PLCA); False: on crops of INPUT_SIZE "
-            "from images that just cover it.",
+            False, "Train on random crops of randomly resized images (PLCA); False: crops of INPUT_SIZE."
         ),
-        "LOADSIZE": Option(
-            760, "With random crops, the shorter side is drawn from [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1
-        ),
+        "LOADSIZE": Option(760, "With random crops the shorter side is in [LOADSIZE, 1.3 LOADSIZE].", unit="pixels", minimum=1),
         "CROPSIZE": Option(730, "Side of the square crop.", unit="pixels", minimum=1),
         "FLIP": Option(0.0, "Probability of a horizontal flip.", minimum=0, maximum=1),
-        "COLOR_JITTER": Option(
-            0.0, "Strength of colour jitter on training images of both domains; 0: none.", minimum=0, maximum=1
-        ),
+        "COLOR_JITTER": Option(0.0, "Strength of colour jitter on images of both domains; 0: none.", minimum=0, maximum=1),
     },
     "TRAIN": {
         "SET_SOURCE": Option("all", "Split of the source dataset.", each="source"),
         "SET_TARGET": Option("train", "Split of the target dataset.", each="target"),
         "BATCH_SIZE_SOURCE": Option(
-            1,
-            "Source images in a forward pass, those of all processes together, which get equally many.",
-            unit="images",
-            minimum=1,
+            1, "Source images in a forward pass, over all processes, which get equally many.", unit="images", minimum=1
         ),
-        "BATCH_SIZE_TARGET": Option(
-            1, "Target images in a forward pass, those of all processes together.", unit="images", minimum=1
-        ),
+        "BATCH_SIZE_TARGET": Option(1, "Target images in a forward pass, over all processes.", unit="images", minimum=1),
         "BATCH_SIZE_LABELLED": Option(
-            1,
-            "Images of TARGET_LABELLED in a forward pass of their own, those of all processes together.",
-            unit="images",
-            minimum=1,
+            1, "Images of TARGET_LABELLED in a forward pass of their own, over all processes.", unit="images", minimum=1
         ),
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
-        "INPUT_SIZE_SOURCE": _size(1280, 760, "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
-        "INPUT_SIZE_TARGET": _size(1024, 512, "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INPUT_SIZE_SOURCE": _size((1280, 760), "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
+        "INPUT_SIZE_TARGET": _size((1024, 512), "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INFO_SOURCE": Option(
-            "", "JSON with names, palette and id map of the source; empty: the built-in table.", path=True, each="source"
+            "", "JSON with names, palette and id map of the source; empty: built in.", path=True, each="source"
         ),
         "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True, each="target"),
         "IMG_MODE": Option(
@@ -227,40 +197,26 @@ OPTIONS: dict[str, Any] = {
         "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
         "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
         "OUTPUT_STRIDE": Option(
-            8,
-            "Input pixels per feature pixel, for timm encoders; a vision transformer has the stride of its patches.",
-            choices=(8, 16, 32),
+            8, "Input pixels per feature pixel of timm encoders; vision transformers have theirs.", choices=(8, 16, 32)
         ),
         "BN_POLICY": Option(
             "train",
-            "Batch norm: 'train', everything trains; 'frozen_affine', batch statistics but fixed scale and shift "
-            "(ADVENT, DADA); 'eval', running statistics, nothing trains.",
+            "What of batch norm trains: 'train', all; 'frozen_affine', statistics (ADVENT, DADA); 'eval', none.",
             choices=("train", "frozen_affine", "eval"),
         ),
-        "DOMAIN_BN": Option(
-            False, "Give source and target batch norms of their own, weights and statistics (PLCA's MODEL.DOMAIN_BN)."
-        ),
+        "DOMAIN_BN": Option(False, "Give source and target batch norms of their own (PLCA's MODEL.DOMAIN_BN)."),
         "RESTORE_FROM": Option(
-            "",
-            "Initial weights: a file, 'imagenet' for the encoder's own, or 'random'; empty: random too, and the run says so.",
-            role="span",
-            path=True,
+            "", "Initial weights: a file, 'imagenet' for the encoder's own, or 'random', as if empty.", role="span", path=True
         ),
         "RESTORE_HEAD": Option(
-            True,
-            "Take the head of RESTORE_FROM too; False leaves it, and DADA's depth block, at initial values: for other classes.",
-            role="span",
+            True, "Take the head of RESTORE_FROM too; False leaves it and the depth block at initial values.", role="span"
         ),
         "ACCEPT_LICENCE": Option(
             "", "Licence that is not permissive but that you accept for the encoder's weights; see docs/models.md.", role="span"
         ),
-        "FREEZE_ENCODER": Option(
-            False, "Train the heads alone: the encoder stays as RESTORE_FROM gives it, its batch norms on running statistics."
-        ),
+        "FREEZE_ENCODER": Option(False, "Train the heads alone: the encoder, batch norms too, stays as RESTORE_FROM gives it."),
         "ADAPTER": Option(
-            "",
-            "'lora' freezes a vision transformer too, and trains low-rank matrices beside its products; empty: none.",
-            choices=("", "lora"),
+            "", "'lora' freezes a vision transformer and trains low-rank matrices beside its products.", choices=("", "lora")
         ),
         "LORA_RANK": Option(8, "Rank r of those matrices.", minimum=1),
         "LORA_ALPHA": Option(8.0, "They are scaled by LORA_ALPHA / LORA_RANK.", above=0),
@@ -274,25 +230,18 @@ OPTIONS: dict[str, Any] = {
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
         "LAYER_DECAY": Option(
             1.0,
-            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: the same rate for all.",
+            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: none.",
             above=0,
             maximum=1,
         ),
         "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
         "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0, below=1),
         "WEIGHT_DECAY": Option(5e-4, "Weight decay of the segmentation network.", minimum=0),
-        "DECAY_NORMS": Option(
-            True,
-            "Decay all weights; False spares norms, biases, layer scales, tokens and positions, as is usual for transformers.",
-        ),
+        "DECAY_NORMS": Option(True, "Decay all weights; False spares norms, biases, layer scales, tokens and positions."),
         "POWER": Option(0.9, "Exponent of the poly schedule.", minimum=0),
         "WARMUP_ITERS": Option(0, "Iterations over which the learning rate rises linearly.", minimum=0),
-        "RECOMPUTE": Option(
-            False, "Compute the activations inside residual blocks again in the backward pass: less memory, more time."
-        ),
-        "CHANNELS_LAST": Option(
-            False, "Keep the network's tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."
-        ),
+        "RECOMPUTE": Option(False, "Compute activations of residual blocks again in the backward pass: less memory, more time."),
+        "CHANNELS_LAST": Option(False, "Keep tensors channels-last, which makes convolutions faster on CPUs and recent GPUs."),
         "MATMUL_PRECISION": Option(
             "",
             "Products of float32 matrices, in training and prediction: highest (float32), high (TF32 on CUDA) or medium "
@@ -301,17 +250,13 @@ OPTIONS: dict[str, Any] = {
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
         "COMPILE": Option(
-            False,
-            "Compile the network with torch.compile, which takes minutes at the start. If that fails, a message says so and it "
-            "runs uncompiled.",
+            False, "Compile the network with torch.compile, which takes minutes; where that fails, it runs uncompiled."
         ),
         "DA_METHOD": Option(
             "source_only", "Method, a list of loss terms: source_only, MinEnt, AdvEnt, DADA or PLCA_adv; see docs/methods.md."
         ),
         "SOURCE_FREE": Option(
-            False,
-            "Go on from RESTORE_FROM, a trained network, with images of the target alone: terms that read the source are left "
-            "out, and none of its files is opened (`dada adapt`).",
+            False, "Adapt RESTORE_FROM, a trained network, to target images alone; no file of the source is opened."
         ),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
         "LAMBDA_SEG_TARGET": Option(1.0, "Weight of the cross-entropy of TARGET_LABELLED.", minimum=0),
@@ -324,50 +269,29 @@ OPTIONS: dict[str, Any] = {
         "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
         "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
         "LAMBDA_CONSISTENCY": Option(
-            1.0,
-            "Weight of the consistency between two views of a target image, of CONTRASTIVE_LEARNING. Above 0, every term on the "
-            "target reads the second view.",
-            minimum=0,
+            1.0, "Weight of the consistency of two views of a target image, of which other terms then read the second.", minimum=0
         ),
         "LAMBDA_ENTROPY": Option(0.01, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
-            0.9,
-            "Pixels count in the consistency loss if the first view's class has at least this probability.",
-            minimum=0,
-            maximum=1,
+            0.9, "Pixels count in the consistency loss if the first view's class has this probability.", minimum=0, maximum=1
         ),
-        "CONTRASTIVE_START": Option(
-            0, "First iteration with the terms of CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0
-        ),
+        "CONTRASTIVE_START": Option(0, "First iteration with CONTRASTIVE_LEARNING; before it the source is learnt.", minimum=0),
         "RARE_CLASS_TEMPERATURE": Option(
-            0.0,
-            "Draw source images by class, rare classes more often, at this temperature (DAFormer's is 0.01); 0: all "
-            "images equally often.",
-            minimum=0,
+            0.0, "Draw source images by class, rare ones more often, at this temperature (DAFormer: 0.01); 0: off.", minimum=0
         ),
         "COLOR_TRANSFER": Option(
-            True,
-            "With CONTRASTIVE_LEARNING: give source images the mean and standard deviation of target images, channel by "
-            "channel in CIELAB.",
+            True, "With CONTRASTIVE_LEARNING: give source images the target's means and deviations in CIELAB."
         ),
         "ADABN_IMAGES": Option(
             0,
-            "Before writing a snapshot, estimate its batch-norm statistics anew from this many target images (AdaBN); with "
-            "SOURCE_FREE once, before the first iteration; 0: leave them.",
+            "Target images from which a snapshot's batch norms take their statistics (AdaBN); 0: none.",
             unit="images",
             minimum=0,
         ),
         "ADABN_SHARE": Option(
-            1.0,
-            "Share of the target's statistics in those of ADABN_IMAGES, the rest being what the network has (UBNA).",
-            minimum=0,
-            maximum=1,
+            1.0, "Share of the target's statistics; the rest is what the network has (UBNA).", minimum=0, maximum=1
         ),
-        "SAVE_AVERAGE": Option(
-            False,
-            "Snapshots, and evaluations in training, take the average of the weights (SELF_TRAINING.EMA_DECAY) in place of the "
-            "last ones.",
-        ),
+        "SAVE_AVERAGE": Option(False, "Snapshots and evaluations take the average of the weights (SELF_TRAINING.EMA_DECAY)."),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
         "SPAGG_ALPHA": Option(0.5, "Share of the aggregated features in the mix.", minimum=0, maximum=1),
@@ -379,25 +303,14 @@ OPTIONS: dict[str, Any] = {
             1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1, role="run"
         ),
         "CHECKPOINT_EVERY": Option(
-            0,
-            "Period of checkpoints, from which train.py --resume goes on; 0: SAVE_PRED_EVERY.",
-            unit="iterations",
-            minimum=0,
-            role="run",
+            0, "Period of checkpoints, from which --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0, role="run"
         ),
         "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1, role="run"),
         "EVAL_EVERY": Option(
-            0,
-            "Period of evaluations on EVAL_SPLIT; the best network is kept in model_best.pth. 0: none.",
-            unit="iterations",
-            minimum=0,
-            role="run",
+            0, "Period of evaluations; the best network is model_best.pth; 0: none.", unit="iterations", minimum=0, role="run"
         ),
         "EVAL_SPLIT": Option(
-            "",
-            "Labelled split for EVAL_EVERY, as 'source:val' or 'target:val'; the second chooses a network by labels of the "
-            "target.",
-            role="run",
+            "", "Labelled split for EVAL_EVERY: 'source:val', or 'target:val', which takes target labels.", role="run"
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
         "LOGGERS": Option(
@@ -417,15 +330,10 @@ OPTIONS: dict[str, Any] = {
             0.0, "Weight of the loss on target images with pasted source classes (ClassMix of DACS); 0: off.", minimum=0
         ),
         "LAMBDA_MIC": Option(0.0, "Weight of the loss on masked target images (MIC); 0: off.", minimum=0),
-        "START": Option(
-            0, "First iteration with these terms; before it the source is learnt, and the teacher averages.", minimum=0
-        ),
+        "START": Option(0, "First iteration with these terms; before it the teacher only averages.", minimum=0),
         "EMA_DECAY": Option(0.99, "Decay of the average of the network's weights that is the teacher.", minimum=0, below=1),
         "THRESHOLD": Option(
-            0.968,
-            "The teacher is sure of a pixel from this probability on; the share of such pixels is the weight of an image.",
-            minimum=0,
-            maximum=1,
+            0.968, "The teacher is sure of a pixel from here on; the share of such pixels weighs an image.", minimum=0, maximum=1
         ),
         "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0, maximum=1),
         "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
@@ -433,37 +341,25 @@ OPTIONS: dict[str, Any] = {
         "BLUR": Option(0.5, "Probability of a Gaussian blur on mixed and masked images.", minimum=0, maximum=1),
     },
     "TEST": {
-        "MODE": Option(
-            "single", "'single' tests RESTORE_FROM; 'best' tests every snapshot.", choices=("single", "best"), role="run"
-        ),
+        "MODE": Option("single", "'single' tests RESTORE_FROM; 'best' every snapshot.", choices=("single", "best"), role="run"),
         "MODEL": Option((), "Network of each member of the ensemble; empty: TRAIN.MODEL.", element=str, role="score"),
         "MODEL_WEIGHT": Option((), "Weight of each member; empty: equal weights.", element=float, role="score", above=0),
         "MULTI_LEVEL": Option((), "Auxiliary head of each member; empty: TRAIN.MULTI_LEVEL.", element=bool, role="score"),
-        "RESTORE_FROM": Option(
-            (), "Weights of each member; empty: the last snapshot of this run.", element=str, role="run", path=True
-        ),
+        "RESTORE_FROM": Option((), "Weights of each member; empty: the run's last snapshot.", element=str, role="run", path=True),
         "SET_TARGET": Option("val", "Split of the target dataset.", role="score", each="target"),
         "BATCH_SIZE_TARGET": Option(1, "Images in a forward pass.", unit="images", minimum=1, role="run"),
         "PROTOCOL": Option(
             "",
-            "Published protocol that sets the test options and ALIGN_CORNERS, see docs/coming-from.md. Options beside it or "
-            "later prevail, and the report names them; empty: none.",
+            "Published protocol that sets these options and ALIGN_CORNERS; options beside it or later prevail.",
             choices=("", *PROTOCOLS),
             role="score",
         ),
-        "INPUT_SIZE_TARGET": _size(1024, 512, "Images are resized to this.", role="score"),
+        "INPUT_SIZE_TARGET": _size((1024, 512), "Images are resized to this.", role="score"),
         "KEEP_RATIO": Option(
-            False,
-            "Images keep their shape and become as large as fits into INPUT_SIZE_TARGET; False: they become exactly that size.",
-            role="score",
+            False, "Images keep their shape and fit into INPUT_SIZE_TARGET; False: they become that size.", role="score"
         ),
-        "OUTPUT_SIZE_TARGET": Option(
-            (),
-            "Labels are resized to this and logits upsampled to it; empty: the size of the label file.",
-            unit="(width, height) in pixels",
-            minimum=1,
-            role="score",
-            length=2,
+        "OUTPUT_SIZE_TARGET": _size(
+            (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.", role="score"
         ),
         "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split.", role="score", path=True, each="target"),
         "RESAMPLE": Option(
@@ -474,69 +370,37 @@ OPTIONS: dict[str, Any] = {
             role="score",
         ),
         "UPSAMPLE_VIA_INPUT": Option(
-            False,
-            "Upsample scores to the input size first, then to the labels, as mmsegmentation does; False: in one step.",
-            role="score",
+            False, "Upsample scores to the input size, then to the labels (mmsegmentation); False: at once.", role="score"
         ),
-        "SLIDE_CROP": Option(
-            (),
-            "Predict overlapping windows of this size and average their scores; empty: the whole image at once.",
-            unit="(width, height) in pixels of the resized image",
-            minimum=1,
-            role="score",
-            length=2,
+        "SLIDE_CROP": _size(
+            (), "Average the scores of windows of this size in the resized image; empty: the whole image.", role="score"
         ),
-        "SLIDE_STRIDE": Option(
-            (),
-            "Distance between windows; empty: half of SLIDE_CROP.",
-            unit="(width, height) in pixels",
-            minimum=1,
-            role="score",
-            length=2,
-        ),
+        "SLIDE_STRIDE": _size((), "Distance between windows; empty: half of SLIDE_CROP.", role="score"),
         "CLASS_RULE": Option(
             "ignore",
-            "Pixels of classes outside the label set: 'ignore' leaves them out (ADVENT, DADA, PLCA); "
-            "'count' counts a prediction on them as an error (DAFormer and later).",
+            "Pixels of other classes: 'ignore' leaves them out, 'count' counts them as errors (DAFormer).",
             choices=("ignore", "count"),
             role="score",
         ),
-        "WITH_AGGREGATION": Option(
-            False, "Aggregate features and probabilities over the image, as PLCA's test does.", role="score"
-        ),
+        "WITH_AGGREGATION": Option(False, "Aggregate features and probabilities over the image, as PLCA's test.", role="score"),
         "FLIP": Option(False, "Average with the prediction on the mirrored image.", role="score"),
         "SCALES": Option((1.0,), "Average over these multiples of INPUT_SIZE_TARGET.", element=float, minimum=0.1, role="score"),
     },
     # What published numbers depend on; see docs/coming-from.md.
     "LEGACY": {
         "DUPLICATE_STEPS": Option(
-            False,
-            "SGD takes three steps an iteration for convolutions of the backbone, four for those of its shortcuts (ADVENT, "
-            "DADA and its fork).",
+            False, "SGD steps three times an iteration for convolutions of the backbone, four for shortcuts (ADVENT, DADA)."
         ),
         "SQUASHING_RESIZE": Option(
-            False,
-            "Resize training images to INPUT_SIZE whatever their shape (ADVENT, DADA and its fork); False: keep their shape, "
-            "cover INPUT_SIZE and crop to it.",
+            False, "Resize training images to INPUT_SIZE whatever their shape (ADVENT, DADA); False: cover it and crop."
         ),
-        "UNMASKED_DEPTH": Option(
-            False, "Also learn depth where none was measured, such as the sky (DADA); False: leave those pixels out."
-        ),
+        "UNMASKED_DEPTH": Option(False, "Also learn depth where none was measured, such as the sky (DADA); False: leave it out."),
         "SYNTHIA_7_MAP": Option(
-            False,
-            "With 7 classes, ignore SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall (DADA); False: "
-            "each belongs to its category.",
+            False, "With 7 classes, ignore SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall (DADA)."
         ),
         "PLCA_CLASS_ORDER": Option(False, "Number the 16 or 19 classes as PLCA does, in data, network and reports."),
-        "LOGIT_ENSEMBLE": Option(
-            False,
-            "Ensembles, flips and scales average logits, as in ADVENT, not probabilities: the network with the larger scale "
-            "decides.",
-            role="score",
-        ),
-        "PLCA_LOVASZ_FACTOR": Option(
-            False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does, whose release also multiplies by the number of GPUs."
-        ),
+        "LOGIT_ENSEMBLE": Option(False, "Ensembles, flips and scales average logits (ADVENT), not probabilities.", role="score"),
+        "PLCA_LOVASZ_FACTOR": Option(False, "Multiply LAMBDA_LOVASZ by ITER_SIZE, as PLCA does (and by the number of GPUs)."),
     },
 }
 

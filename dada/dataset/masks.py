@@ -31,22 +31,13 @@ def parse_color(text: str) -> Color:
     raise ValueError(f"{text!r} is not a colour; write it as 'red, green, blue', each 0 to 255, or as '#rrggbb'")
 
 
-def read_color_numbers(path: str | Path) -> np.ndarray:
-    """A mask file -> (H, W) uint32, each pixel's colour as red + 256 * green + 65536 * blue; alpha does not count.
-
-    Raises:
-        FileNotFoundError, ValueError: as files.read_image; also a JPEG.
-    """
-    return color_numbers(read_colors(path))
-
-
 def color_numbers(colors: Image.Image) -> np.ndarray:
-    """PIL RGB -> the numbers of `read_color_numbers`."""
+    """PIL RGB -> (H, W) uint32, each pixel's colour as red + 256 * green + 65536 * blue."""
     return np.asarray(colors.convert("RGBA")).view("<u4")[..., 0] & 0xFFFFFF
 
 
 def read_colors(path: str | Path) -> Image.Image:
-    """A mask file -> PIL RGB; raises as `read_color_numbers`."""
+    """A mask file -> PIL RGB; raises as image_files.read_image, also for a JPEG."""
     pixels = storage.decoded_pixels(path, packed.COLORS)
     if pixels is not None:
         return Image.fromarray(pixels)
@@ -106,7 +97,7 @@ def positions_of_colors(
     """Where each pixel's colour stands in `colors`, PIL "L"; 255 for a colour that does not.
 
     Args:
-        numbers: of read_color_numbers.
+        numbers: of color_numbers.
         colors: at most 255, all different.
         path: the file, for the message.
         setting: the option that holds the colours, for the message.

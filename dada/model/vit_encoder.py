@@ -8,17 +8,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from dada.model import timm_encoder
 from dada.model.deeplabv2 import DeepLabHead
 from dada.model.low_rank import LowRankLinear
 from dada.model.outputs import Outputs
-from dada.model.timm_encoder import (
-    LightDecoder,
-    LightSegmenter,
-    check_encoder_name,
-    encoder_normalization,
-    fitting_dilations,
-    resized_to_multiple,
-)
 
 import timm  # isort: skip
 
@@ -60,7 +53,7 @@ class FinerMap(nn.Module):
         return self.shuffle(sum(expand(x) for expand, x in zip(self.expand, maps)))
 
 
-class VitSegmenter(LightSegmenter):
+class VitSegmenter(timm_encoder.LightSegmenter):
     """A plain vision transformer of timm and the light decoder.
 
     Four blocks at even distances are read (of 12: the 3rd, 6th, 9th and 12th), each through the encoder's final norm.
@@ -103,14 +96,14 @@ class VitSegmenter(LightSegmenter):
         encoder_options: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        check_encoder_name(name)
+        timm_encoder.check_encoder_name(name)
         if not is_plain_vit(name):
             raise ValueError(f"timm encoder {name!r} is not a plain vision transformer; build it as TimmSegmenter")
         if num_classes < 1:
             raise ValueError(f"num_classes must be at least 1, not {num_classes}")
         self.encoder_name = name
         self.encoder = timm.create_model(name, pretrained=False, dynamic_img_size=True, **(encoder_options or {}))
-        self.normalization = encoder_normalization(name)
+        self.normalization = timm_encoder.encoder_normalization(name)
         self.multi_level = multi_level
         depth, width = len(self.encoder.blocks), self.encoder.embed_dim
         self.indices = sorted({max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)})
@@ -119,8 +112,8 @@ class VitSegmenter(LightSegmenter):
         self.encoder.prune_intermediate_layers(self.indices)  # takes off the classifier and its own norm
         self.patch: int = self.encoder.patch_embed.patch_size[0]
         self.finer = FinerMap(width, len(self.indices) - 1)
-        dilations = fitting_dilations(self.patch)
-        self.decoder = LightDecoder(width, 48, num_classes, dilations=dilations, bias=head_bias)
+        dilations = timm_encoder.fitting_dilations(self.patch)
+        self.decoder = timm_encoder.LightDecoder(width, 48, num_classes, dilations=dilations, bias=head_bias)
         if multi_level:
             self.aux_head = DeepLabHead(width, num_classes, bias=head_bias, dilations=dilations)
         if with_depth:
@@ -130,7 +123,7 @@ class VitSegmenter(LightSegmenter):
     def forward(self, image: Tensor) -> Outputs:
         """(B, 3, H, W) -> Outputs; `features` (B, C, h, w) with h = ceil(H / patch), logits (B, K, 4h, 4w)."""
         self.check_image(image)
-        image = resized_to_multiple(image, self.patch)
+        image = timm_encoder.resized_to_multiple(image, self.patch)
         *early, last = self.encoder.forward_intermediates(image, indices=self.indices, norm=True, intermediates_only=True)
         skip = self.finer(early)
         aux = self.aux_head(early[-1]) if self.multi_level else None

@@ -53,17 +53,13 @@ def _message(cfg: Any, error: BaseException) -> str:
     if "DataLoader" in text:
         lines.append("It is a loader process that had too little: the system ended it, or it found none left. Lower, with --set:")
         return "\n".join([*lines, f"  NUM_WORKERS (now {cfg.NUM_WORKERS} for each domain); 0 loads in the training process"])
-    train = cfg.TRAIN
+    train, several = cfg.TRAIN, f" on {world_size()} processes" if world_size() > 1 else ""
     lines.append(
-        f"A step holds {train.BATCH_SIZE_SOURCE} source and {train.BATCH_SIZE_TARGET} target images{_shared()} and all that "
+        f"A step holds {train.BATCH_SIZE_SOURCE} source and {train.BATCH_SIZE_TARGET} target images{several} and all that "
         f"{train.MODEL} computes from them. Change, with --set, what costs least first:"
     )
     lines += [f"  {advice}" for advice in _advice(cfg)]
     return "\n".join([*lines, "These options decide the weights: start the run anew, without --resume."])
-
-
-def _shared() -> str:
-    return f" on {world_size()} processes" if world_size() > 1 else ""
 
 
 def _gpu(device: torch.device) -> str:
