@@ -2,7 +2,6 @@
 
 import errno
 import itertools
-import json
 import logging
 import multiprocessing
 import os
@@ -11,10 +10,7 @@ import shutil
 import signal
 import socket
 import subprocess
-import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +19,6 @@ import pytest
 import torch
 from tiny import TinyNetwork, same, tiny_options
 from torch import nn
-from torch.distributed import TCPStore
 
 from dada import config
 from dada.build import build_network
@@ -35,8 +30,6 @@ from dada.figures.scalars import read_scalars
 from dada.model.discriminator import FCDiscriminator
 from dada.normalization import TORCHVISION_RGB
 from dada.runs import run_of
-from dada.training import lock as lock_module
-from dada.training import stopping
 from dada.training import trainer as trainer_module
 from dada.training.checkpoint import (
     DamagedCheckpoint,
@@ -46,11 +39,10 @@ from dada.training.checkpoint import (
     read_checkpoint,
     save_checkpoint,
 )
-from dada.training.lock import RunInUse, lock
+from dada.training.lock import RunInUse
 from dada.training.loop import train
 from dada.training.prefetch import Prefetcher
 from dada.training.rng import rng_state, seed_all, set_rng_state
-from dada.training.stopping import StopSignals
 from dada.training.trainer import Trainer
 
 ROOT = Path(__file__).parent.parent
@@ -364,90 +356,6 @@ def test_a_signal_that_ends_the_wait_for_the_first_images_leaves_nothing_behind(
     assert stopped.value.code == code and not small.exists()
 
 
-def wait_for_another_process() -> None:
-    TCPStore("localhost", 0, is_master=True, wait_for_workers=False).get("what nobody says")
-
-
-def wait_in_the_middle_of_an_iteration() -> None:
-    while True:
-        time.sleep(1000)
-
-
-def waits(wait: Callable[[], None], said: int) -> None:
-    os.dup2(said, 2)
-    with StopSignals():
-        os.write(2, b"waits\n")
-        wait()
-
-
-@pytest.mark.parametrize("wait", [wait_for_another_process, wait_in_the_middle_of_an_iteration, threading.Event().wait])
-def test_a_second_sigterm_ends_any_wait(wait, monkeypatch):
-    monkeypatch.setattr(stopping, "APART", 0.0)
-    heard, said = os.pipe()
-    process = multiprocessing.get_context("fork").Process(target=waits, args=(wait, said))
-    process.start()
-    with open(heard, "rb") as lines:
-        for line in (b"waits", b"SIGTERM: the run stops after"):
-            while not lines.readline().startswith(line):
-                pass
-            assert process.is_alive()
-            os.kill(process.pid, signal.SIGTERM)
-        process.join(100)
-    os.close(said)
-    assert process.exitcode == 143
-
-
-def waits_for_images_in_an_iteration(said: int, taken: int, processes: int) -> None:
-    """An iteration takes two batches, of which so many come."""
-    os.dup2(said, 2)
-    stopping.world_size = lambda: processes
-
-    def batches():
-        yield from range(taken)
-        os.write(2, b"waits\n")
-        time.sleep(1000)
-
-    with StopSignals() as signals:
-        list(signals.ending_waits(batches(), 2))
-
-
-@pytest.mark.parametrize("taken, processes", [(1, 1), (2, 2)])
-def test_images_that_never_come_are_not_waited_for_where_an_iteration_may_have_begun(taken, processes, monkeypatch):
-    monkeypatch.setattr(stopping, "PATIENCE", 0.1)
-    heard, said = os.pipe()
-    arguments = said, taken, processes
-    process = multiprocessing.get_context("fork").Process(target=waits_for_images_in_an_iteration, args=arguments)
-    process.start()
-    os.close(said)
-    with open(heard, "rb") as lines:
-        while not lines.readline().startswith(b"waits"):
-            pass
-        os.kill(process.pid, signal.SIGTERM)
-        told = lines.read()
-    process.join(100)
-    assert process.exitcode == 143 and b"no images for" in told
-
-
-def test_a_signal_ends_the_wait_for_the_other_processes(monkeypatch):
-    with socket.create_server(("127.0.0.1", 0)) as never_answers:
-        where = {
-            "RANK": 1,
-            "WORLD_SIZE": 2,
-            "LOCAL_RANK": 1,
-            "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": never_answers.getsockname()[1],
-        }
-        for key, value in where.items():
-            monkeypatch.setenv(key, str(value))
-        command = ["train", "--cfg", "toycity.yml", "--device", "cpu"]
-        process = multiprocessing.get_context("fork").Process(target=main, args=(command,))
-        process.start()
-        with never_answers.accept()[0]:  # so it waits
-            os.kill(process.pid, signal.SIGTERM)
-            process.join(100)
-        assert process.exitcode == 75
-
-
 def test_loaders_outlive_a_signal_to_all_processes_but_not_the_run(small, during):
     def signal_loaders():  # from outside, as a scheduler does
         loaders = [str(process.pid) for process in multiprocessing.active_children()]
@@ -725,15 +633,6 @@ def test_another_version_is_told(small, caplog):
 # --- one process in a folder ---------------------------------------------------------------------------------
 
 
-def write_lock(folder: Path, **values) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "run.lock"
-    with lock(folder):
-        mine = json.loads(path.read_text())
-    path.write_text(json.dumps({**mine, **values}))
-    return path
-
-
 def test_a_second_run_in_the_folder_is_refused(small, during):
     refused = []
 
@@ -748,96 +647,6 @@ def test_a_second_run_in_the_folder_is_refused(small, during):
     assert text.startswith(f"process {os.getpid()} on host {socket.gethostname()} trains in {small}.")
     assert f"delete {small / 'run.lock'}" in text
     assert not (small / "run.lock").exists() and (small / "model_6.pth").exists()
-
-
-def test_the_lock_of_a_process_that_is_gone_is_taken_over(tmp_path, caplog):
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    for values in ({"pid": gone.pid}, {"started": "1"}):  # the second: its number belongs to another process now
-        path = write_lock(tmp_path, **values)
-        with lock(tmp_path):
-            assert json.loads(path.read_text())["pid"] == os.getpid()
-        assert not path.exists()
-        assert "is gone: its lock is taken over" in caplog.text
-        caplog.clear()
-
-
-def test_of_two_that_find_a_dead_lock_the_second_does_not_remove_the_first_ones(tmp_path, monkeypatch):
-    path = write_lock(tmp_path, started="1")
-    holder = ExitStack()
-    alive, asked = lock_module._alive, []
-
-    def first_comes_between(pid, started):
-        """What the second has read is judged dead, but before it acts the first has taken the lock over."""
-        found = alive(pid, started)
-        asked.append(found)
-        if len(asked) == 1:
-            holder.enter_context(lock(tmp_path))
-        return found
-
-    monkeypatch.setattr(lock_module, "_alive", first_comes_between)
-    with holder:
-        with pytest.raises(RunInUse, match=f"process {os.getpid()} on host"), lock(tmp_path):
-            pass
-        assert json.loads(path.read_text())["pid"] == os.getpid() and asked == [False, False, True]
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_process_that_ended_while_it_took_a_lock_over_does_not_keep_others_from_it(tmp_path, monkeypatch):
-    path = write_lock(tmp_path, started="1")
-
-    def end(looking):
-        looking.write_text(path.read_text())  # as a process that is gone by now would leave it
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        original = lock_module._take
-        patched.setattr(lock_module, "_take", lambda p: original(p) if p == path else end(p))
-        with pytest.raises(KeyboardInterrupt), lock(tmp_path):
-            pass
-    assert len(list(tmp_path.iterdir())) == 2
-    with lock(tmp_path):
-        assert json.loads(path.read_text())["pid"] == os.getpid()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_lock_of_another_host_is_not_ours_to_judge(tmp_path):
-    path = write_lock(tmp_path, host="elsewhere", pid=1)
-    with pytest.raises(RunInUse, match=f"process 1 on host elsewhere .* delete {path}"), lock(tmp_path):
-        pass
-    assert path.exists()
-    path.write_text("")
-    with pytest.raises(RunInUse, match="run.lock does not say which process trains there"), lock(tmp_path):
-        pass
-
-
-def test_a_requeued_job_takes_over_the_lock_that_its_earlier_start_left_on_another_host(tmp_path, monkeypatch):
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    path = write_lock(tmp_path, host="elsewhere", pid=1)
-    with pytest.raises(RunInUse, match="host elsewhere"), lock(tmp_path):  # another process of the same start
-        pass
-    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
-    monkeypatch.setenv("SLURM_JOB_ID", "8")
-    with pytest.raises(RunInUse, match="host elsewhere"), lock(tmp_path):
-        pass
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    with lock(tmp_path):
-        assert json.loads(path.read_text())["slurm_restarts"] == 1
-    assert not path.exists()
-
-
-def test_the_lock_leaves_no_folder_that_was_not_there_and_no_empty_file(tmp_path, monkeypatch):
-    with lock(tmp_path / "a" / "b"):
-        pass
-    assert list(tmp_path.iterdir()) == []
-
-    def disk_full(*_):
-        raise OSError(errno.ENOSPC, "full")
-
-    monkeypatch.setattr(json, "dump", disk_full)
-    with pytest.raises(OSError, match="full"), lock(tmp_path / "a"):
-        pass
-    assert list(tmp_path.iterdir()) == []
 
 
 # --- the disk, and what is drawn -----------------------------------------------------------------------------
