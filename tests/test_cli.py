@@ -96,7 +96,7 @@ def test_every_command_has_a_script_and_all_scripts_are_alike():
     for stem, text in scripts.items():
         name = stem.replace("_", "-")
         assert text.startswith(f'"""`dada {name}`'), stem
-        assert text.endswith(f'if __name__ == "__main__":\n    main(["{name}", *sys.argv[1:]])\n'), stem
+        assert text.endswith(f'if __name__ == "__main__":\n    main("{name}")\n'), stem
 
 
 def test_the_package_runs_as_a_module_and_an_unknown_command_is_told_the_others(capsys):
