@@ -39,7 +39,7 @@ gpu:
 
 docs: .venv/ready
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 test-slurm: .venv/ready
 	@PATH="$$PATH:/usr/sbin"; for program in munged slurmctld slurmd sbatch; do \

@@ -62,7 +62,7 @@ class Prediction:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of the classes, in the order of their ids."""
+        """Names of the classes, in the order of their ids."""
         return self.classes.names
 
     def palette(self) -> Image.Image:
@@ -176,7 +176,7 @@ class Segmenter:
 
     @cached_property
     def sha256(self) -> list[str]:
-        """Of each checkpoint, to say which weights gave a result."""
+        """SHA-256 of each checkpoint, to say which weights gave a result."""
         return [file_hash(path) for path in self.checkpoints]
 
     def predict(
@@ -237,7 +237,7 @@ class Segmenter:
 
     @property
     def white(self) -> float:
-        """Of pictures of more than 8 bits, as where the target was read in training."""
+        """Value of white in pictures of more than 8 bits, as when the targets were read in training."""
         said = {one.FOLDER_TARGET.WHITE for one in each_dataset(self.cfg, "target") if one.TARGET == "Folder"} or {0.0}
         if len(said) > 1:
             raise ValueError(f"the targets have {sorted(said)} as white: say which is meant with one FOLDER_TARGET.WHITE")
@@ -269,7 +269,7 @@ class Segmenter:
         return replace(self.predictor, **given) if given else self.predictor
 
     def _prediction(self, picture: Image.Image, score: Tensor, size: tuple[int, int], with_probabilities: bool) -> Prediction:
-        """Of the scores (K, h, w) of an image that was padded to `size`."""
+        """The prediction from the scores (K, h, w) of an image that was padded to `size`."""
         confidence, ids = score.max(dim=0)
 
         def own_size(x: Tensor) -> np.ndarray:

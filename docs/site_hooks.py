@@ -51,6 +51,12 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
     return with_links_of_the_site(markdown, page.file.src_uri, config["repo_url"])
 
 
+def on_page_content(html: str, page: Any, config: Any, files: Any) -> str:
+    """Short code stays on one line, and a figure opens at its own size, which a phone needs."""
+    html = re.sub(r"<code>([^<]{1,30})</code>", r'<code class="whole">\1</code>', html)
+    return re.sub(r'<img\b[^>]*\bsrc="(images/[^"]+)"[^>]*>', r'<a href="\1">\g<0></a>', html)
+
+
 def api_page() -> str:
     sections = [f"## {title}\n\n" + "\n\n".join(f"::: {name}" for name in names) for title, names in API.items()]
     return "# Python API\n\n" + "\n\n".join(sections) + "\n"
@@ -58,6 +64,8 @@ def api_page() -> str:
 
 def with_links_of_the_site(markdown: str, page: str, repository: str | None = None) -> str:
     """Links between pages lead to their places in the site; those to code lead to the repository, or become plain text.
+
+    So do badges, which would be fetched from elsewhere.
 
     Args:
         page: its name in the site.
@@ -69,6 +77,8 @@ def with_links_of_the_site(markdown: str, page: str, repository: str | None = No
     def moved(match: re.Match[str]) -> str:
         text, link = match[1], match[2]
         path, hash_, place = link.partition("#")
+        if text.startswith("!") and "://" in link:
+            return f"`{text[2:-1]}`"
         if "://" in link or not path:
             return match[0]
         target = Path(os.path.normpath(origin.parent / path))

@@ -185,7 +185,7 @@ def test_recomputed_blocks_give_adapters_the_same_gradients():
 
 
 def test_networks_without_such_products_are_refused_with_what_to_do():
-    refused = r"TRAIN\.ADAPTER lora is for vision transformers .*; TimmSegmenter is none.*TRAIN\.FREEZE_ENCODER=True"
+    refused = r"TRAIN\.ADAPTER lora is for vision transformers .*; TimmSegmenter is not one.*TRAIN\.FREEZE_ENCODER=True"
     with pytest.raises(ValueError, match=refused):
         build_model(TINY_NETWORK, K).add_low_rank(ALL, 4, 8.0)
     model = VitSegmenter("vit_dpwee_patch16_reg1_gap_256", K, encoder_options={**SMALL, "num_heads": 2})
@@ -382,7 +382,7 @@ def test_a_network_without_adapters_takes_the_sum_and_one_with_them_goes_on_from
     cfg_from_list(["TRAIN.ADAPTER="])
     plain = build_network(cfg, str(path))
     assert same(dict(plain.state_dict()), merged(network.state_dict()))
-    assert "its low-rank adapters are added to the weights beside them" in caplog.text
+    assert "its low-rank adapters are merged into the weights" in caplog.text
     torch.save(plain.state_dict(), path)
     cfg_from_list(["TRAIN.ADAPTER=lora"])
     again = build_network(cfg, str(path))

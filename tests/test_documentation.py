@@ -116,8 +116,8 @@ def test_a_section_without_a_sentence_is_refused():
 
 def test_an_option_is_listed_with_all_that_is_known_of_it():
     options = {**OPTIONS, "WIDE": Option((1, 2), "Either | or, *.", unit="pixels", length=2, minimum=1, maximum=9)}
-    (row,) = [line for line in reference_page.reference(options).splitlines() if "`WIDE`" in line]
-    assert row == r'| <a id="wide"></a>`WIDE` | `[1, 2]` | list of 2 int, 1 to 9; pixels |  | Either \| or, \*. |'
+    (entry,) = [line for line in reference_page.reference(options).splitlines() if "`WIDE`" in line]
+    assert entry == r'- <a id="wide"></a>**`WIDE`**: `[1, 2]` (list of 2 int, 1 to 9; pixels)<br>Either | or, \*.'
 
 
 @pytest.mark.parametrize(

@@ -301,7 +301,7 @@ def test_without_the_options_the_groups_are_the_backbone_and_the_head_as_ever(ti
 
 def test_a_network_of_unknown_blocks_is_refused():
     other = build_model("timm:test_byobnet", K, output_stride=32)
-    with pytest.raises(ValueError, match=r"TRAIN\.LAYER_DECAY .*TimmSegmenter \(test_byobnet\) do not tell them; set it to 1"):
+    with pytest.raises(ValueError, match=r"TRAIN\.LAYER_DECAY .*TimmSegmenter \(test_byobnet\) do not show them; set it to 1"):
         rates_of(other, LAYER_DECAY=0.9)
 
 

@@ -312,7 +312,9 @@ def test_an_error_of_the_transform_is_no_bad_file(damaged):
 def test_a_data_set_that_cannot_be_read_at_all_ends_the_run(small, damaged):
     for path in damaged[0].parent.iterdir():
         path.write_bytes(b"")
-    with pytest.raises(ValueError, match=r"10 samples of SYNTHIA, drawn one in place of the other(.|\n)*The last: cannot read"):
+    with pytest.raises(
+        ValueError, match=r"10 samples of SYNTHIA in a row, each drawn to replace the last(.|\n)*The last error: cannot read"
+    ):
         run("ON_BAD_FILE=skip")
     assert not small.exists()
 

@@ -45,7 +45,7 @@ def box(brand: bytes) -> bytes:
         ("a.png", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "pointer of Git LFS", "git lfs pull"),
         ("a.png", b"\n<!doctype html><html></html>", "web page", "again"),
         ("a.wmv", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11" + bytes(50), "video", "frames"),
-        ("a.tif", packed_tiff(50002), "TIFF packed by method 50002", "without compression"),
+        ("a.tif", packed_tiff(50002), "TIFF compressed by method 50002", "without compression"),
     ],
 )
 def test_a_sound_file_of_another_kind_is_called_by_it_with_what_to_do(tmp_path, name, content, kind, advice):

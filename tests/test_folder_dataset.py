@@ -260,9 +260,9 @@ def test_patterns_that_would_pair_all_are_proposed(orchard, tmp_path):
 
 def test_ambiguous_pairs_are_refused(orchard):
     save_rgb_mask(orchard / "rendered/painted/row1/tree_001_mask.webp", 0)
-    with pytest.raises(ValueError, match="2 labels fit the image views/row1/tree_001.png: .*Narrow FOLDER_SOURCE.LABELS"):
+    with pytest.raises(ValueError, match="2 labels match the image views/row1/tree_001.png: .*Narrow FOLDER_SOURCE.LABELS"):
         rendered(orchard, labels="painted/**/*_mask.*")
-    with pytest.raises(ValueError, match="label painted/row1/tree_000_mask.png fits two images, views/row1/tree_000"):
+    with pytest.raises(ValueError, match="label painted/row1/tree_000_mask.png matches two images, views/row1/tree_000"):
         save_image(orchard / "rendered/views/row1/tree_000.bmp", 0)
         rendered(orchard, images="views/**/*.*")
 
@@ -270,11 +270,11 @@ def test_ambiguous_pairs_are_refused(orchard):
 def test_a_pattern_that_nothing_fits_says_what_is_there(orchard):
     with pytest.raises(FileNotFoundError) as error:
         rendered(orchard, images="views/*.tif")
-    assert "fits FOLDER_SOURCE.IMAGES 'views/*.tif'" in str(error.value) and "row1, row2" in str(error.value)
+    assert "matches FOLDER_SOURCE.IMAGES 'views/*.tif'" in str(error.value) and "row1, row2" in str(error.value)
     with pytest.raises(FileNotFoundError, match="images for split 'test' not found(.|\n)*contains: train, val") as error:
         photos(orchard, "test")
     assert "TEST.SET_TARGET" in str(error.value)
-    with pytest.raises(FileNotFoundError, match="no file in .* fits FOLDER_TARGET.LABELS 'val/labels/\\*'"):
+    with pytest.raises(FileNotFoundError, match="no file in .* matches FOLDER_TARGET.LABELS 'val/labels/\\*'"):
         photos(orchard, labels="{split}/labels/*")
     with pytest.raises(FileNotFoundError, match="nowhere does not exist either"):
         Folder(orchard / "nowhere", "train", transform=PLAIN, classes=CLASSES)
@@ -289,10 +289,10 @@ def test_what_is_needed_but_not_described_is_asked_for(orchard, tmp_path):
     with pytest.raises(FileNotFoundError, match="1 of 2 files that DATA_LIST_SOURCE names are missing: .*none.png"):
         rendered(orchard, list_file=tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("views/a.png\tpainted/a.png\nviews/b.png\n")
-    with pytest.raises(ValueError, match="DATA_LIST_SOURCE names a label behind 1 of 2 images"):
+    with pytest.raises(ValueError, match="DATA_LIST_SOURCE names a label for 1 of 2 images"):
         rendered(orchard, list_file=tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("strange.png\n")
-    with pytest.raises(ValueError, match="1 of 1 images that DATA_LIST_SOURCE names .* do not fit FOLDER_SOURCE.IMAGES"):
+    with pytest.raises(ValueError, match="1 of 1 images that DATA_LIST_SOURCE names .* do not match FOLDER_SOURCE.IMAGES"):
         rendered(orchard, list_file=tmp_path / "list.txt")
 
 

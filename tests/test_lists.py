@@ -82,7 +82,7 @@ def test_where_images_lie_in_several_folders_those_in_the_line_must_be_so(tmp_pa
     lines = "night/1.png\n/elsewhere/images/day/1\n2\nfog/2.png\n"
     assert [line.image for line in read(tmp_path, lines, images)] == [images[1], images[0], images[2], "fog/2.png"]
     with pytest.raises(
-        ValueError, match="list.txt, line 2: '1' fits 2 images, images/day/1.png and images/night/1.png: write it"
+        ValueError, match="list.txt, line 2: '1' matches 2 images, such as images/day/1.png and images/night/1.png: write it"
     ):
         read(tmp_path, "2\n1\n", images)
 

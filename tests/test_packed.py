@@ -226,8 +226,8 @@ def test_a_copy_of_listed_images_wants_the_list(city_source, tmp_path):
 @pytest.mark.parametrize(
     "spoil, message",
     [
-        (lambda i, d: d.write_bytes(d.read_bytes()[:-7]), r"packed\.bin has \d+ bytes, but .* tells of \d+"),
-        (lambda i, d: d.unlink(), r"packed\.bin is missing"),
+        (lambda i, d: d.write_bytes(d.read_bytes()[:-7]), r"packed\.bin has \d+ bytes, but .* says \d+"),
+        (lambda i, d: d.unlink(), r"packed\.bin, which .* is missing"),
         (lambda i, d: i.write_text(i.read_text()[:-20]), r"packed\.json is damaged: it is not valid JSON"),
         (lambda i, d: i.write_text(i.read_text().replace("RGB/", "RGC/", 1)), r"packed\.json is damaged: its checksum"),
         (lambda i, d: i.write_text(i.read_text().replace('"version": 1', '"version": 7')), "has version 7, this program reads 1"),

@@ -74,10 +74,10 @@ def test_lists_are_read_back_from_a_saved_cfg_and_from_the_command_line(two, tmp
     [
         (["SOURCE_SHARE=[1, 0]"], "SOURCE_SHARE: expected above 0, got 0"),
         (["SOURCE_SHARE=-2"], "SOURCE_SHARE: expected above 0, got -2"),
-        (["SOURCE=[]"], "SOURCE: expected a str, or a list of such, one a source, got an empty list"),
+        (["SOURCE=[]"], "SOURCE: expected a str, or a list of those, one per source, got an empty list"),
         (["SOURCE=[CamVid, 3]"], "expected str, got int 3"),
         (["TARGET_SHARE=[2, 0]"], "TARGET_SHARE: expected above 0, got 0"),
-        (["TARGET=[]"], "TARGET: expected a str, or a list of such, one a target, got an empty list"),
+        (["TARGET=[]"], "TARGET: expected a str, or a list of those, one per target, got an empty list"),
     ],
 )
 def test_shares_and_names_that_cannot_be_are_refused(tiny_cfg, pairs, message):

@@ -35,6 +35,7 @@ def test_every_page_is_in_the_navigation_once():
         ("methods.md", "[how](../CONTRIBUTING.md#a-method)", "[how](contributing.md#a-method)"),
         ("contributing.md", "[start](README.md)", "[start](index.md)"),
         ("methods.md", "[here](#depth) and [there](https://x.org/a.md)", "[here](#depth) and [there](https://x.org/a.md)"),
+        ("index.md", "![Python 3](https://x.org/badge/python-3.svg)", "`Python 3`"),
         ("datasets.md", "see [the file](../configs/toycity.yml).", "see the file."),
         ("index.md", "```\n[a](docs/a.md)\n```", "```\n[a](docs/a.md)\n```"),
     ],

@@ -386,12 +386,12 @@ def test_missing_damaged_and_unsafe_files_are_told_apart(small, tmp_path):
     whole = path.read_bytes()
     for size in (len(whole) // 2, 100, 0):
         path.write_bytes(whole[:size])
-        with pytest.raises(ValueError, match=rf"weights\.pth \({size} bytes\) is not a whole PyTorch file"):
+        with pytest.raises(ValueError, match=rf"weights\.pth \({size} bytes\) is not a complete PyTorch file"):
             load_weights(small, path)
     path.write_text("<!DOCTYPE html><html><head><title>Sign in")
     with pytest.raises(ValueError, match=r"weights\.pth is not a weights file: it begins with b'<!DOCTYPE.*; accepted is"):
         load_weights(small, path)
     (tmp_path / "cut.safetensors").write_bytes(b"\x00" * 20)
-    with pytest.raises(ValueError, match=r"cut\.safetensors \(20 bytes\) is not a whole safetensors file"):
+    with pytest.raises(ValueError, match=r"cut\.safetensors \(20 bytes\) is not a complete safetensors file"):
         load_weights(small, tmp_path / "cut.safetensors")
     refuse(small, {"model": small}, tmp_path, "Python objects beside tensors")

@@ -6,7 +6,7 @@ dada export --checkpoint model_3000.pth --out model.pt2 --layout NHWC
 
 import argparse
 
-from dada.cli.shared import add_set_flag
+from dada.cli.shared import add_set_flag, print_facts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +28,6 @@ def main(args: argparse.Namespace) -> list[str]:
         require_onnx()
     segmenter = Segmenter.from_checkpoint(args.checkpoint, args.cfg, "cpu", args.set)
     size = tuple(args.size) if args.size else None
-    said = export(segmenter, args.out, layout=args.layout, size=size, resize=not args.no_resize)
-    for key, value in said.items():
-        if key != "model_card":
-            print(f"{key}: {value}")
+    print_facts(export(segmenter, args.out, layout=args.layout, size=size, resize=not args.no_resize))
     print(f"written: {args.out}, sha256 {file_hash(args.out)}")
     return ["test", "--cfg", *(args.cfg or [args.checkpoint]), "--set", *args.set, f"TEST.RESTORE_FROM={args.checkpoint}"]

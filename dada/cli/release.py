@@ -8,7 +8,7 @@ The file holds cfg, classes, normalization, versions and test result; train, tes
 import argparse
 from pathlib import Path
 
-from dada.cli.shared import add_cfg_flags, load_cfg
+from dada.cli.shared import add_cfg_flags, load_cfg, print_facts
 from dada.config import cfg
 
 
@@ -25,8 +25,6 @@ def main(args: argparse.Namespace) -> list[object]:
     from dada.publishing.release_file import write_release
     from dada.runs import file_hash
 
-    for key, value in write_release(cfg, args.checkpoint, args.out, args.licence).items():
-        if key != "model_card":
-            print(f"{key}: {value}")
+    print_facts(write_release(cfg, args.checkpoint, args.out, args.licence))
     print(f"written: {args.out}, sha256 {file_hash(args.out)}; model card: {Path(args.out).with_suffix('.md')}")
     return ["export", "--checkpoint", args.out, "--out", Path(args.out).with_suffix(".onnx")]

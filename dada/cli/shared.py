@@ -10,8 +10,9 @@ import re
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from easydict import EasyDict
@@ -178,3 +179,10 @@ def _message(error: BaseException) -> str:
     if text.startswith("Caught "):
         text = re.split(r"^\w[\w.]*(?:Error|Exception|Loss): ", text, flags=re.MULTILINE)[-1].rstrip()
     return text or type(error).__name__
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One line each but for the model card; long values, such as a palette or a whole configuration, are cut."""
+    for key, value in facts.items():
+        if key != "model_card":
+            print(shorten(f"{key}: {value}", 120, placeholder=" …"))

@@ -82,7 +82,7 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        return f"{self._kind}, or a list of such, one a {self.each}" if self.each else self._kind
+        return f"{self._kind}, or a list of those, one per {self.each}" if self.each else self._kind
 
     @property
     def _kind(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from dada.config import OPTIONS, ROOT, flat_options
@@ -23,7 +24,7 @@ python scripts/train.py --cfg toycity.yml --set TRAIN.MAX_ITERS=200 TEST.INPUT_S
 Later files of `--cfg` override earlier ones, and `--set` overrides them all. Unknown names and values of the wrong type are
 refused at the start, all at once. Each run writes the values of all options to `train_cfg.yml` in its folder.
 
-What an option decides, *weights* where the column is empty:
+After each default, in brackets, stand the type and what the option decides, which is *weights* if nothing is said:
 
 """
 _HEAD += "".join(f"- *{role}*: {sentence}\n" for role, sentence in ROLES.items())
@@ -71,12 +72,12 @@ def reference(options: dict[str, Any] = OPTIONS) -> str:
         if section == "FOLDER_TARGET":  # the options of FOLDER_SOURCE, listed there
             parts.append(", ".join(f'<a id="{anchor(name)}"></a>`{name}`' for name in flat_options(inside, prefix)) + ".\n")
             continue
-        parts.append("| option | default | type | decides | meaning |\n|---|---|---|---|---|")
-        parts.append("\n".join(_row(name, option) for name, option in flat_options(inside, prefix).items()) + "\n")
+        parts.append("\n".join(_entry(name, option) for name, option in flat_options(inside, prefix).items()) + "\n")
     return "\n".join(parts)
 
 
-def _row(name: str, option: Option) -> str:
+def _entry(name: str, option: Option) -> str:
+    """A list entry rather than a row of a table, whose columns would be too narrow for names on a phone."""
     kind = option.type_name
     if option.choices and not isinstance(option.default, dict):
         kind = "one of " + ", ".join(f"`{_value(choice)}`" for choice in option.choices)
@@ -85,9 +86,9 @@ def _row(name: str, option: Option) -> str:
     if option.unit:
         kind += f"; {option.unit}"
     roles = [option.role] * (option.role != "weights") + ["local"] * (bool(option.path) and option.role != "machine")
-    role, meaning = ", ".join(roles), option.meaning.replace("*", "\\*")
-    cells = (f'<a id="{anchor(name)}"></a>`{name}`', f"`{_value(option.default)}`", kind, role, meaning)
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    role = f"; *{', '.join(roles)}*" if roles else ""
+    meaning = re.sub(r"\*|(?<!\w)_|_(?!\w)", r"\\\g<0>", option.meaning)
+    return f'- <a id="{anchor(name)}"></a>**`{name}`**: `{_value(option.default)}` ({kind}{role})<br>{meaning}'
 
 
 def anchor(name: str) -> str:

@@ -105,7 +105,7 @@ OPTIONS: dict[str, Any] = {
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each="source"),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True, each="target"),
     "DATA_LIST_SOURCE": Option(
-        "", "File with one image a line, {} standing for the split; empty: scan the folder.", path=True, each="source"
+        "", "File with one image per line, {} standing for the split; empty: scan the folder.", path=True, each="source"
     ),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True, each="target"),
     "NUM_CLASSES": Option(

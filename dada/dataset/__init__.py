@@ -54,18 +54,18 @@ OTHER_NAMES = {"GTA": "GTA5", "GTAV": "GTA5", "BDD": "BDD100K", "WildDash2": "Wi
 def build_dataset(
     name: str, root: str | Path, *, split: str, num_classes: int, info: str | Path = "", role: str = "source", **options
 ) -> SegmentationDataset:
-    """The dataset of that name, as the configuration writes it.
+    """Build the dataset that the configuration names.
 
     Args:
-        info: JSON file with an id map and classes of one's own.
+        info: JSON file with your own id map and classes.
         role: "source" or "target": which settings (DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET) the
             messages name.
-        options: of PublishedDataset, `transform` among them, and what one dataset alone takes, for example
+        options: those of PublishedDataset, including `transform`, and those of this dataset alone, such as
             labels="raw" for SYNTHIA.
 
     Raises:
         ValueError: no dataset has that name, or `info` holds another number of classes.
-        FileNotFoundError: its folders or files are not there.
+        FileNotFoundError: its folders or files do not exist.
     """
     name = OTHER_NAMES.get(name, name)
     if name not in DATASETS:

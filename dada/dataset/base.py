@@ -15,7 +15,7 @@ from dada.dataset.sample import Sample
 from dada.dataset.sampler import Draw, mixed_seed, seeded
 from dada.label_sets import IGNORE_LABEL, LabelSet
 
-MOST_IN_A_ROW = 10  # unreadable samples, each drawn for the one before it, after which it is not a few bad files
+MOST_IN_A_ROW = 10  # unreadable samples in a row, each drawn to replace the last: these are not a few bad files
 
 
 class Item(NamedTuple):
@@ -28,7 +28,7 @@ class Item(NamedTuple):
 
 
 class SegmentationDataset(Dataset):
-    """Samples read from files; a new dataset is a list of Items, the ids it defines and where they map to.
+    """Samples read from files; a new dataset is a list of Items, the ids it defines and what they map to.
 
     `dataset[index]` is sample `index`; `dataset[Draw(index, step, slot)]` is the same sample under the
     augmentation of that training step. Neither reads or changes the global random state.
@@ -51,8 +51,8 @@ class SegmentationDataset(Dataset):
 
     mixed_shapes = False  # True: images of many shapes, which are fitted into the input size and never squashed
     size_advice = "They must come from the same release of the dataset, neither of them resized."
-    white = 0.0  # of image files of more than 8 bits a channel, see samples.to_8_bits; 0 where they decide
-    orientation = "auto"  # of image files that EXIF says are stored turned, see image_files.read_image
+    white = 0.0  # value of white in image files of more than 8 bits per channel, see samples.to_8_bits; 0: found in each file
+    orientation = "auto"  # what to do with images that EXIF says are stored rotated, see image_files.read_image
     codes: Sequence = ()  # what the indices of the id map stand for in label files, where they are not the ids themselves
     first_channel = False  # whether label files of several channels hold ids in the first
     skip_bad_files = False  # whether samples of training steps may be replaced; those asked for by index never are
@@ -71,7 +71,7 @@ class SegmentationDataset(Dataset):
         stream: str = "",
     ) -> None:
         strange = np.unique(id_map[(id_map >= classes.num_classes) & (id_map != IGNORE_LABEL)])
-        if strange.size:  # losses on a GPU do not look
+        if strange.size:  # on a GPU the losses do not check
             raise ValueError(
                 f"{title}: the id map gives train ids {image_files.first_few(strange.tolist())}, but there are "
                 f"{classes.num_classes} classes; expected 0 to {classes.num_classes - 1}, and {IGNORE_LABEL} for what is left out"
@@ -103,8 +103,8 @@ class SegmentationDataset(Dataset):
                 skipped.append((self.items[draw.index].image, str(error)))
                 if len(skipped) == MOST_IN_A_ROW:
                     raise ValueError(
-                        f"{MOST_IN_A_ROW} samples of {self.title}, drawn one in place of the other, cannot be read: "
-                        f"ON_BAD_FILE skip is for a few files. Is the disk still there? The last: {error}"
+                        f"{MOST_IN_A_ROW} samples of {self.title} in a row, each drawn to replace the last, cannot be read: "
+                        f"ON_BAD_FILE=skip is for a few bad files. Is the disk still mounted? The last error: {error}"
                     ) from error
                 other = mixed_seed(self.seed, self.stream, "in place of", draw.step, draw.slot, len(skipped))
                 draw = draw._replace(index=other % len(self))
@@ -124,7 +124,7 @@ class SegmentationDataset(Dataset):
         return image, label, depth
 
     def read_image(self, index: int, label: Image.Image | None = None, depth: np.ndarray | None = None) -> Image.Image:
-        """Image of sample `index`, PIL RGB, whole; its label or depth (H, W) may say which side is up."""
+        """The whole image of sample `index`, PIL RGB; the size of its label or depth (H, W) may tell if it is stored rotated."""
         beside = label.size if label is not None else None if depth is None else depth.shape[::-1]
         return image_files.read_image(self.items[index].image, self.white, beside=beside, orientation=self.orientation)
 
@@ -156,7 +156,7 @@ class SegmentationDataset(Dataset):
         return image_files.to_train_ids(ids, path, self.id_map, self.defined_ids, self.title)
 
     def foreign_ids(self, ids: set[int]) -> str:
-        """Why these ids, of many label files, are not this dataset's own, though it defines them; "" if they may well be."""
+        """Why these ids, from many label files, seem to follow another numbering, though the dataset defines them; "" if not."""
         return ""
 
     @property
@@ -175,7 +175,7 @@ class SegmentationDataset(Dataset):
 
 
 def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str, label_advice: str = "") -> None:
-    """Raise FileNotFoundError unless all files of all items exist; it counts the missing, names a few, and what is there."""
+    """Raise FileNotFoundError unless all files of all items exist; it counts the missing ones, and shows a few of either."""
     image_files.require_files(
         [item.image for item in items],
         what=f"{title} images",
@@ -199,6 +199,6 @@ def check_not_empty(items: Sequence, folder: Path, pattern: str, title: str, set
         found = storage.list_dir(folder)
         there = f"it contains: {image_files.first_few(found)}" if found else "it is empty"
         raise FileNotFoundError(
-            f"no {title} images in {folder}: no file fits {pattern} ({there}).\n  "
+            f"no {title} images in {folder}: no file matches {pattern} ({there}).\n  "
             f"Check that the archive was unpacked completely, and that {setting} is the right folder."
         )

@@ -31,15 +31,14 @@ class CamVid(PublishedDataset):
         day       0006R0 and 0016E5 (305 images)
         dusk      0001TP without frames 7320 to 7980 (39 images, to adapt to)
         dusk_val  0001TP, frames 7410 to 7890 (17 images, to test on)
-        dusk_test 0001TP in test/, from frame 8640 (for who has that folder: the drive goes on there)
+        dusk_test 0001TP in test/, from frame 8640 (if you have that folder: the drive continues there)
 
-    The first three are within train/. SegNet's val/ holds daylight only, so dusk is tested on a part of its own sequence. It is
-    a stretch from the middle: the last third shows no fence at all, and most of it stands in traffic. The three images before it
-    and the three after it, a second apart each, are in neither part, so that no test image has a near copy among those adapted
-    to; nor has one of dusk_test.
+    The first three are parts of train/. SegNet's val/ holds daylight only, so dusk is tested on a part of its own sequence: a
+    stretch from the middle, since the last third shows no fence at all and is mostly spent waiting in traffic. The three images
+    before it and the three after it, one second apart, are in neither part, so that no test image has a near copy among those
+    adapted to. The same holds for dusk_test.
 
-    A list file has one image a line; its folders, and whether it says .png or .jpg, do not matter, so that SegNet's own
-    lists serve.
+    A list file has one image per line. Its folders and extensions do not matter, so SegNet's own lists work.
     """
 
     title = "CamVid"

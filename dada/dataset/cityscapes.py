@@ -17,9 +17,9 @@ class Cityscapes(PublishedDataset):
     """leftImg8bit/<split>/<city>/*_leftImg8bit.png with labels gtFine/<split>/<city>/*_gtFine_labelIds.png.
 
     Splits: folders of leftImg8bit/, "train", "val", "test" or "train_extra". The labels of train_extra are those of
-    gtCoarse/; test has none that are public. A list file has one image a line,
-    `aachen/aachen_000000_000019_leftImg8bit.png` (ADVENT, DADA) or paths from the root, image and label divided by a
-    tab (PLCA).
+    gtCoarse/; those of test are not public. A list file has one image per line,
+    `aachen/aachen_000000_000019_leftImg8bit.png` (ADVENT, DADA), or image and label as paths from the root, separated
+    by a tab (PLCA).
     """
 
     title = "Cityscapes"
@@ -28,7 +28,7 @@ class Cityscapes(PublishedDataset):
     num_ids = 35  # 34 is the licence plate
     usual_ids_above = 18  # vegetation, sky and cars
     label_advice = (
-        "Take *_gtFine_labelIds.png of gtFine_trainvaltest.zip, or name in a list file only images that have one. Train ids, "
+        "Take *_gtFine_labelIds.png from gtFine_trainvaltest.zip, or name in a list file only images that have one. Train ids, "
         "as in *_labelTrainIds.png, are read with Folder (docs/datasets.md#train-ids)."
     )
     holds = f"{_IMAGES}/"

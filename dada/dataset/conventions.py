@@ -1,4 +1,4 @@
-"""Labels under a dataset's names that hold the ids of another numbering."""
+"""Label files that have a dataset's names but hold ids of another numbering."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dada.dataset.spread import spread
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 8  # label files: each takes some hundredths of a second
+LOOKED_AT = 8  # label files: reading one takes a few hundredths of a second
 
 
 def warn_of_foreign_ids(dataset: SegmentationDataset) -> None:
@@ -20,7 +20,7 @@ def warn_of_foreign_ids(dataset: SegmentationDataset) -> None:
     for index in spread(len(dataset), LOOKED_AT):
         try:
             found = dataset.read_ids(index)
-        except (ValueError, OSError):  # whoever needs the file will say so
+        except (ValueError, OSError):  # reported once the file is needed
             continue
         ids.update([] if found is None else np.unique(np.asarray(found)).tolist())
     if text := dataset.foreign_ids(ids):

@@ -1,4 +1,4 @@
-"""What a file is that holds no picture read here, so that no sound file is called damaged, and what to do with it."""
+"""Recognise files in formats that are not read here, so that no intact file is called damaged, and say what to do."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from io import BytesIO
 from PIL import TiffImagePlugin
 
 _CONVERT = "convert it to PNG"
-_FRAMES = "`dada predict` knows videos by their ending, .mp4 for one; a dataset needs the frames as PNG or JPEG"
+_FRAMES = "`dada predict` recognises videos by their extension, such as .mp4; a dataset needs the frames as PNG or JPEG"
 
 # How a file begins, what it is and what to do.
 _BEGINNINGS = (
@@ -25,17 +25,17 @@ _BEGINNINGS = (
     (b"qoif", "QOI", _CONVERT),
     (b"\0\0\1\0", "ICO", _CONVERT),
     (b"SIMPLE  =", "FITS", _CONVERT),
-    (b"\x89HDF", "HDF5", "write each array in it as PNG"),
-    (b"\x93NUMPY", "NumPy array", "write it as PNG, of 8 or 16 bits"),
-    (b"MATLAB", "MATLAB", "write each array in it as PNG"),
-    (b"PK\x03\x04", "zip archive", "give its name with .zip, or unpack it"),
+    (b"\x89HDF", "HDF5", "save each array in it as PNG"),
+    (b"\x93NUMPY", "NumPy array", "save it as PNG of 8 or 16 bits"),
+    (b"MATLAB", "MATLAB", "save each array in it as PNG"),
+    (b"PK\x03\x04", "zip archive", "rename it to end in .zip, or unpack it"),
     (b"\x1f\x8b", "gzip archive", "unpack it"),
     (b"Rar!", "RAR archive", "unpack it"),
     (b"<svg", "SVG", _CONVERT),
     (b"<?xml", "XML", "convert a drawing in it to PNG"),
     (b"version https://git-lfs", "pointer of Git LFS, not the file itself", "fetch the files with `git lfs pull`"),
-    (b"<!DOCTYPE", "web page", "the download was answered with one: fetch the file again"),
-    (b"<html", "web page", "the download was answered with one: fetch the file again"),
+    (b"<!DOCTYPE", "web page", "the server sent one in place of the file: download it again"),
+    (b"<html", "web page", "the server sent one in place of the file: download it again"),
 )
 _BRANDS = {
     b"avif": "AVIF",
@@ -50,10 +50,10 @@ _BRANDS = {
 
 
 def other_kind(name: str, content: bytes) -> str | None:
-    """What the file is and what to do, for a message: "HEIC, which is not read here: convert it to PNG"; None: not known.
+    """What the file is and what to do, for a message: "HEIC, which is not read here: convert it to PNG"; None: unknown.
 
     Args:
-        name: of the file; TGA has no beginning of its own, and is known by its ending.
+        name: of the file; a TGA need not have a signature, and is then recognised by its extension.
         content: the whole file.
     """
     kind, advice = _known(name.lower(), content)
@@ -80,11 +80,11 @@ def _known(name: str, content: bytes) -> tuple[str, str]:
 
 
 def _of_tiff(content: bytes) -> tuple[str, str]:
-    """A TIFF whose packing Pillow does not know; nothing for others, and where the tags are damaged."""
+    """A TIFF with a compression that Pillow does not know; ("", "") for any other, and if the tags are damaged."""
     with suppress(Exception):
         tags, file = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), BytesIO(content)
         file.seek(tags.next)
         tags.load(file)
         if tags.get(259, 1) not in TiffImagePlugin.COMPRESSION_INFO:
-            return f"TIFF packed by method {tags[259]}", "write it again without compression, or convert it to PNG"
+            return f"TIFF compressed by method {tags[259]}", "save it again without compression, or convert it to PNG"
     return "", ""

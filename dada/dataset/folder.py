@@ -1,4 +1,4 @@
-"""A folder of pictures of one's own, with masks and depth where there are any."""
+"""A folder of your own pictures, with masks and depth maps if there are any."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from dada.label_sets import IGNORE_LABEL, LabelSet, label_set, label_set_from_in
 
 
 class Folder(SegmentationDataset):
-    """Images, masks and depth that patterns find; see dada.dataset.pairing for patterns and how they pair files.
+    """Images, masks and depth maps, found by patterns; dada.dataset.pairing says what these are and how they pair files.
 
     Args:
         root: the folder or zip archive that the patterns start from.
         split: stands for `{split}` in the patterns.
-        num_classes: of a built-in label set, where `classes` is None.
+        num_classes: size of a built-in label set, if `classes` is None.
         transform: see SegmentationDataset.
-        list_file: one image a line, or image and label divided by a tab, as paths from the root, instead of all that
-            fit `images`; `{}` in its name stands for the split.
-        with_labels: False never opens a label file, and there need be none.
-        with_depth: read 16-bit PNG of distances in centimetres; see files.read_inverse_depth.
-        info: JSON file with an id map and classes of one's own; see label_set_from_info.
-        role: "source" or "target", whose settings the messages name.
+        list_file: names the images to use, instead of all that match `images`: one per line, alone or with its label
+            after a tab, as paths from the root; `{}` in the name of the file stands for the split.
+        with_labels: False: label files are never opened, and need not exist.
+        with_depth: read 16-bit PNG of distances in centimetres; see image_files.read_inverse_depth.
+        info: JSON file with your own id map and classes; see label_set_from_info.
+        role: "source" or "target", the domain whose settings the messages name.
         list_setting: the option that names `list_file`, for messages; empty for that of the role.
         labelled_only: leave out images without a label file.
         classes: names and colours of the train ids.
-        images, labels, depth: patterns from the root on. A file that `labels` or `depth` fits is no image.
-        white, orientation: of image files, see files.read_image.
-        label_format: "ids", one number a pixel, or "rgb", colours.
-        label_map: class name or "ignore" of each id or colour; empty: ids are train ids, colours those of the
-            classes; a name of dada.label_sets.NAMED_IDS: ids as those have them.
-        default: what ids and colours outside label_map are, "error" or "ignore". The id 255 is ignored unless mapped.
+        images, labels, depth: patterns, from the root. A file that matches `labels` or `depth` is not an image.
+        white, orientation: of image files, see image_files.read_image.
+        label_format: "ids", one number per pixel, or "rgb", colours.
+        label_map: a class name, or "ignore", for each id or colour. Empty: ids are train ids, and colours those of the
+            classes. A name in dada.label_sets.NAMED_IDS: ids of that numbering.
+        default: what to do with ids and colours outside label_map, "error" or "ignore". The id 255 is ignored unless mapped.
 
     Raises:
-        FileNotFoundError, ValueError: nothing fits a pattern, files do not pair, or the map does not fit the classes;
-            no file is opened before.
+        FileNotFoundError, ValueError: nothing matches a pattern, files cannot be paired, or the map does not suit the
+            classes; raised before any file is opened.
     """
 
-    mixed_shapes = True  # photographs lie and stand; where all have the shape of the input size, it changes nothing
+    mixed_shapes = True  # photographs are taken upright and sideways; no effect if all have the shape of the input size
     size_advice = "Export the labels again at the size of the images."
 
     def __init__(
@@ -87,7 +87,7 @@ class Folder(SegmentationDataset):
         id_map = np.full(256, IGNORE_LABEL, dtype=np.uint8)
         if info:
             if label_map or label_format != "ids":
-                raise ValueError(f"{info} holds an id map, and {self.setting} gives another one: leave either out")
+                raise ValueError(f"{info} holds an id map, and {self.setting} gives another one: leave one of them out")
             classes, id_map = label_set_from_info(info)
             known = np.arange(256)
         else:
@@ -205,7 +205,7 @@ class Folder(SegmentationDataset):
 
         if in_list and len(in_list) != len(found) and not self.labelled_only:
             raise ValueError(
-                f"{self.list_setting} names a label behind {len(in_list)} of {len(found)} images; give one to all, or to none"
+                f"{self.list_setting} names a label for {len(in_list)} of {len(found)} images; name one for all, or for none"
             )
         label_paths: list[str | None] = [None] * len(found)
         depth_paths: list[str | None] = [None] * len(found)
@@ -248,7 +248,7 @@ class Folder(SegmentationDataset):
         if not found:
             there = storage.list_dir(folder)
             raise FileNotFoundError(
-                f"no image: no file below {root} fits {pattern}\n"
+                f"no images: no file below {root} matches {pattern}\n"
                 f"  ({folder} {'contains: ' + image_files.first_few(there, 10) if there else 'is empty'}).\n"
                 f"  Correct the pattern, {setting}, or the split, {splits}."
             )

@@ -17,7 +17,7 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin 
 from dada.dataset import packed, samples, storage
 from dada.dataset.file_kinds import other_kind
 
-# What pictures are stored in. Pillow knows more, and hands some of them, EPS for one, to other programs.
+# The formats that are read. Pillow knows more, and hands some of them, such as EPS, to other programs.
 _FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 MOST_PIXELS = 100_000_000  # a damaged header may promise any number, and memory is taken before the damage shows
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -39,19 +39,19 @@ def read_image(
 ) -> Image.Image:
     """An image file of any kind -> PIL RGB; grey, paletted and transparent images are converted.
 
-    `info` of the result says what stands in the file besides: "pages"; "white", for more than 8 bits a channel; of a picture that
-    is stored turned "orientation", the number in EXIF, whether it is "upright" now, and whether that was "decided" by `beside`.
+    `info` of the result holds what else the file says: "pages"; "white", for more than 8 bits per channel; and for a picture that
+    is stored rotated, "orientation" (EXIF's number), "upright" (whether it is now) and "decided" (whether `beside` settled that).
 
     Args:
-        white: what is white in files of more than 8 bits; see samples.to_8_bits.
-        beside: (width, height) of a label or depth file that lies on the picture.
-        orientation: "upright" turns as EXIF says, "stored" does not; "auto" does, unless `beside` fits the stored picture alone.
-
-        content: what stands in the file, where it is known already; `path` then only names it.
+        white: the value of white in files of more than 8 bits; see samples.to_8_bits.
+        beside: (width, height) of a label or depth file that belongs to the picture.
+        orientation: "upright" rotates as EXIF says, "stored" does not; "auto" does, unless `beside` has the size of the stored
+            picture alone.
+        content: the bytes of the file, if they were read already; `path` then only names it.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, damaged, no image, or holds numbers that are no brightness.
+        ValueError: the file is cut short, damaged or not an image, or holds numbers that cannot be brightness.
     """
     pixels = storage.decoded_pixels(path, packed.IMAGE) if content is None else None
     if pixels is not None:
@@ -76,18 +76,18 @@ def read_image(
 
 
 def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel: bool = False) -> Image.Image:
-    """A label file of ids -> PIL "L" with the ids as they stand in the file, or "I" where they do not fit into 8 bits.
+    """A label file of ids -> PIL "L" with the ids as they are in the file, or "I" if they do not fit into 8 bits.
 
-    A paletted file gives its indices, unless it is a GIF of grey levels, and one whose channels are equal gives one of them.
-    `info` of the result has the "bits" of a number in the file, the "pages", and the "palette" of indices.
+    A paletted file gives its indices, unless it is a GIF of grey levels; a file whose channels are equal gives one of them.
+    `info` of the result holds the "bits" of a number in the file, the "pages" and, for indices, the "palette".
 
     Args:
         advice: what to do about a colour picture, for the message.
-        first_channel: of several channels the first holds the ids. So it is in SYNTHIA's GT/LABELS, a 16-bit PNG whose second
+        first_channel: of several channels, the first holds the ids, as in SYNTHIA's GT/LABELS, a 16-bit PNG whose second
             channel counts objects. PIL would read such a file as 8-bit, which turns nearly all ids into 0.
 
     Raises:
-        FileNotFoundError, ValueError: as read_image; also a colour picture, or one that was compressed with losses.
+        FileNotFoundError, ValueError: as read_image; also for a colour picture, or one with lossy compression.
     """
     if (pixels := storage.decoded_pixels(path, packed.IDS)) is not None:
         image = Image.fromarray(pixels)
@@ -99,7 +99,7 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel
     try:
         ids = samples.ids_of(stored, first_channel)
     except ValueError as error:
-        raise ValueError(f"{path} is no label file: {error}") from None
+        raise ValueError(f"{path} is not a label file: {error}") from None
     if ids is None:
         raise ValueError(f"{path} is a colour picture, not a label file: expected one channel of ids. {advice}")
     if ids.dtype != np.uint8:
@@ -136,7 +136,7 @@ def to_train_ids(
 
 
 def strange_ids(values: np.ndarray, strange: np.ndarray, path: str | Path, known: str, advice: str) -> LabelIdError:
-    """The error for ids (H, W) of which some (H, W), at least one, are `strange`; with their count and first position."""
+    """The error for ids (H, W), at least one of them `strange` (H, W, bool): how many these are, and where the first one is."""
     found, counts = np.unique(values[strange], return_counts=True)
     row, column = np.argwhere(values == found[0])[0]
     others = f"; {len(found) - 1} more such ids: {first_few(found[1:].tolist())}" if len(found) > 1 else ""
@@ -186,7 +186,7 @@ def check_same_size(
 
 
 def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: str, source: str) -> None:
-    """Raise FileNotFoundError, with what is there and what to do, unless `folder` exists.
+    """Raise FileNotFoundError, which says what is there and what to do, unless `folder` exists.
 
     Args:
         root: the dataset's folder as set by the user; `folder` lies in it.
@@ -199,7 +199,7 @@ def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: 
         return
     advice = ""
     if storage.is_dir(root):
-        # The deepest folder on the way that is there, so that a wrong split name shows the right ones.
+        # The deepest folder on the way that exists, so that a wrong split name shows the right ones.
         there = next(parent for parent in folder.parents if storage.is_dir(parent))
         found = storage.list_dir(there)
         seen = f"{there} exists and contains: {first_few(found, 10)}" if found else f"{there} exists and is empty"
@@ -222,7 +222,7 @@ def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: 
 
 
 def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:
-    """Raise FileNotFoundError, counting them all and naming the first few, unless all files exist."""
+    """Raise FileNotFoundError, which counts the missing ones and names the first few, unless all files exist."""
     paths = list(paths)
     if missing := missing_files(paths):
         named, folder = first_few(missing), os.path.dirname(missing[0])
@@ -256,7 +256,7 @@ def content_of(path: str | Path) -> bytes:
 
 
 def decoded(path: str | Path, content: bytes) -> Image.Image:
-    """The picture in the bytes of `path`; every way in which Pillow says that it is broken becomes one message."""
+    """The picture in the bytes of `path`; whatever Pillow raises for a broken one becomes the same kind of message."""
     with _opened(path, content) as image:
         try:
             image.load()
@@ -272,7 +272,7 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
         ValueError: none of _FORMATS, a broken header, or one that promises more than MOST_PIXELS.
     """
     try:
-        with warnings.catch_warnings():  # Pillow's on the size comes to the same as ours below
+        with warnings.catch_warnings():  # the size is checked below
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             image = Image.open(BytesIO(content), formats=_FORMATS)
     except UnidentifiedImageError:
@@ -284,7 +284,7 @@ def _opened(path: str | Path, content: bytes) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
             f"cannot read {path} ({len(content)} bytes): it claims to be {image.width}x{image.height}, expected at "
-            f"most {MOST_PIXELS} pixels. If it is not damaged, cut it into parts."
+            f"most {MOST_PIXELS} pixels. If it is not damaged, split it into parts."
         )
     return image
 
@@ -295,12 +295,12 @@ def refuse_lossy(path: str | Path, content: bytes, image: Image.Image | None) ->
     if kind in ("JPEG", "MPO") or (kind == "TIFF" and "jpeg" in str(image.info.get("compression"))):
         kind = "JPEG"
     elif kind == "WEBP" and b"VP8 " in content[:64]:
-        kind = "WebP with losses"
+        kind = "lossy WebP"
     else:
         return
     raise ValueError(
-        f"{path} is a {kind}, which blurs labels at every edge and cannot be mended. "
-        "Export the labels from where they were drawn again, as PNG."
+        f"{path} is a {kind}, which blurs labels at every edge, and that cannot be undone. "
+        "Export the labels again as PNG, from the tool that they were drawn in."
     )
 
 
@@ -330,7 +330,7 @@ def _pixels_16_bit(path: str | Path, content: bytes) -> np.ndarray:
 
 
 def stored_in(path: str | Path, content: bytes) -> samples.Stored:
-    """What the file holds, as it stands there."""
+    """What the file holds, exactly as stored."""
     if _is_16_bit_png(content):
         stored = samples.Stored(None, _pixels_16_bit(path, content), 16)
     else:
@@ -340,7 +340,7 @@ def stored_in(path: str | Path, content: bytes) -> samples.Stored:
             stored = samples.tiff_numbers(content, MOST_PIXELS)
             if stored is None:
                 raise
-    with suppress(Exception), _opened(path, content) as header:  # a broken note beside sound pixels
+    with suppress(Exception), _opened(path, content) as header:  # metadata may be broken where the pixels are intact
         return samples.with_header(stored, header, content)
     return stored
 

@@ -15,7 +15,7 @@ from dada.label_sets import LabelSet
 
 
 class Joined(Dataset):
-    """The samples of the first of `parts`, then those of the next, and so on; each under the transform of its part.
+    """The samples of the first of `parts`, then those of the next, and so on, each with the transform of its part.
 
     Args:
         shares: in what proportion training draws from the parts; empty: equally often.
@@ -60,5 +60,5 @@ class Joined(Dataset):
 
 
 def parts_of(dataset: SegmentationDataset | Joined) -> list[SegmentationDataset]:
-    """The datasets that it is made of: itself, if it is one."""
+    """The datasets that `dataset` is made of; just itself, unless it is a Joined."""
     return dataset.parts if isinstance(dataset, Joined) else [dataset]

@@ -1,14 +1,14 @@
-"""List files: which images to take, one a line, in the forms in which datasets and annotation tools write them.
+"""List files: which images to use, one per line, in the forms that datasets and annotation tools write.
 
     images/000.png                      a path from the dataset's folder; ./ in front and \\ between folders do no harm
-    images/000.png<TAB>masks/000.png    with its label; blanks divide too, where the line as a whole is no file
-    "IMG 0.png" "masks/IMG 0.png"       in quotes, as Datumaro and CVAT write names that hold blanks
+    images/000.png<TAB>masks/000.png    with its label; blanks separate them too, unless the line as a whole is a file
+    "IMG 0.png" "masks/IMG 0.png"       in quotes, as Datumaro and CVAT write names that contain blanks
     IMG 000 (copy).png                  a line that is a file is one image, blanks and all
-    2007_000033                         a name alone, with its ending or without, as Pascal VOC writes them
+    2007_000033                         a name alone, with or without its extension, as in Pascal VOC
     /SegNet/CamVid/train/a.png          with folders of another machine
 
-A name that is no path from the dataset's folder is looked for among the images of the split. Where those lie in one folder,
-only the name counts; where they lie in several, what the line says of the folders must be so.
+A name that is not a path from the dataset's folder is looked up among the images of the split. If these lie in one folder,
+only the name counts; if they lie in several, the folders in the line must match.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ _QUOTED = re.compile(r'"([^"]+)"(?:\s+"([^"]+)"|\s+(\S+))?')
 
 
 class Line(NamedTuple):
-    """An image, and its label where the line names one, as paths from the dataset's folder; they need not be there."""
+    """An image, and its label if the line names one, as paths from the dataset's folder; they need not exist."""
 
     image: str
     label: str | None = None
 
 
 def read_list(path: Path, setting: str, root: Path, images: Callable[[], Sequence[str]]) -> list[Line]:
-    """The lines of a list file; blank ones and # comments are left out.
+    """The lines of a list file, without blank ones and # comments.
 
     Args:
         setting: the option that names the list, for messages.
         root: the dataset's folder.
-        images: gives the images of the split, as paths from `root`; called where a line is no file of that name.
+        images: returns the images of the split, as paths from `root`; called if a line is not the path of a file.
 
     Raises:
-        FileNotFoundError, ValueError: no such list; an empty one; a line that cannot be read, or fits several images.
+        FileNotFoundError, ValueError: the list does not exist or is empty; a line cannot be read, or matches several images.
     """
     known, lines = _Known(root, images), []
     for number, text in lines_of(path, setting):
@@ -55,7 +55,7 @@ def read_list(path: Path, setting: str, root: Path, images: Callable[[], Sequenc
 
 
 def lines_of(path: Path, setting: str) -> Iterator[tuple[int, str]]:
-    """Number and text of each line that says something; raises as `read_list`."""
+    """Number and text of each line that is not blank or a comment; raises as `read_list`."""
     try:
         lines = storage.read_bytes(path).decode("utf-8-sig").splitlines()
     except FileNotFoundError:
@@ -70,7 +70,7 @@ def lines_of(path: Path, setting: str) -> Iterator[tuple[int, str]]:
         raise ValueError(f"list file {path} names no image. Correct {setting}, or leave it empty.")
     for number, line in said:
         if "\0" in line:
-            raise ValueError(f"{path}, line {number} holds a zero byte, which no name has: {line[:200]!r}")
+            raise ValueError(f"{path}, line {number} holds a zero byte, which no file name can: {line[:200]!r}")
         yield number, line
 
 
@@ -91,13 +91,13 @@ def _read(text: str, known: _Known) -> Line:
     if len(pairs) == 1:
         return known.line(*pairs[0])
     raise ValueError(
-        f"{len(pairs) + 1} fields, expected an image, or an image and its label, divided by a tab if a name holds blanks: "
+        f"{len(pairs) + 1} fields, expected an image, or an image and its label, separated by a tab if a name holds blanks: "
         f"{text[:200]!r}"
     )
 
 
 class _Known:
-    """What is there: the files below a folder, and the images of a split."""
+    """What exists: the files below a folder, and the images of a split."""
 
     def __init__(self, root: Path, images: Callable[[], Sequence[str]]) -> None:
         self.root, self._images = root, images
@@ -108,7 +108,7 @@ class _Known:
         named = self.file(label) or _clean(label) if label else None
         if found := self.image(image):
             return Line(found, named)
-        missing = _clean(image)  # where it would lie, for the message that counts what is not there
+        missing = _clean(image)  # where it would lie, for the message that counts what is missing
         return Line(missing if "/" in missing or len(self._folders) != 1 else f"{min(self._folders)}/{missing}", named)
 
     def exactly(self, name: str) -> str | None:
@@ -119,13 +119,13 @@ class _Known:
         return next((path[len(root) + 1 :] for root in self._roots if path.startswith(f"{root}/")), path)
 
     def file(self, name: str) -> str | None:
-        """The same, without the first folders where there is no such file with them."""
+        """The same; if there is no such file, leading folders are dropped until there is."""
         parts = _clean(name).strip("/").split("/")
         tails = ("/".join(parts[first:]) for first in range(max(1, len(parts) - 1)))
         return self.exactly(name) or next((tail for tail in tails if self._is_file(tail)), None)
 
     def image(self, name: str) -> str | None:
-        """The image that `name` means, as a path from the root; None: there is none, ValueError: there are several."""
+        """The image that `name` stands for, as a path from the root; None if there is none, ValueError if several match."""
         if path := self.file(name):
             return path
         folder, base = posixpath.split(_clean(name))
@@ -134,7 +134,9 @@ class _Known:
         if len(self._folders) > 1:
             found = [image for image in found if _agree(folder, posixpath.dirname(image))]
         if len(found) > 1:
-            raise ValueError(f"{name!r} fits {len(found)} images, {found[0]} and {found[1]}: write it with its folder and ending")
+            raise ValueError(
+                f"{name!r} matches {len(found)} images, such as {found[0]} and {found[1]}: write it with its folder and extension"
+            )
         return found[0] if found else None
 
     def _is_file(self, path: str) -> bool:
@@ -159,7 +161,7 @@ class _Known:
     def _all(self) -> Sequence[str]:
         try:
             return self._images()
-        except FileNotFoundError:  # a list may be of images of other splits alone
+        except FileNotFoundError:  # a list may name images of other splits only
             return []
 
 

@@ -1,4 +1,4 @@
-"""Loader processes that end with their run, and no error of which is lost: the run would wait for them for ever."""
+"""Loader processes that end with their run, and whose errors always reach it, since it would wait for them for ever."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class HandoverError(OSError):
 
 
 class Loader(DataLoader):
-    """A DataLoader whose processes are begun by `begin_loader`.
+    """A DataLoader whose processes start with `begin_loader`.
 
     Raises:
-        HandoverError: while it is iterated over.
+        HandoverError: during iteration.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -50,7 +50,7 @@ class Loader(DataLoader):
 
 
 class _Processes(_MultiProcessingDataLoaderIter):
-    _shutdown = True  # until torch sets it: what could not be made has nothing to shut down, and torch would complain of that
+    _shutdown = True  # until torch sets it: one that could not be built has nothing to shut down, and torch would complain
 
 
 def _each(batches: Iterator[Any]) -> Iterator[Any]:
@@ -58,7 +58,7 @@ def _each(batches: Iterator[Any]) -> Iterator[Any]:
         with _explained():
             yield from batches
     except Exception:
-        if isinstance(batches, _Processes):  # which the error would hold on to; a signal is in a hurry
+        if isinstance(batches, _Processes):  # the error would keep them alive; a signal, not an Exception, cannot wait
             batches._shutdown_workers()
         raise
 
@@ -77,19 +77,19 @@ def _reason(error: OSError | RuntimeError) -> str:
     """Why nothing can be handed over, and what to do; "" if `error` is about something else."""
     text = str(error)
     if _OPEN_FILES.search(text):
-        what = "too many open files, as which loader processes hand over each tensor. Raise the limit (ulimit -n)"
+        what = "too many open files: loader processes hand over each tensor as one. Raise the limit (ulimit -n)"
     elif _SHARED_MEMORY.search(text) or _is_of_a_lock(error):
         what = (
             f"/dev/shm{_size_of_shared_memory()} is too small for the batches that loader processes hand over in it. Give the "
-            "container more, docker's --ipc=host or --shm-size=8g"
+            "container more (in Docker, --ipc=host or --shm-size=8g)"
         )
     else:
         return ""
-    return f"{what}, or set NUM_WORKERS to 0, with which the run loads in its own process"
+    return f"{what}, or set NUM_WORKERS to 0, so that the run loads in its own process"
 
 
 def _is_of_a_lock(error: BaseException) -> bool:
-    """Whether a lock of a queue could not be made, which lies in shared memory too."""
+    """Whether the lock of a queue, which lies in shared memory too, could not be created."""
     trace = error.__traceback__
     while trace is not None:
         if trace.tb_frame.f_globals.get("__name__") == "multiprocessing.synchronize":
@@ -106,10 +106,10 @@ def _size_of_shared_memory() -> str:
 
 
 def begin_loader(worker: int) -> None:
-    """Let a loader process live on when a scheduler, or Ctrl-C, asks all processes of a run to stop.
+    """Keep a loader process alive when a scheduler, or Ctrl-C, asks all processes of a run to stop.
 
-    The run needs it for the iteration that it finishes first. It still ends when the run itself tells it to, and with
-    the run: a loader whose run was killed would wait for ever to hand its samples over.
+    The run still needs it to finish its iteration. The process ends when the run tells it to, and when the run is gone:
+    otherwise the loader of a killed run would wait for ever to hand over its samples.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -130,7 +130,7 @@ def _end_when_the_run_says_so() -> None:
 
 
 def _hand_over_the_error(queue: Queue, error: BaseException, sent: Any) -> None:
-    """What cannot be handed over is dropped by a thread of the queue: the run is given the error in its place."""
+    """A thread of the queue drops what it cannot hand over: give the run the error in its place."""
     if not isinstance(sent, tuple):  # not even that
         os._exit(1)  # which the run notices
     where = f"in DataLoader worker process {get_worker_info().id}"
@@ -138,7 +138,7 @@ def _hand_over_the_error(queue: Queue, error: BaseException, sent: Any) -> None:
 
 
 def end_with_the_run() -> None:
-    """In a process that was begun anew ("spawn"): end with the one that began it, which nobody else would tell."""
+    """In a process started by "spawn": end when the process that started it ends, which nothing else would ensure."""
 
     def wait() -> None:
         if (run := multiprocessing.parent_process()) is not None:
@@ -149,5 +149,5 @@ def end_with_the_run() -> None:
 
 
 def shared(tensor: Tensor) -> Tensor:
-    """`tensor`, in a loader process moved to where the run can read it; else that happens in a thread, after the fact."""
+    """`tensor`; in a loader process, moved to shared memory at once, rather than later by a thread that cannot raise errors."""
     return tensor if get_worker_info() is None else tensor.share_memory_()

@@ -1,7 +1,7 @@
 """Mapillary Vistas (Neuhold et al., ICCV 2017): streets of the whole world, from cameras of all kinds.
 
-Its classes have names like `construction--flat--road`; which id each has stands in the config file that comes with
-the labels. The two maps below are written in these names, so that they hold for v1.2 (66 classes) and v2.0 (124) alike.
+Its classes have names like `construction--flat--road`; the config file that comes with the labels says which id each
+has. The two maps below are written in these names, so they hold for both v1.2 (66 classes) and v2.0 (124).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
 from dada.label_sets import IGNORE_LABEL, LabelInfo, street_classes
 
-# The order of the ids of v1.2, where its config file was lost.
+# Names in the order of v1.2's ids, for copies without a config file.
 NAMES_OF_V1_2 = tuple(
     f"{group}--{name}"
     for group, names in (
@@ -42,7 +42,7 @@ NAMES_OF_V1_2 = tuple(
     for name in names.split()
 )
 
-# Class -> names, each with all that begin with it and "--". The longest name that fits decides.
+# Class -> names, each of which also stands for all that continue it with "--". The longest match decides.
 _SEVEN = {  # DADA's (Vu et al., ICCV 2019); unlike Cityscapes', terrain is flat and a curb is construction
     "flat": ("construction--flat", "marking", "marking-only", "nature--terrain"),
     "construction": ("construction",),
@@ -52,7 +52,7 @@ _SEVEN = {  # DADA's (Vu et al., ICCV 2019); unlike Cityscapes', terrain is flat
     "human": ("human",),
     "vehicle": ("object--vehicle",),
 }
-_NINETEEN = {  # by the definitions of Cityscapes' classes; what is none of them is left out
+_NINETEEN = {  # by the definitions of Cityscapes' classes; anything else is left out
     "road": (
         "construction--flat--road",
         "construction--flat--bike-lane",
@@ -110,15 +110,15 @@ _VERSIONS = {
 class Mapillary(PublishedDataset):
     """<split>/images/<name>.jpg with labels <split>/labels/<name>.png, or <split>/v1.2/labels, <split>/v2.0/labels.
 
-    Labels in <split>/labels are of v1.2, unless config_v2.0.json alone is beside the splits.
+    Labels in <split>/labels are of v1.2, unless config_v2.0.json is the only config file beside the splits.
 
-    Splits: "training", "validation" or "testing" (which has no labels); "train" and "val" stand for the first two where
-    there are no folders of that name. A list file has one image a line, `<name>.jpg` (DADA).
+    Splits: "training", "validation" or "testing" (which has no labels); "train" and "val" stand for the first two if there
+    are no folders of that name. A list file has one image per line, `<name>.jpg` (DADA).
 
     Args:
-        version: "v1.2" or "v2.0"; empty for v1.2 where its labels are there, else v2.0.
-        options: of PublishedDataset. `info` may also be a config file of the dataset, as DADA ships it: then that
-            names the ids.
+        version: "v1.2" or "v2.0"; empty: v1.2 if its labels exist, else v2.0.
+        options: of PublishedDataset. `info` may also be a config file of the dataset, as DADA ships it, which then names
+            the ids.
     """
 
     title = "Mapillary"
@@ -167,7 +167,7 @@ class Mapillary(PublishedDataset):
         return version, wanted[version][0][-1 if version == "v1.2" else 0] if self.version else "labels"
 
     def _by_config(self) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-        """_VERSIONS, in the order in which to look for them: where only the config of v2.0 is there, labels/ is of that."""
+        """_VERSIONS, in the order in which to look for them: if only the config of v2.0 exists, labels/ belongs to v2.0."""
         there = {v: any(storage.is_file(self.root / name) for name in names) for v, (_, names) in _VERSIONS.items()}
         return dict(sorted(_VERSIONS.items(), key=lambda item: there["v2.0"] and not there[item[0]]))
 

@@ -1,4 +1,4 @@
-"""Labels that are painted in colours."""
+"""Labels painted in colours."""
 
 from __future__ import annotations
 
@@ -51,11 +51,11 @@ def read_colors(path: str | Path) -> Image.Image:
 
 
 class MappedIds:
-    """The ids of a label map, for files of which `image_files.to_train_ids`, which knows 0 to 255, cannot read all.
+    """The ids of a label map, for files with ids that `image_files.to_train_ids`, which knows 0 to 255, cannot read.
 
     Args:
-        ids: of the files, any whole numbers.
-        codes: what stands for each in an id map, 0 to 255.
+        ids: in the files, any whole numbers.
+        codes: the index of each in an id map, 0 to 255.
     """
 
     def __init__(self, ids: Sequence[int], codes: Sequence[int]) -> None:
@@ -65,10 +65,10 @@ class MappedIds:
     def train_ids(
         self, ids: Image.Image, path: str | Path, id_map: np.ndarray, dataset: str, advice: str, strict: bool
     ) -> Image.Image:
-        """File ids, PIL "L" or "I", -> train ids, PIL "L". 255 is ignored unless it is mapped; so are others unless `strict`.
+        """File ids, PIL "L" or "I", -> train ids, PIL "L". If unmapped, 255 is ignored, and so are others unless `strict`.
 
-        Of numbers of 1, 2 or 4 bits, programs show the largest as 255. Where the map has all that is shown, and not all that
-        is in the file, it means that.
+        Programs show the largest number of 1, 2 or 4 bits as 255. If the map holds all numbers as they are shown, but not all
+        that are in the file, it is taken to mean those shown.
 
         Args:
             path, dataset, advice: for the message.
@@ -94,17 +94,17 @@ class MappedIds:
 def positions_of_colors(
     numbers: np.ndarray, colors: Sequence[Color], path: str | Path, *, setting: str, strict: bool
 ) -> Image.Image:
-    """Where each pixel's colour stands in `colors`, PIL "L"; 255 for a colour that does not.
+    """The position of each pixel's colour in `colors`, PIL "L"; 255 for a colour that is not among them.
 
     Args:
-        numbers: of color_numbers.
+        numbers: (H, W), from color_numbers.
         colors: at most 255, all different.
         path: the file, for the message.
         setting: the option that holds the colours, for the message.
         strict: refuse other colours.
 
     Raises:
-        files.LabelIdError: another colour; the message has its count, its first place, and the nearest of `colors`.
+        LabelIdError: another colour; the message has its count, its first position, and the nearest of `colors`.
     """
     positions = _table(tuple(colors))[numbers]
     if strict and (strange := positions == IGNORE_LABEL).any():
@@ -117,7 +117,7 @@ def positions_of_colors(
             f"pixels, the first at row {row}, column {column}"
             + (f"; {others} more such colours, {int(strange.sum())} pixels in all" if others else "")
             + f". The nearest known colour is {tuple(colors[int(distance.argmin())])}. Many colours that are nearly "
-            "right come from smoothing or from JPEG: export the masks again, without. Else add the colour."
+            "right come from smoothing or JPEG: export the masks again without them. Otherwise, add the colour."
         )
     return Image.fromarray(positions)
 
@@ -128,7 +128,7 @@ def _channels(number: int) -> Color:
 
 @lru_cache(maxsize=4)
 def _table(colors: tuple[Color, ...]) -> np.ndarray:
-    """(2^24,) uint8, the position of every colour number; 16 MB, made once in a process."""
+    """(2^24,) uint8, the position of every colour number; 16 MB, made once per process."""
     table = np.full(1 << 24, IGNORE_LABEL, dtype=np.uint8)
     for position, (red, green, blue) in enumerate(colors):
         table[red | green << 8 | blue << 16] = position

@@ -13,10 +13,10 @@ IGNORE = "ignore"  # what a label map writes for ids that are not trained
 
 
 def own_classes(names: Sequence[str], colors: Sequence[Sequence[int]] = ()) -> LabelSet:
-    """The LabelSet of CLASSES.NAMES and CLASSES.COLORS; without colours it gets some that are easy to tell apart.
+    """The LabelSet of CLASSES.NAMES and CLASSES.COLORS; without colours, it gets some that are easy to tell apart.
 
     Raises:
-        ValueError: fewer than 2 or more than 254 names, a name or colour twice, or not one colour for each name.
+        ValueError: fewer than 2 or more than 254 names, a repeated name or colour, or not one colour for each name.
     """
     if not 2 <= len(names) < IGNORE_LABEL:
         raise ValueError(f"CLASSES.NAMES holds {len(names)} names, expected from 2 to {IGNORE_LABEL - 1}")
@@ -35,9 +35,9 @@ def own_classes(names: Sequence[str], colors: Sequence[Sequence[int]] = ()) -> L
 
 
 def distinct_colors(count: int) -> np.ndarray:
-    """(count, 3) uint8 RGB, always the same: each as far from those before it, and from black and white, as can be.
+    """(count, 3) uint8 RGB, each as far as possible from those before it and from black and white; always the same.
 
-    Distances are those of CIELAB, which are about as large as the eye finds them.
+    Distances are measured in CIELAB, where they are roughly as large as they look.
     """
     levels = np.linspace(0, 255, 9).round().astype(np.uint8)
     candidates = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(-1, 3)

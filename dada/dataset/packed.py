@@ -1,15 +1,15 @@
-"""A packed copy of a dataset: its pictures decoded, one behind the other in a file that is mapped into memory.
+"""A packed copy of a dataset: its pictures decoded, one after another in a file that is mapped into memory.
 
-Decoding PNG takes most of the time of loading. A copy made once (`dada pack-dataset`) needs none: a folder with
+Most of the time of loading goes into decoding PNG. A copy made once (`dada pack-dataset`) saves it. It is a folder with
 
-    packed.bin   the pixels as they are: no compression, nothing lost
+    packed.bin   the pixels, uncompressed
     packed.json  where each of the dataset's files is in it, its shape and its checksum, and how the copy was made
 
-To a dataset the folder looks as the original did (dada.dataset.storage), file by file and under the same names.
+To a dataset the folder looks like the original (dada.dataset.storage), with the same files under the same names.
 Files hold what dada.dataset.image_files makes of them before any class map is applied: colours of an image, ids or colours of
 a label, distances of a depth file. Each may have been resized to the size that a training would resize it to anyway;
-resizing it again changes nothing, so that samples are the same to the last bit, and `check_use` refuses the copy to
-whatever would resize in another way.
+resizing it again changes nothing, so samples are the same to the last bit, and `check_use` refuses the copy to anything
+that would resize differently.
 
 The file is mapped when a process first reads from it; the pages belong to the system's cache, which all processes share.
 """
@@ -33,19 +33,19 @@ FORMAT, VERSION = "dada packed dataset", 1
 AGAIN = "Make the copy again with `dada pack-dataset`."
 
 IMAGE, IDS, COLORS, DEPTH = "image", "ids", "colors", "depth"  # kinds of pictures, as arrays below
-WIDE_IDS = "wide ids"  # that do not fit into 8 bits
+WIDE_IDS = "wide ids"  # ids that do not fit into 8 bits
 FILE = "file"  # any other file, byte by byte
 BROKEN = "broken"  # a file that could not be read when the copy was made; kept for ON_BAD_FILE skip
 
 
 def ids_kind(ids: Any) -> str:
-    """The kind of a PIL image of ids: what they were in the file matters to a label map."""
+    """The kind of a PIL image of ids, with their bits in the file, which matter to a label map."""
     bits = ids.info.get("bits", 8)
     return WIDE_IDS if ids.mode != "L" else IDS if bits >= 8 else f"{IDS} of {bits} bits"
 
 
 def bits_of(kind: str) -> int:
-    """Of a number in the file that ids of that kind come from."""
+    """How many bits a number has in the file that ids of this kind come from."""
     return {WIDE_IDS: 16, IDS: 8}.get(kind) or int(kind.split()[2])
 
 
@@ -76,7 +76,7 @@ class Part(NamedTuple):
     listed: bool  # a list file chose the images
     images: int
     names: str  # names_hash of them
-    resized: tuple[str, int, int] | None  # rule of TrainTransform, width, height; None: the pictures are as they were
+    resized: tuple[str, int, int] | None  # rule of TrainTransform, width, height; None: not resized
 
 
 def names_hash(names: Sequence[str]) -> str:
@@ -85,10 +85,10 @@ def names_hash(names: Sequence[str]) -> str:
 
 
 class Pack:
-    """A packed copy; `files` and `folders` are those of an archive, see dada.dataset.storage.
+    """A packed copy; `files` and `folders` are as those of an archive, see dada.dataset.storage.
 
     Raises:
-        ValueError: it is damaged, cut short, or none that this version reads.
+        ValueError: it is damaged, cut short, or of a version that is not read here.
     """
 
     def __init__(self, folder: str) -> None:
@@ -106,11 +106,11 @@ class Pack:
         try:
             there = os.path.getsize(self.path)
         except FileNotFoundError:
-            raise ValueError(f"{self.path} is missing, which {index} belongs to: copy both. {AGAIN}") from None
+            raise ValueError(f"{self.path}, which {index} belongs to, is missing: copy both. {AGAIN}") from None
         if there != content["bytes"]:
             raise ValueError(
-                f"{self.path} has {there} bytes, but {index} tells of {content['bytes']}: it was not copied to its end, "
-                f"or the two are of different copies. Copy both again. {AGAIN}"
+                f"{self.path} has {there} bytes, but {index} says {content['bytes']}: it was not copied completely, "
+                f"or the two belong to different copies. Copy both again. {AGAIN}"
             )
 
     def array(self, name: str, kind: str) -> np.ndarray:
@@ -127,9 +127,9 @@ class Pack:
         return np.frombuffer(self._bytes(name), entry.dtype).reshape(entry.shape)
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file that is no picture."""
+        """The bytes of a file that is not a picture."""
         if self.files[name].kind != FILE:
-            raise ValueError(f"{name} in {self.path} is decoded: there is no file to read. Set the original folder.")
+            raise ValueError(f"{name} in {self.path} is decoded: there is no file to read. Use the original folder.")
         return self._bytes(name).tobytes()
 
     def size(self, name: str) -> int:
@@ -151,7 +151,7 @@ class Pack:
         if self._pixels is None:
             self._pixels = np.memmap(self.path, dtype=np.uint8, mode="r") if os.path.getsize(self.path) else np.empty(0, "u1")
         found = self._pixels[entry.offset : entry.offset + entry.bytes]
-        # Once in a process is enough: what was right is in the system's cache, or comes from the same place again.
+        # Once per process is enough: what was right is in the system's cache, or comes from the same place again.
         if name not in self._checked:
             if zlib.crc32(found) != entry.crc:
                 raise ValueError(f"{self.path} is damaged: {name} in it does not have its checksum. Copy it again. {AGAIN}")
@@ -165,7 +165,7 @@ class Pack:
 
         Args:
             names: of the images, in order.
-            resized: how a transform resizes whatever is drawn, see Part.
+            resized: how the transform resizes every image, see Part.
             listed: a list file chose the images.
         """
         folder = os.path.dirname(self.path)
@@ -225,8 +225,8 @@ def _read_index(path: str) -> dict[str, Any]:
         raise ValueError(f"{path} is damaged: it is not valid JSON. Copy it again. {AGAIN}") from None
     if not isinstance(outer, dict) or outer.get("format") != FORMAT:
         raise ValueError(
-            f"{path} is not the index of a packed copy that `dada pack-dataset` makes: a dataset that has a file of "
-            "this name must not keep it beside its folders"
+            f"{path} is not the index of a packed copy made by `dada pack-dataset`: if the dataset has a file of this "
+            "name, move it out of the dataset's folder"
         )
     if outer.get("version") != VERSION:
         raise ValueError(f"{path} has version {outer.get('version')!r}, this program reads {VERSION}. {AGAIN}")
@@ -247,7 +247,7 @@ def pack_in(folder: str) -> Pack | None:
 
 
 def add_to_folders(folders: dict[str, dict[str, bool]], name: str, is_folder: bool) -> None:
-    """Put a file or a folder, and the folders that it lies in, into `folders`: names in each, and whether they are folders."""
+    """Add a file or a folder, and the folders it lies in, to `folders`: for each, its names and whether they are folders."""
     folder, _, base = name.rpartition("/")
     if folder not in folders:
         folders[folder] = {}
@@ -256,9 +256,9 @@ def add_to_folders(folders: dict[str, dict[str, bool]], name: str, is_folder: bo
 
 
 def unless_changed(known: dict[str, tuple[tuple[int, int], T]], place: str, file: str, read: Callable[[str], T]) -> T:
-    """What `read(place)` gave when it was first asked for; read again if `file` has changed since."""
+    """What `read(place)` gave the first time; called again if `file` has changed since."""
     state = os.stat(file)
     stamp = state.st_mtime_ns, state.st_size
     if place not in known or known[place][0] != stamp:
-        known[place] = (stamp, read(place))  # two threads at once make it twice, and no harm
+        known[place] = (stamp, read(place))  # two threads at once read it twice, which does no harm
     return known[place][1]

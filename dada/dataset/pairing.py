@@ -1,9 +1,9 @@
 """Which label or depth file belongs to which image, by patterns for their names.
 
 A pattern is a path with wildcards: `*`, `?` and `[abc]` stand for characters of one name, `**` for any folders. What
-the wildcards stand for is the file's key, and files with one key belong together: `photos/**/img_*.jpg` gives
-`photos/farm/img_007.jpg` the key `farm/007`, and so does `masks/**/lab_*.png` to `masks/farm/lab_007.png`. The
-extension is no part of the key, and its case does not matter; where the pattern leaves it open, only pictures are taken.
+the wildcards stand for is the file's key, and files with the same key belong together: `photos/**/img_*.jpg` gives
+`photos/farm/img_007.jpg` the key `farm/007`, as `masks/**/lab_*.png` does for `masks/farm/lab_007.png`. The extension
+is not part of the key, and its case does not matter; if the pattern leaves it open, only pictures match.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Pattern:
 
     def __init__(self, text: str, setting: str) -> None:
         if text.startswith("/"):
-            raise ValueError(f"{setting} is {text!r}, an absolute path; give it from the dataset's folder on")
+            raise ValueError(f"{setting} is {text!r}, an absolute path; give it relative to the dataset's folder")
         self.text = posixpath.normpath(text)
         self.setting = setting
         *self.folders, name = self.text.split("/")
@@ -47,7 +47,7 @@ class Pattern:
         return "/".join(self.folders[: wild[0]] if wild else self.folders)
 
     def wildcards(self, path: str) -> tuple[str, ...] | None:
-        """What each run of wildcards stands for in `path`, None where it does not fit."""
+        """What each run of wildcards stands for in `path`; None if it does not match."""
         match = self._fits(path)
         return match and match.groups()
 
@@ -57,20 +57,20 @@ class Pattern:
         return _WILD.sub(lambda _: next(rest), self.text)
 
     def key(self, path: str) -> str | None:
-        """What the wildcards stand for in `path`, None where it does not fit."""
+        """What the wildcards stand for in `path`; None if it does not match."""
         match = self._fits(path if self.extension else posixpath.splitext(path)[0])
         if match is None or (self.open_extension and not path.lower().endswith(PICTURES)):
             return None
         return "/".join(part.strip("/") for part in match.groups() if part)
 
     def find(self, root: str | Path) -> list[str]:
-        """Files below `root` that fit, as sorted paths from there."""
+        """Files below `root` that match, as sorted paths from there."""
         head = self.text.removesuffix(self.extension)
         either = "".join(f"[{c.lower()}{c.upper()}]" if c.isalpha() and "[" not in self.extension else c for c in self.extension)
         return [path for path in storage.glob(head + either, root) if self.key(path) is not None]
 
     def with_stem(self, before: str, after: str) -> Pattern:
-        """The pattern that wants `before` and `after` around the last `*` of the name."""
+        """The pattern with `before` and `after` around the last `*` of the name."""
         head, _, tail = self.stem.rpartition("*")
         stem = f"{head}{before}*{after}{tail}"
         return Pattern("/".join([*self.folders, stem + self.extension]), self.setting)
@@ -80,7 +80,7 @@ class Pattern:
 
 
 def _regex(name: str, *, capture: bool) -> str:
-    """A regular expression for one name; wildcards that touch each other are one group."""
+    """A regular expression for one name; adjacent wildcards are one group."""
     expression, end = "", 0
     for run in _WILD.finditer(name):
         inner = "".join(
@@ -102,16 +102,16 @@ def paired(
     list_setting: str,
     some: bool = False,
 ) -> list[str | None]:
-    """The file that belongs to each image, as paths from `root`; None where `some` alone need to have one.
+    """The file that belongs to each image, as paths from `root`; with `some`, None for images that have none.
 
     Args:
         images: paths from `root`.
         what: the files that are looked for, for example "label".
-        list_setting: the option that could name fewer images.
+        list_setting: the option that could name fewer images, for messages.
 
     Raises:
-        FileNotFoundError: images without such a file; they are counted, and a change of the patterns is proposed.
-        ValueError: two files, or two images, have one key.
+        FileNotFoundError: images have no such file; the message counts them and proposes a change of the patterns.
+        ValueError: two files, or two images, have the same key.
     """
     found: dict[str, list[str]] = defaultdict(list)
     for path in pattern.find(root):
@@ -120,9 +120,9 @@ def paired(
     strange = [image for image, key in zip(images, keys) if key is None]
     if strange:
         raise ValueError(
-            f"{len(strange)} of {len(images)} images that {list_setting} names have no {what} beside them in the list "
-            f"and do not fit {image_pattern}: {image_files.first_few(strange)}.\n"
-            f"  Write the {what} behind each image, divided by a tab, or correct the pattern."
+            f"{len(strange)} of {len(images)} images that {list_setting} names have no {what} in the list and do not "
+            f"match {image_pattern}: {image_files.first_few(strange)}.\n"
+            f"  Write the {what} after each image, separated by a tab, or correct the pattern."
         )
     missing = [image for image, key in zip(images, keys) if key not in found]
     if missing and not some:
@@ -136,13 +136,13 @@ def paired(
             continue
         if len(found[key]) > 1:
             raise ValueError(
-                f"{len(found[key])} {what}s fit the image {image}: {image_files.first_few(found[key])}. "
-                f"Narrow {pattern}, until it leaves one."
+                f"{len(found[key])} {what}s match the image {image}: {image_files.first_few(found[key])}. "
+                f"Narrow {pattern} until only one does."
             )
         if owner.setdefault(key, image) != image:
             raise ValueError(
-                f"the {what} {found[key][0]} fits two images, {owner[key]} and {image}. "
-                f"Narrow {image_pattern}, until it leaves one, or add ** to both patterns to tell folders apart."
+                f"the {what} {found[key][0]} matches two images, {owner[key]} and {image}. "
+                f"Narrow {image_pattern} until only one is left, or add ** to both patterns to tell folders apart."
             )
     return [found[key][0] if key in found else None for key in keys]
 
@@ -160,7 +160,7 @@ def _advice(
     key = image_pattern.key(missing)
     rule = f"An image and its {what} are paired by what * and ** stand for: {key!r} for {missing} in {image_pattern}"
     if not found:
-        return f"  {rule}; but no file in {root} fits {pattern}."
+        return f"  {rule}; but no file in {root} matches {pattern}."
     names = image_files.first_few([repr(name) for name in sorted(found)], 3)
     better = _better(key, keys, found, image_pattern, pattern)
     change = f"Did you mean {' and '.join(map(str, better))}?" if better else "Correct the patterns, add the files"
@@ -170,7 +170,7 @@ def _advice(
 
 
 def _better(key: str, keys: Sequence[str], found: Sequence[str], image_pattern: Pattern, pattern: Pattern) -> list[Pattern]:
-    """Patterns that pair every image, if what stands around the common part of two keys is all that differs."""
+    """Patterns that pair every image, if keys differ only in what surrounds the part that they share."""
     if "*" not in image_pattern.stem or "*" not in pattern.stem:
         return []
     for other in sorted(found)[:10]:

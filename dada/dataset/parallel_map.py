@@ -1,4 +1,4 @@
-"""A function of many things, computed by loader processes."""
+"""Apply a function to many items in loader processes."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class _Results(Dataset):
 
 
 def parallel_map(function: Callable[[T], Any], items: Sequence[T], num_workers: int = 0, **options) -> Loader:
-    """`function(item)` of each item as it is, in order. `num_workers` processes compute them, or this one if 0.
+    """`function(item)` for each item, in order, computed by `num_workers` processes, or by this one if 0.
 
     Args:
-        function: of a module, or a partial of one: processes may have to import it.
+        function: of a module, or a partial of one, since processes may have to import it.
         options: of a Loader.
     """
     return Loader(_Results(function, items), batch_size=None, num_workers=num_workers, collate_fn=_as_it_is, **options)

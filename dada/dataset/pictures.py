@@ -1,4 +1,4 @@
-"""Pictures of any kind that users have -> upright 8-bit RGB, as networks here take them."""
+"""Pictures in whatever form users have them -> upright 8-bit RGB, which networks here take."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Picture = Image.Image | np.ndarray | Tensor | str | os.PathLike | bytes | Binary
 
 
 def is_one_picture(image: object) -> bool:
-    """Whether `image` is a single picture, of a kind that as_picture takes, and no sequence of them."""
+    """Whether `image` is a single picture, of a kind that as_picture takes, and not a sequence of them."""
     if isinstance(image, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)) or hasattr(image, "read"):
         return True
     return hasattr(image, "__array__") and getattr(image, "ndim", 0) < 4
@@ -24,23 +24,23 @@ def is_one_picture(image: object) -> bool:
 def as_picture(image: Picture, white: float = 0) -> Image.Image:
     """One picture -> PIL RGB.
 
-    A picture that claims to be turned (EXIF, as of phones) is turned upright. Grey becomes RGB, transparency is
-    dropped, and numbers other than of 8 bits are scaled by samples.to_8_bits, all as where datasets are read.
+    A picture that EXIF says is stored rotated, as phones do, is turned upright. Grey becomes RGB, transparency is dropped,
+    and numbers of more or fewer than 8 bits are scaled by samples.to_8_bits, as when datasets are read.
 
     Args:
-        image: a file (also one inside a zip archive, `photos.zip/a.png`), what stands in one as bytes, a file object, a PIL
-            image, an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W), (3, H, W) or (4, H, W); arrays and
-            tensors are RGB, of any kind of number.
-        white: what is white in numbers other than of 8 bits; 0: see samples.white_of.
+        image: a path (also into a zip archive, `photos.zip/a.png`), the bytes of a file, a file object, a PIL image, an array
+            (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), or a tensor (1, H, W), (3, H, W) or (4, H, W); arrays and tensors are
+            RGB, of any kind of number.
+        white: the value of white in numbers of more than 8 bits; 0: see samples.white_of.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: a damaged file, another shape or type, or numbers that are no brightness.
+        ValueError: a damaged file, another shape or type, or numbers that cannot be brightness.
     """
     if hasattr(image, "read"):
         image = image.read()
         if not isinstance(image, bytes):
-            raise ValueError("a file object of an image is opened in binary mode, 'rb'; this one gives text")
+            raise ValueError("a file object of an image must be opened in binary mode, 'rb'; this one gives text")
     if isinstance(image, (bytes, bytearray, memoryview)):
         return image_files.read_image("the given bytes", white, content=bytes(image))
     if isinstance(image, (str, os.PathLike)):
@@ -68,7 +68,7 @@ def as_picture(image: Picture, white: float = 0) -> Image.Image:
     image = image.astype(image.dtype.newbyteorder("="), copy=False)
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or 0 in image.shape:
         raise ValueError(
-            f"an array of an image is (H, W, 3), RGB, or (H, W) or (H, W, 4), got {image.shape}; tensors have the channels first"
+            f"an array of an image is (H, W, 3), RGB, or (H, W) or (H, W, 4), got {image.shape}; tensors have channels first"
         )
     try:
         return samples.rgb_of(samples.Stored(None, image[..., 0] if image.shape[2:] == (1,) else image), white)

@@ -1,7 +1,7 @@
 """What the published datasets share: how they are asked for, scanned, listed and mapped to classes.
 
 A dataset of this kind is a subclass that says where its files lie (`find`) and what its ids mean (`map_of`,
-`num_ids`); see cityscapes.py for a short one. Most need no class but an entry of street_table.py.
+`num_ids`); see cityscapes.py for a short one. Most need no class, only an entry in street_table.py.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ class PublishedDataset(SegmentationDataset):
         split: which part; empty for the usual one.
         num_classes: of one of `label_sets`; 0 for the first.
         transform: see SegmentationDataset.
-        list_file: file that names the images to take; `{}` in its name stands for the split; "" scans the folders.
-        with_labels: False never opens label files, which need not exist then.
-        with_depth: also read depth, where there is any.
+        list_file: file that names the images to use; `{}` in its name stands for the split; "" scans the folders.
+        with_labels: False: label files are never opened, and need not exist.
+        with_depth: also read depth, if the dataset has any.
         seed: of the experiment.
         info: JSON file with an id map and your own classes; see label_set_from_info.
-        role: "source" or "target", whose settings the messages name; empty for the usual one.
+        role: "source" or "target", the domain whose settings the messages name; empty for the usual one.
         list_setting: the option that names `list_file`, for messages; empty for that of the role.
         labelled_only: leave out images without a label file.
 
     Raises:
         FileNotFoundError, ValueError: a folder, a list, an image or a label is missing, or the dataset has no such
-        split, classes or depth; no picture is opened before.
+        split, classes or depth; raised before any picture is opened.
     """
 
     title: str
-    splits: tuple[str, ...] = ("all",)  # the usual one first; those that are folders need not all be here
+    splits: tuple[str, ...] = ("all",)  # the usual one first; folders that are splits need not all be here
     usual_role = "source"
     num_ids: int = 256  # a label file may hold 0 to num_ids - 1, and 255 for unlabelled
     label_sets: tuple[int, ...] = (19, 16, 13, 7)  # numbers of classes, the usual one first
     has_depth = False
-    usual_ids_above = 0  # nearly every file holds a larger id, so that files without are converted ones; 0: not known
-    label_advice = ""  # where labels are missing, what to do
+    usual_ids_above = 0  # nearly every label holds a larger id, so labels without any were converted; 0: unknown
+    label_advice = ""  # what to do if labels are missing
     download: str  # where to get it, a sentence
     holds: str  # what the root must contain
 
@@ -81,7 +81,7 @@ class PublishedDataset(SegmentationDataset):
         check_items(items, self.title, self.setting, self.list_setting, self.label_advice)
         num_classes = num_classes or self.label_sets[0]
         classes, id_map = self.classes_and_map(num_classes, info)
-        # The 7 categories leave no class out; what they ignore is none.
+        # The 7 categories leave no class out: what they ignore is not a class.
         finest = num_classes if num_classes == 7 else max(self.label_sets)
         super().__init__(
             self.title,
@@ -106,13 +106,13 @@ class PublishedDataset(SegmentationDataset):
         raise NotImplementedError
 
     def foreign_ids(self, ids: set[int]) -> str:
-        others = ids - {0, IGNORE_LABEL}  # files of nothing else are void, not converted
+        others = ids - {0, IGNORE_LABEL}  # files that hold nothing else are void, not converted
         if not self.usual_ids_above or not others or max(others) > self.usual_ids_above:
             return ""
         void = ", and some hold 255" if IGNORE_LABEL in ids else ""
         return (
             f"no label of the {self.title} {self.role} that was read holds an id above {self.usual_ids_above}{void}: these look "
-            f"like train ids of Cityscapes, and are read as ids of {self.title}, that is as other classes. Take the original "
+            f"like train ids of Cityscapes, but are read as ids of {self.title}, that is, as other classes. Take the original "
             f"labels, or read these with {self.role.upper()}=Folder (docs/datasets.md#train-ids)"
         )
 
@@ -129,7 +129,7 @@ class PublishedDataset(SegmentationDataset):
     # ---- help for find()
 
     def require(self, folder: str, what: str, *, holds: str = "", download: str = "") -> None:
-        """Raise FileNotFoundError, with what is there and what to do, unless root/folder exists."""
+        """Raise FileNotFoundError, which says what is there and what to do, unless root/folder exists."""
         image_files.require_folder(
             self.root / folder,
             self.root,
@@ -140,13 +140,13 @@ class PublishedDataset(SegmentationDataset):
         )
 
     def scan(self, folder: str, *patterns: str) -> list[str]:
-        """Sorted paths of the files in root/folder that fit one of the patterns, from the root; at least one."""
+        """Sorted paths, from the root, of the files in root/folder that match one of the patterns; at least one."""
         found = {f"{folder}/{path}" for pattern in patterns for path in storage.glob(pattern, self.root / folder)}
         check_not_empty(found, self.root / folder, " or ".join(patterns), self.title, self.setting)
         return sorted(found)
 
     def lines(self, folder: str, *patterns: str) -> list[Line]:
-        """The images of the list file, with labels where it names them, or all in root/folder that fit a pattern."""
+        """The images of the list file, with any labels that it names, or all in root/folder that match a pattern."""
         if not self.list_file:
             return [Line(image) for image in self.scan(folder, *patterns)]
         path = Path(str(self.list_file).replace("{}", self.split))
@@ -156,7 +156,7 @@ class PublishedDataset(SegmentationDataset):
         """The Item of an image, with what was asked for.
 
         Args:
-            label, depth: where they lie, as paths from the root. A label of another name that the list gives prevails.
+            label, depth: where they lie, as paths from the root. A label of another name in the list takes precedence.
             name: of the sample; empty for that of the file.
         """
         if line.label and posixpath.basename(line.label) != posixpath.basename(label):

@@ -24,7 +24,7 @@ from dada.files import write_whole
 
 log = logging.getLogger(__name__)
 
-# An image holds a class if at least this share of its labelled pixels does: a crop should be able to find it.
+# An image counts as showing a class if at least this share of its labelled pixels is of it, so that a crop can find it.
 LEAST_SHARE = 0.001
 
 
@@ -57,7 +57,7 @@ class RareClasses:
     def __init__(self, counts: np.ndarray, temperature: float) -> None:
         self.probabilities = class_probabilities(class_frequencies(counts).pixels, temperature)
         enough = counts >= np.maximum(LEAST_SHARE * counts.sum(axis=1, keepdims=True), 1)
-        # A class that is tiny wherever it occurs is looked for wherever it occurs.
+        # A class that is tiny in every image is drawn from all images that show it.
         self._holders = [np.flatnonzero(e if e.any() else c > 0) for e, c in zip(enough.T, counts.T)]
 
     def draw(self, *parts: int | str) -> tuple[int, int]:
@@ -70,8 +70,8 @@ class RareClasses:
 def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0) -> np.ndarray:
     """Pixels of each class in each label of `dataset`, (images, K) int64.
 
-    Every label is read once, and the counts are kept in `cache`, in a file for these label files under this id map. If labels
-    were changed in place, remove that file: it does not notice.
+    Every label is read once, and the counts are kept in `cache`, in a file for these label files and this id map. If you change
+    labels in place, delete that file: the change is not noticed.
 
     If the dataset skips bad files, labels that cannot be read count as empty, so their images are not drawn by class.
 

@@ -50,7 +50,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a Batch; the `collate_fn` of every loader here.
 
     Raises:
-        ValueError: the list is empty, the sizes differ, or a field is there in some samples only.
+        ValueError: the list is empty, the sizes differ, or only some samples have a field.
     """
     if not samples:
         raise ValueError("a batch needs at least one sample, got none")
@@ -66,7 +66,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 def collate_by_size(samples: Sequence[Sample]) -> list[Batch]:
-    """As `collate`, with one batch for each size of image and label among the samples.
+    """As `collate`, but one batch for each size of image and label among the samples.
 
     Test images may keep their shape and their labels' own sizes, and so need not fit into one batch.
     """

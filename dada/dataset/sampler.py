@@ -31,22 +31,21 @@ class Draw(NamedTuple):
 class StepSampler(Sampler):
     """Batches of Draws for the steps start_step .. stop_step - 1.
 
-    The samples pass in a new order every epoch, each exactly once; a batch may reach over the end of an
-    epoch. Sample number step * batch_size + slot of the run is the same whether or not the run was
-    interrupted before.
+    Every epoch takes each sample exactly once, in a new order; a batch may span the end of an epoch. Sample
+    number step * batch_size + slot of the run is the same whether or not the run was interrupted before.
 
     Args:
         num_samples: size of the dataset.
-        batch_size: samples a step.
+        batch_size: samples per step.
         seed: of the experiment.
         start_step: first step to yield; the step to resume at.
         stop_step: step before which to stop.
-        stream: "source" and "target" have orders that do not depend on each other.
-        parts: (samples, share) of each part of a dataset that is made of several, one after the other: so often, in
-            proportion, a sample is drawn from it. Each part has epochs of its own. (): there are no parts.
-        by_class: of each part, `by_class(seed, stream, step, slot)` gives the index of a sample and the class that it was
-            drawn for; in place of the order of epochs. See dada.dataset.rare_classes.
-        slots: of each batch that are yielded; None: all. Processes that share a batch take slots of their own.
+        stream: "source" and "target" have independent orders.
+        parts: (samples, share) of each part of a dataset made of several, in their order. Samples are drawn from the parts
+            in proportion to their shares, and each part has its own epochs. (): one part.
+        by_class: one function per part, which returns for (seed, stream, step, slot) the index of a sample and the class that
+            it was drawn for, in place of the order of epochs. See dada.dataset.rare_classes.
+        slots: the positions in each batch to yield; None: all. Processes that share a batch take different ones.
     """
 
     num_samples: int
@@ -96,9 +95,9 @@ class StepSampler(Sampler):
             yield batch
 
     def _parts_of(self, shares: Sequence[float], number: int, count: int) -> np.ndarray:
-        """Which part each of `count` samples comes from, those from `number` on, (count,): in any stretch nearly by the shares.
+        """Which part each of `count` samples from `number` on comes from, (count,): in any stretch close to the shares.
 
-        Multiples of the golden ratio lie evenly in 0..1, from wherever one begins to count (Weyl).
+        Multiples of the golden ratio, modulo 1, are spread evenly, wherever the count begins (Weyl).
         """
         if len(shares) == 1:
             return np.zeros(count, dtype=np.int64)
@@ -107,7 +106,7 @@ class StepSampler(Sampler):
 
 
 def epoch_order(num_samples: int, seed: int, stream: str, epoch: int) -> np.ndarray:
-    """The order in which the samples of one epoch pass: a permutation, (num_samples,) int64."""
+    """The order of the samples in one epoch: a permutation, (num_samples,) int64."""
     generator = torch.Generator().manual_seed(mixed_seed(seed, stream, epoch))
     return torch.randperm(num_samples, generator=generator).numpy()
 
@@ -152,5 +151,5 @@ def step_loader(
         collate_fn=collate,
         num_workers=num_workers,
         pin_memory=pin_memory,
-        generator=torch.Generator().manual_seed(mixed_seed(seed, stream)),  # else each pass draws from the global one
+        generator=torch.Generator().manual_seed(mixed_seed(seed, stream)),  # otherwise each pass draws from the global one
     )

@@ -1,8 +1,8 @@
 """The raw numbers of a picture file, and the one rule that turns them into 8-bit brightness.
 
-Libraries show files: they stretch the values 0 to 3 of 2 bits to 0 to 255, turn a picture upside down whose 0 is white,
-cut what exceeds 8 bits. That is right for a picture and wrong for ids. So an id is the number in the file, whatever is
-shown for it; and a picture of more than 8 bits, which says nowhere what white is, is scaled by `to_8_bits`.
+Image libraries decode for display: they stretch the values 0 to 3 of 2 bits to 0 to 255, invert pictures in which 0 is
+white, and cut off what exceeds 8 bits. That is right for pictures and wrong for ids. So an id is the number in the file,
+however it is displayed; and a picture of more than 8 bits, which does not say what white is, is scaled by `to_8_bits`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-# Whole numbers of more than 8 bits come from sensors of 10, 11, 12, 14 and 16.
+# Whole numbers of more than 8 bits come from sensors of 10, 11, 12, 14 or 16 bits.
 _WHITES = (255, 1023, 2047, 4095, 16383, 65535)
 ORIENTATION = 0x0112  # tag of EXIF
 TURNS = {  # what brings a picture of that orientation upright
@@ -36,21 +36,21 @@ _PNM = re.compile(rb"P([1-6])(?:\s|#[^\n]*\n)+(\d+)(?:\s|#[^\n]*\n)+(\d+)(?:\s|#
 
 
 class Stored(NamedTuple):
-    """A decoded file: `image` where Pillow shows all that is in it, else `numbers`."""
+    """A decoded file: `image` if Pillow keeps all that is in it, else `numbers`."""
 
     image: Image.Image | None  # 8 bits a channel, or fewer that are shown as 8
     numbers: np.ndarray | None  # (H, W) or (H, W, C), RGB(A), as in the file
     bits: int = 8  # of a sample in the file
     inverted: bool = False  # whether 0 is white
     signed: bool = False  # whether its 8 bits count from -128 to 127
-    highest: int = 0  # that a sample of a PGM may have, where it says so
-    orientation: int = 1  # of EXIF: how the picture is stored turned
+    highest: int = 0  # the largest value of a PGM, if it names one
+    orientation: int = 1  # EXIF's number for how the picture is stored
     turned: bool = False  # whether it was turned upright when it was decoded
     pages: int = 1
 
 
 def of_image(image: Image.Image, content: bytes) -> Stored:
-    """What a loaded Pillow image and the bytes that it comes from hold."""
+    """What a loaded Pillow image, and the bytes that it comes from, hold."""
     bits, inverted, signed, highest = 8, False, False, 0
     turned = image.format == "TIFF" and ORIENTATION not in image.getexif()
     if image.format == "PNG":
@@ -82,7 +82,7 @@ def _unscaled(shown: np.ndarray, top: int, highest: int) -> np.ndarray:
 def tiff_numbers(content: bytes, most_pixels: int = 100_000_000) -> Stored | None:
     """A TIFF of numbers that Pillow does not read: colour of more than 8 bits, many bands, rarer kinds of numbers.
 
-    None for any other file, for one of more than `most_pixels`, and for one that is cut short or OpenCV does not read either.
+    None for any other file, and for one that has more than `most_pixels`, is cut short, or is not read by OpenCV either.
     """
     if content[:4] not in _TIFF:
         return None
@@ -109,7 +109,7 @@ def tiff_numbers(content: bytes, most_pixels: int = 100_000_000) -> Stored | Non
             if pixels is None or pixels.shape[:2] != ((width, height) if orientation in SIDEWAYS else (height, width)):
                 return None
             pixels = pixels if pixels.ndim == 2 or pixels.shape[2] < 3 else pixels[..., [2, 1, 0, *range(3, pixels.shape[2])]]
-    except Exception:  # of headers from anywhere, in any way
+    except Exception:  # headers from anybody can fail in any way
         return None
     pixels = pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels
     orientation = orientation if orientation in TURNS else 1
@@ -117,9 +117,9 @@ def tiff_numbers(content: bytes, most_pixels: int = 100_000_000) -> Stored | Non
 
 
 def ids_of(stored: Stored, first_channel: bool = False) -> np.ndarray | None:
-    """(H, W) whole numbers as they stand in the file, uint8 or int64; None for a picture in colours.
+    """(H, W) whole numbers as they are in the file, uint8 or int64; None for a picture in colours.
 
-    Channels that are equal are one; transparency does not count.
+    Equal channels count as one; transparency is ignored.
 
     Args:
         first_channel: of several, the first holds the ids.
@@ -154,12 +154,12 @@ def ids_of(stored: Stored, first_channel: bool = False) -> np.ndarray | None:
     if numbers.dtype.kind == "f":
         whole = np.isfinite(numbers) & (np.abs(numbers) < 2**53)
         if not (whole.all() and (numbers == np.rint(numbers)).all()):
-            raise ValueError("it holds numbers that are not whole, as a map of depth or of probabilities does")
+            raise ValueError("it holds numbers that are not whole, as maps of depth or probabilities do")
     return np.ascontiguousarray(numbers) if numbers.dtype == np.uint8 else numbers.astype(np.int64)
 
 
 def _levels(indices: np.ndarray, palette: list[int]) -> np.ndarray:
-    """Of a GIF whose colours are grey, the levels: it has no grey but by a palette, which programs number as they like."""
+    """The grey levels of a GIF whose colours are all grey: it stores grey as a palette, in whatever order a program chose."""
     colors = np.zeros((256, 3), dtype=np.uint8)
     colors.reshape(-1)[: len(palette)] = palette[:768]
     used = colors[np.unique(indices)]
@@ -167,7 +167,7 @@ def _levels(indices: np.ndarray, palette: list[int]) -> np.ndarray:
 
 
 def white_of(numbers: np.ndarray) -> float:
-    """White where the file does not say: the smallest of _WHITES that no number exceeds; 1 for fractions up to 1.
+    """The value of white, if the file does not say: the smallest of _WHITES that no number exceeds; 1 for fractions up to 1.
 
     Raises:
         ValueError: numbers below 0, or over 65535.
@@ -185,14 +185,15 @@ def white_of(numbers: np.ndarray) -> float:
 def to_8_bits(numbers: np.ndarray, white: float = 0, inverted: bool = False) -> np.ndarray:
     """Numbers of any kind -> uint8 of the same shape: 0 is black, `white` 255.
 
-    Of whole numbers the upper 8 bits count, floor(256 v / (white + 1)); fractions are rounded. NaN becomes black.
+    Whole numbers keep their upper 8 bits, floor(256 v / (white + 1)); fractions are rounded. Whatever exceeds `white` becomes
+    white, and NaN black.
 
     Args:
         white: 0 for that of `white_of`.
         inverted: 0 is white.
 
     Raises:
-        ValueError: numbers that are no brightness, see `white_of`; more than `white` allows is white.
+        ValueError: numbers that cannot be brightness, see `white_of`.
     """
     if numbers.dtype == bool:
         return numbers.astype(np.uint8) * 255
@@ -211,25 +212,23 @@ def to_8_bits(numbers: np.ndarray, white: float = 0, inverted: bool = False) -> 
 
 
 def rgb_of(stored: Stored, white: float = 0) -> Image.Image:
-    """The picture as it looks, PIL RGB; `white` as of `to_8_bits`, for more than 8 bits.
+    """The picture as displayed, PIL RGB; `white` as in `to_8_bits`, for more than 8 bits.
 
     Raises:
-        ValueError: bands that are no colours, or numbers that are no brightness.
+        ValueError: bands that are not colours, or numbers that cannot be brightness.
     """
     if stored.image is not None:
         return stored.image.convert("RGB")
     bands = 1 if stored.numbers.ndim == 2 else stored.numbers.shape[2]
     if bands not in (1, 3, 4):
-        raise ValueError(
-            f"it has {bands} bands, expected 1 (grey), 3 or 4 (red, green, blue): write those to a file of their own"
-        )
+        raise ValueError(f"it has {bands} bands, expected 1 (grey), 3 or 4 (red, green, blue): save those as a separate file")
     pixels = to_8_bits(stored.numbers if bands == 1 else stored.numbers[..., :3], white, stored.inverted)
     return Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB")
 
 
 def with_header(stored: Stored, image: Image.Image, content: bytes) -> Stored:
-    """The same with orientation and pages, as an opened file tells them before it is decoded."""
-    # PNG may keep EXIF behind the pixels: looking for it decodes them again.
+    """`stored` with orientation and pages, which an opened file tells before it is decoded."""
+    # PNG may keep EXIF after the pixels: looking for it decodes them again.
     may = image.format != "PNG" or b"eXIf" in content or b"tiff:Orientation" in content or b"Raw profile type" in content
     orientation = image.getexif().get(ORIENTATION, 1) if may else 1
     if orientation not in TURNS:
@@ -239,18 +238,18 @@ def with_header(stored: Stored, image: Image.Image, content: bytes) -> Stored:
 
 
 def as_stored(picture: Image.Image, stored: Stored) -> Image.Image:
-    """The result for `stored`, in the orientation of the file."""
+    """`picture`, which was made of `stored`, in the orientation of the file."""
     back = {6: 8, 8: 6}.get(stored.orientation, stored.orientation)  # the others are their own opposites
     return picture.transpose(TURNS[back]) if stored.turned else picture
 
 
 def upright(picture: Image.Image, stored: Stored) -> Image.Image:
-    """The result for `stored`, turned as EXIF says."""
+    """`picture`, which was made of `stored`, turned as EXIF says."""
     return picture if stored.orientation == 1 or stored.turned else picture.transpose(TURNS[stored.orientation])
 
 
 def _pages(image: Image.Image) -> int:
-    """Pictures in an opened file, without the smaller copies of the first that some TIFF hold."""
+    """The number of pictures in an opened file, without the smaller copies of the first that some TIFFs hold."""
     count = getattr(image, "n_frames", 1)
     if image.format != "TIFF" or count == 1:
         return count
@@ -262,7 +261,7 @@ def _pages(image: Image.Image) -> int:
 
 
 def colors_of(stored: Stored) -> Image.Image:
-    """The colours of a mask, PIL RGB, as it looks. Of more than 8 bits, numbers up to 255, or such times 257, are colours.
+    """The colours of a mask, PIL RGB, as displayed. With more than 8 bits, numbers up to 255, or 257 times those, are colours.
 
     Raises:
         ValueError: other numbers, which are ids or a picture.

@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Frequencies:
-    """Of each class, shares in 0..1, (K,) float64; zeros where there is nothing to share."""
+    """For each class, shares in 0..1, (K,) float64; all zero if there are no pixels or images."""
 
     pixels: np.ndarray  # of all labelled pixels
     images: np.ndarray  # of all images: those that hold the class

@@ -1,19 +1,19 @@
 """Files of datasets, whether they lie in folders, in zip archives, or in a packed copy.
 
-Clusters limit the number of files, and a dataset has ten thousands of them. So every path of a dataset may lead
-into an archive. One rule says where a path is looked for:
+Clusters limit the number of files, and a dataset has tens of thousands. So every path of a dataset may lead into an
+archive. A path is looked up in this order:
 
-1. On disk. What is there is taken, and nothing else is looked at.
-2. Else at the point where the path breaks off, its last part from the left that is on disk. Where that is a zip
-   archive, the rest of the path is a name inside it: `data/SYNTHIA.zip/RAND_CITYSCAPES/RGB`.
-3. Where it is a folder, the rest is looked for in all zip archives that lie in this folder, together: with
-   leftImg8bit_trainvaltest.zip in `data/Cityscapes`, `data/Cityscapes/leftImg8bit/train` is a folder, and the
-   ten archives of GTA5's images make one folder `images`. A name that several hold is taken from the first, in the
-   order of their names. An archive that cannot be read is passed over here; `unreadable_archives` lists it.
-   Where the folder is a packed copy (dada.dataset.packed), the rest is looked for in that alone.
+1. On disk. If it exists there, nothing else is tried.
+2. Otherwise the longest beginning of the path that exists on disk decides. If it is a zip archive, the rest of the path
+   is a name inside it: `data/SYNTHIA.zip/RAND_CITYSCAPES/RGB`.
+3. If it is a folder, the rest is looked up in all zip archives in this folder together: with
+   leftImg8bit_trainvaltest.zip in `data/Cityscapes`, `data/Cityscapes/leftImg8bit/train` is a folder, and the ten
+   archives of GTA5's images make one folder `images`. If several archives hold a name, the first of them in order of
+   their own names wins. Archives that cannot be read are skipped; `unreadable_archives` lists them. If the folder is a
+   packed copy (dada.dataset.packed), only that is searched.
 
-An archive within an archive is a file like any other. All functions take str or Path. An archive is indexed once
-in a process, and opened once; a forked loader process shares the index and opens its own handle.
+An archive within an archive is a file like any other. All functions take str or Path. An archive is indexed and opened
+once per process; a forked loader process shares the index and opens its own handle.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import numpy as np
 
 from dada.dataset.packed import Pack, add_to_folders, pack_in, unless_changed
 
-# Other methods exist (deflate64, LZMA), but hardly in archives of pictures.
+# Other methods exist (deflate64, LZMA), but are rare in archives of pictures.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 MOST_BYTES = 1 << 30  # of one file in an archive
 _DEEPEST = 100  # folders within folders in an archive
@@ -46,7 +46,7 @@ def exists(path: str | Path) -> bool:
 
 
 def is_file(path: str | Path) -> bool:
-    """Whether there is a file of that name. A zip archive on disk is one, and a folder as well."""
+    """Whether there is a file of that name. A zip archive on disk is both a file and a folder."""
     return os.path.isfile(path) or any(inner in archive.files for archive, inner in _in_archives(path))
 
 
@@ -65,11 +65,10 @@ def list_dir(path: str | Path) -> list[str]:
 
 
 def glob(pattern: str, root: str | Path) -> list[str]:
-    """Files below `root` that fit `pattern`, as sorted paths from there, divided by "/".
+    """Files below `root` that match `pattern`, as sorted paths from there, with "/" between folders.
 
-    `*`, `?` and `[abc]` stand for characters of one name, `**` for any number of folders; names that begin with
-    a dot fit only a part of the pattern that does, too. Upper and lower case differ. `**` follows links to folders, and enters
-    each folder once.
+    `*`, `?` and `[abc]` stand for characters of one name, `**` for any number of folders; names that begin with a dot match
+    only parts of the pattern that do too. Case matters. `**` follows links to folders, and enters each folder once.
     """
     parts = [part for part in pattern.split("/") if part not in ("", ".")]
     if parts and parts[-1] == "**":
@@ -84,7 +83,7 @@ def read_bytes(path: str | Path) -> bytes:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it lies in an archive that is damaged, encrypted or packed with a method that is not read here.
+        ValueError: it lies in an archive that is damaged, encrypted or compressed by a method that is not read here.
     """
     try:
         with open(path, "rb") as file:
@@ -133,19 +132,19 @@ def _content(path: str) -> str:
 
 
 def decoded_pixels(path: str | Path, kind: str) -> np.ndarray | None:
-    """The pixels of a picture in a packed copy, see Pack.array; None where `path` leads to no packed copy."""
+    """The pixels of a picture in a packed copy, see Pack.array; None if `path` does not lead into one."""
     place = _in_pack(path)
     return place and place[0].array(place[1], kind)
 
 
 def packed_kind(path: str | Path) -> str:
-    """What a picture in a packed copy holds, "" where `path` leads to no packed copy."""
+    """What a picture in a packed copy holds; "" if `path` does not lead into one."""
     place = _in_pack(path)
     return place[0].files[place[1]].kind if place else ""
 
 
 def original_size(path: str | Path) -> tuple[int, int] | None:
-    """(height, width) that a picture had before it was packed and resized; None where it was not."""
+    """(height, width) of a picture before it was packed and resized; None if it was not."""
     place = _in_pack(path)
     return place and place[0].files[place[1]].size
 
@@ -180,7 +179,7 @@ def _in_pack(path: str | Path) -> tuple[Pack, str] | None:
 
 
 def _in_archives(path: str | Path) -> list[tuple[_Archive | Pack, str]]:
-    """Archives to look for `path` in, with the name to look for; for a path that is no file or folder on disk."""
+    """Archives to search for `path`, which is not on disk, with the name to look for in each."""
     on_disk, inner = os.path.normpath(path), ""
     while not os.path.lexists(on_disk or os.curdir):
         on_disk, name = os.path.split(on_disk)
@@ -197,7 +196,7 @@ def _archives_in(folder: str) -> list[_Archive]:
     for path in _archive_paths(folder):
         try:
             archives.append(_archive(path))
-        except ValueError:  # what the user did not name may be anything, a download under way for example
+        except ValueError:  # archives that the user did not name may be anything, such as an unfinished download
             continue
     return archives
 
@@ -232,7 +231,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 
 def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visited: set[tuple], start: str = "") -> None:
-    """Add to `found` the files in root/folder that fit the parts of a pattern that are left."""
+    """Add to `found` the files in root/folder that match the remaining parts of a pattern."""
     if (folder, parts) in visited:  # two ** reach a folder in several ways
         return
     visited.add((folder, parts))
@@ -258,7 +257,7 @@ def _find(root: str, folder: str, parts: tuple[str, ...], found: set[str], visit
 
 
 def _was_there(path: str, start: str, parts: tuple[str, ...], visited: set[tuple]) -> bool:
-    """Whether a linked folder leads to one that `**`, which began at `start`, sees by its own name, or by another link."""
+    """Whether a linked folder is one that `**`, which began at `start`, also reaches by its own name, or by an earlier link."""
     if not os.path.islink(path):
         return False
     real, begin = os.path.realpath(path), os.path.realpath(start)
@@ -294,7 +293,7 @@ class _Archive:
                 "or damaged, often by an interrupted download: download it again, or unpack it by hand."
             ) from None
         for info in archive.infolist():
-            # Archives from Windows may divide names by backslashes.
+            # Archives from Windows may separate folders by backslashes.
             name = posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/")
             if name == ".." or name.startswith("../") or name.count("/") > _DEEPEST:
                 continue
@@ -330,7 +329,7 @@ class _Archive:
         archive = self._opened.get(process) or self._opened.setdefault(process, zipfile.ZipFile(self.path))
         try:
             with archive.open(entry) as file:
-                # Without a number it would unpack whatever comes: a few bytes may hold gigabytes.
+                # Without a limit it would unpack whatever comes: a few bytes may hold gigabytes.
                 content = file.read(entry.file_size + 1)
             whole = len(content) == entry.file_size
         except (zipfile.BadZipFile, struct.error, zlib.error, OSError, ValueError, EOFError, NotImplementedError):
@@ -347,5 +346,5 @@ _archives: dict[str, tuple[tuple[int, int], _Archive]] = {}
 
 
 def _archive(path: str) -> _Archive:
-    """The archive's index, made when it is first asked for, and again if the file has changed since."""
+    """The archive's index, made on first use, and again if the file has changed since."""
     return unless_changed(_archives, path, path, _Archive)

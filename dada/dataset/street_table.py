@@ -1,7 +1,7 @@
 """Street datasets whose layout takes a few lines: where the files lie, what the ids mean, which splits there are.
 
-To add one, add an entry to TABLE. Patterns are those of dada.dataset.pairing: what `*` stands for in the path of an image it
-stands for in that of its label. `{split}` is the folder of the split, `{name}` its name.
+To add one, add an entry to TABLE. Patterns are those of dada.dataset.pairing: `*` stands for the same text in the path of an
+image and in that of its label. `{split}` is the folder of the split, `{name}` its name.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ LABEL_IDS, TRAIN_IDS, WILDDASH_IDS = (Ids(*NAMED_IDS[name]) for name in ("citysc
 
 
 class Layout(NamedTuple):
-    """Patterns of images, which all count, and of labels, of which the first that is there counts, with what they hold."""
+    """Patterns of images, all of which count, and of labels, the first of which with any files counts, with what they hold."""
 
     images: tuple[str, ...]
     labels: tuple[tuple[str, Ids], ...]
@@ -41,7 +41,7 @@ class Entry(NamedTuple):
 
     Args:
         about: its authors, what it shows, and the devkit or loader that the layout was taken from; the docstring of its class.
-        layouts: the first whose images are there counts.
+        layouts: the first whose images exist counts.
         splits: the folder that `{split}` stands for, by name; the usual one first.
         download: where to get it, and what to do before it can be read.
     """
@@ -219,7 +219,7 @@ class TableDataset(PublishedDataset):
     entry: Entry
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A loader process is sent the entry, since its class is in no module."""
+        """Pickled by its entry, for loader processes, since its class is not in any module."""
         return _restored, (self.entry, self.__dict__)
 
     def find(self) -> list[Item]:
@@ -242,13 +242,13 @@ class TableDataset(PublishedDataset):
         return self.ids.map_of(num_classes)
 
     def _labels(self, layout: Layout, lines: list[Line]) -> tuple[list[str], Ids]:
-        """The label of each image, and what they hold: the kind that a list names, or else the first that is there."""
+        """The label of each image, and what they hold: the kind that a list names, or else the first that exists."""
         patterns = [Pattern(text, "") for text, _ in layout.labels]
         named = {k for line in lines if line.label for k, p in enumerate(patterns) if p.wildcards(line.label) is not None}
         if len(named) > 1:
             raise ValueError(
                 f"{self.list_setting} names labels of several kinds, {' and '.join(patterns[k].text for k in sorted(named))}, "
-                "whose ids differ: name those of one"
+                "whose ids differ: name labels of one kind"
             )
         kinds = sorted(named) or range(len(patterns))
         settled = not self.with_labels or bool(named) or all(line.label for line in lines)
@@ -263,18 +263,18 @@ class TableDataset(PublishedDataset):
         return labels, ids
 
     def _refuse_labels(self, layout: Layout, first: str) -> None:
-        """Raise FileNotFoundError that says which labels were looked for, and what is there in place of the first."""
+        """Raise FileNotFoundError, which says what labels were looked for, and what is there in place of the first."""
         self.require(Pattern(layout.labels[0][0], "").fixed_folder, f"labels for split {self.split!r}")
         there = (self.root / first).parent
         seen = image_files.first_few(storage.list_dir(there)) if storage.is_dir(there) else ""
         raise FileNotFoundError(
-            f"labels of {self.title} images for split {self.split!r} not found: no file fits "
+            f"labels of {self.title} images for split {self.split!r} not found: no file matches "
             f"{' or '.join(text for text, _ in layout.labels)}\n"
             f"  ({there} {'contains: ' + seen if seen else 'is empty or does not exist'}).\n  {self.download}"
         )
 
     def _layouts(self, split: str) -> list[Layout]:
-        """The layouts with the folder and the name of a split put in."""
+        """The layouts with the folder and the name of a split filled in."""
 
         def of_split(text: str) -> str:
             return text.replace("{split}", self.entry.splits.get(split, split)).replace("{name}", split)
@@ -285,7 +285,7 @@ class TableDataset(PublishedDataset):
         ]
 
     def _partners(self, lines: list[Line]) -> list[list[str]]:
-        """Where the label of each image lies, for every kind; images of another split, which a list may name, have them there."""
+        """Where the label of each image lies, for every kind; a list may name images of other splits, whose labels lie there."""
         layouts = [layout for split in dict.fromkeys((self.split, *self.entry.splits)) for layout in self._layouts(split)]
         pairs = [
             (Pattern(text, ""), [Pattern(label, "") for label, _ in layout.labels])
@@ -300,8 +300,8 @@ class TableDataset(PublishedDataset):
             if line.label or not self.with_labels:
                 return [line.label or ""]
             raise FileNotFoundError(
-                f"{self.title} image {line.image} of {self.list_setting} fits no {' or '.join(layouts[0].images)}, so that its "
-                "label is not known: write that behind it, divided by a tab"
+                f"{self.title} image {line.image} of {self.list_setting} does not match {' or '.join(layouts[0].images)}, so "
+                "its label is not known: write it after the image, separated by a tab"
             )
 
         return [of(line) for line in lines]

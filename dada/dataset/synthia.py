@@ -18,11 +18,11 @@ RAW_LABELS = "GT/LABELS"  # as downloaded: 16-bit, several channels, the first i
 class SYNTHIA(PublishedDataset):
     """RGB/<name>, labels in parsed_LABELS/<name> or GT/LABELS/<name>, depth in Depth/<name>.
 
-    Splits: "all". A list file has one image a line, `0000000.png` (ADVENT, DADA) or
+    Splits: "all". A list file has one image per line, `0000000.png` (ADVENT, DADA) or
     `RGB/0000000.png<TAB>GT/LABELS/0000000.png` (PLCA).
 
     Args:
-        labels: "parsed", "raw", or "auto" for parsed_LABELS where it exists and GT/LABELS otherwise.
+        labels: "parsed", "raw", or "auto" for parsed_LABELS if it exists, else GT/LABELS.
         published: for 7 classes, DADA's map; see synthia_id_map.
         options: of PublishedDataset.
     """

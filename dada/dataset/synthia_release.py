@@ -1,4 +1,4 @@
-"""Which of SYNTHIA's archives was unpacked: several look alike, and only one is the field's source domain.
+"""Which of SYNTHIA's archives was unpacked: several look alike, and only one is the usual source domain.
 
 SYNTHIA-RAND-CITYSCAPES holds 9400 images of 1280x760, RGB/0000000.png to RGB/0009399.png, labels in GT/LABELS and
 Depth/. The others, told apart by their names and sizes as they are downloaded:
@@ -21,7 +21,7 @@ _IMAGES, _SIZE = 9400, (1280, 760)
 
 
 class Release(NamedTuple):
-    """A guess from names and sizes: `name` is None where nothing known fits; `fits` says that it is the one."""
+    """A guess from names and sizes: `name` is None if nothing known fits; `fits` is whether it is the usual source domain."""
 
     name: str | None
     fits: bool
@@ -29,7 +29,7 @@ class Release(NamedTuple):
 
 
 def guess_release(root: str | Path) -> Release:
-    """What lies in `root`, a folder or a zip archive. Never raises for what is in there."""
+    """Which one lies in `root`, a folder or a zip archive. Never raises, whatever is in there."""
     root = Path(root)
     if storage.is_dir(root / "RGBLeft"):
         return Release("SYNTHIA-SF", False, "it holds RGBLeft/, as the video sequences of SYNTHIA-SF do")

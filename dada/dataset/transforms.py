@@ -27,8 +27,8 @@ _RESAMPLE = {"bicubic": v2.InterpolationMode.BICUBIC, "bilinear": v2.Interpolati
 _ALIASED = "bilinear_aliased"
 _NEAREST = v2.InterpolationMode.NEAREST  # on a PIL image this is Pillow's: source index floor((i + 0.5) * src / dst)
 _SECOND_VIEW_JITTER = 0.5
-_CROPS = 10  # places that are tried for a class that the crop should show,
-_ENOUGH = 0.005  # until it fills this share of the crop
+_CROPS = 10  # places that are tried until the crop shows a wanted class,
+_ENOUGH = 0.005  # which must fill this share of it
 
 
 class Views(NamedTuple):
@@ -50,15 +50,15 @@ class TrainTransform:
             random place. An image that has its aspect is changed exactly as by `resize`.
         fit: (width, height): resized, aspect kept, bicubic, until it just fits into it, then padded to it as by
             `crop`; what DADA does to Mapillary Vistas.
-        load_size: (lowest, highest) length of the shorter side, drawn evenly with both ends included, aspect
-            kept, bilinear: (760, 988) in PLCA. Of `resize`, `cover`, `fit` and `load_size` at most one.
+        load_size: (lowest, highest) length of the shorter side, drawn uniformly, both ends included, aspect
+            kept, bilinear: (760, 988) in PLCA. At most one of `resize`, `cover`, `fit` and `load_size`.
         crop: (height, width) of a crop at a random place, not with `cover` and `fit`. A smaller image is padded at the
             right and the bottom: 0 before normalisation, label 255, depth 0 (infinitely far).
         flip: probability of a left-right flip.
         color_jitter: strength s of a random change of brightness, contrast and saturation by factors from
             1 - s to 1 + s and of hue by up to s / 4 of the colour circle; 0 is off.
-        second_view: also return `view`, the same pixels under colour changes of their own, of strength 0.5,
-            with a Gaussian blur of 0.15 to 1.15 pixels half of the time and grey a fifth of the time.
+        second_view: also return `view`, the same pixels under separate colour changes of strength 0.5, with a
+            Gaussian blur of 0.15 to 1.15 pixels half of the time, and grey a fifth of the time.
     """
 
     def __init__(
@@ -101,8 +101,8 @@ class TrainTransform:
     ) -> Views:
         """PIL RGB image, PIL "L" label of train ids, float32 (H, W) depth, all of one size -> Views.
 
-        With a `wanted` class, up to ten places to crop from are drawn, until the crop holds enough pixels of it; else the
-        one with the most is taken.
+        With a `wanted` class, up to ten crops are drawn until one shows enough pixels of it; if none does, the one that shows
+        most is taken.
         """
         if self.fixed_resize is not None:
             image, label, depth = self.resized(image, label, depth)
@@ -137,7 +137,7 @@ class TrainTransform:
         return None
 
     def resized(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> tuple:
-        """All three by the `fixed_resize`, the image bicubic and the others nearest; applying it twice changes nothing."""
+        """All three resized by `fixed_resize`, the image bicubic and the others nearest; doing so twice changes nothing."""
         if self.resize is not None:
             size = self.resize[::-1]
         elif self.cover is not None:
@@ -147,7 +147,7 @@ class TrainTransform:
         return _resized(image, label, depth, size, v2.InterpolationMode.BICUBIC)
 
     def _box_with(self, wanted: int, label: Tensor | None, height: int, width: int) -> tuple[int, int, int, int] | None:
-        """As _crop_box; of several, one with enough pixels of the class `wanted`, as far as there is one."""
+        """As _crop_box; of several, one that shows enough pixels of the class `wanted`, or else the most."""
         box = self._crop_box(height, width)
         if box is None or wanted < 0 or label is None:
             return box
@@ -196,7 +196,7 @@ class EvalTransform:
         size: (width, height) of the network's input; None keeps the file's size.
         resample: "bicubic" (ADVENT, DADA) or "bilinear" (PLCA), both Pillow's; "bilinear_aliased" reads the four
             nearest pixels only, however much smaller the image becomes, as OpenCV and so mmsegmentation do.
-        keep_ratio: the image keeps its shape and becomes as large as fits into `size`, either way round.
+        keep_ratio: the image keeps its shape and becomes as large as fits into `size`, in either orientation.
         pad: the image keeps its shape and becomes as large as fits into `size`, then is padded to it at the right and
             the bottom, 0 before normalisation. The label is padded to the shape of `size` likewise, with 255, before
             it is resized. DADA's test on Mapillary Vistas. Not together with `keep_ratio`.
@@ -349,5 +349,5 @@ def _checked_size(size: tuple[int, int] | None, name: str) -> tuple[int, int] | 
 
 
 def _randint(low: int, high: int) -> int:
-    """Even over low..high, both included."""
+    """Uniform over low..high, both included."""
     return int(torch.randint(low, high + 1, ()))

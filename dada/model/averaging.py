@@ -1,7 +1,8 @@
-"""Networks of one kind averaged: all of them, those that do no harm, or layer group by layer group.
+"""Average networks of one kind: all of them, those that do no harm, or each group of layers by itself.
 
-Weights that come from one start, or from one another, can be averaged where predictions could (Izmailov et al., UAI 2018,
-arXiv:1803.05407; Wortsman et al., ICML 2022, arXiv:2203.05482). A score says how good a state is; higher is better.
+If networks come from the same start, or from one another, their weights can be averaged instead of their predictions (Izmailov
+et al., UAI 2018, arXiv:1803.05407; Wortsman et al., ICML 2022, arXiv:2203.05482). A score says how good a state is; higher is
+better.
 """
 
 from __future__ import annotations
@@ -25,8 +26,8 @@ class Merged(NamedTuple):
     """A state, and what it is made of.
 
     Args:
-        parts: for each name of a part, "all layers" or a group, the networks that it is the average of, by their numbers.
-        scores: in the order in which they were asked for: what was tried, and its score.
+        parts: for each part, "all layers" or a group, the indices of the networks that it is the average of.
+        scores: what was tried, in that order, and its score.
     """
 
     state: State
@@ -35,10 +36,10 @@ class Merged(NamedTuple):
 
 
 def average(states: Sequence[State]) -> State:
-    """The mean of each entry, in float64, as the type that the first state has. Of batch norm's counters the largest.
+    """The mean of each entry, computed in float64, in the type of the first state; of batch norm's counters, the largest.
 
     Raises:
-        ValueError: the states differ in names or shapes, an entry is not finite, or one of whole numbers differs.
+        ValueError: the states differ in names or shapes, an entry is not finite, or whole numbers differ.
     """
     first = states[0]
     for state in states[1:]:
@@ -68,9 +69,9 @@ def uniform(states: Sequence[State]) -> Merged:
 
 
 def greedy(states: Sequence[State], score: Score) -> Merged:
-    """From the best state on, each next one joins the average if the score does not get worse: "greedy soup"."""
+    """Starting from the best state, add each next one to the average unless the score gets worse: "greedy soup"."""
     alone = [score(state) for state in states]
-    order = sorted(range(len(states)), key=lambda k: -alone[k])  # of equals the one named first
+    order = sorted(range(len(states)), key=lambda k: -alone[k])  # of equals, the one named first
     scores = [(f"{k}", alone[k]) for k in range(len(states))]
     chosen, best = [order[0]], alone[order[0]]
     for k in order[1:]:
@@ -82,7 +83,7 @@ def greedy(states: Sequence[State], score: Score) -> Merged:
 
 
 def by_layers(states: Sequence[State], score: Score) -> Merged:
-    """From the average of all on, each group takes one network's entries in place of the average if the score gets better."""
+    """Starting from the average of all, each group takes one network's entries instead if that improves the score."""
     everyone = list(range(len(states)))
     state = average(states)
     best = score(state)
@@ -100,7 +101,7 @@ def by_layers(states: Sequence[State], score: Score) -> Merged:
 
 
 def layer_groups(names: Iterable[str]) -> dict[str, list[str]]:
-    """Names of a state by stage of the encoder, or by module where there is none: "layer3", "encoder.blocks.4", "decoder"."""
+    """Names of a state by stage of the encoder, or by module outside it: "layer3", "encoder.blocks.4", "decoder"."""
     groups: dict[str, list[str]] = {}
     for name in names:
         stage = _STAGE.match(name)

@@ -1,4 +1,4 @@
-"""Frozen weights: written once a run, beside snapshots that hold the rest and name them by their hash."""
+"""Frozen weights: written once per run, beside snapshots that hold the rest and name them by their hash."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ State = dict[str, Tensor]
 
 
 def frozen_state(network: nn.Module) -> State:
-    """The entries of `network` that its training leaves as they are; see SegmentationModel.freeze_backbone."""
+    """The entries of `network` that training does not change; see SegmentationModel.freeze_backbone."""
     names = getattr(network, "frozen", ())
     state = network.state_dict() if names else {}
     return {name: state[name] for name in names}
@@ -36,14 +36,14 @@ def base_name(digest: str) -> str:
 
 
 def read_base(snapshot: Path, digest: str) -> State:
-    """The frozen weights that `snapshot` names, from beside it or from the folder above, where a set-aside run has left them.
+    """The frozen weights that `snapshot` names, from its folder or the one above, where they are if the run was set aside.
 
     Raises:
-        FileNotFoundError: they are not there.
-        ValueError: they are others than those that the snapshot was trained with, or damaged.
+        FileNotFoundError: they are in neither.
+        ValueError: they are damaged, or not those that the snapshot was trained with.
     """
     if not re.fullmatch(r"[0-9a-f]{64}", digest):
-        raise ValueError(f"{snapshot} is damaged: it names its frozen weights by {digest[:70]!r}, which is no SHA-256")
+        raise ValueError(f"{snapshot} is damaged: it names its frozen weights by {digest[:70]!r}, which is not a SHA-256 hash")
     name = base_name(digest)
     path = next((path for path in (snapshot.parent / name, snapshot.parent.parent / name) if path.is_file()), None)
     if path is None:

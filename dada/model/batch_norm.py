@@ -26,7 +26,7 @@ def batch_norms(model: nn.Module) -> Iterator[_BatchNorm]:
 
 @contextmanager
 def kept_statistics(model: nn.Module) -> Iterator[None]:
-    """In the block, batch norms in training normalise as ever, but their running statistics stay as they are."""
+    """Within the block, batch norms in training mode normalise as usual, but their running statistics do not change."""
     # Momentum 0 keeps them; running without them would save other tensors for the backward pass.
     tracking = [norm for norm in batch_norms(model) if norm.track_running_stats and norm.training]
     before = [(norm.momentum, norm.get_buffer("num_batches_tracked").clone()) for norm in tracking]
@@ -95,9 +95,7 @@ def convert_domain_batch_norm(model: nn.Module) -> nn.Module:
         ValueError: there is no batch norm in `model`.
     """
     if next(batch_norms(model), None) is None:
-        raise ValueError(
-            f"{type(model).__name__} has no batch norm that each domain could have its own of; set TRAIN.DOMAIN_BN to False"
-        )
+        raise ValueError(f"{type(model).__name__} has no batch norm to give each domain a copy of; set TRAIN.DOMAIN_BN to False")
     converted = {id(n) for m in model.modules() if isinstance(m, DomainBatchNorm2d) for n in m.norm_layers}
     for parent in list(model.modules()):
         for name, child in parent.named_children():
@@ -114,8 +112,8 @@ def without_domain(name: str) -> str:
 def for_every_domain(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """`state` with each batch norm's entries repeated for every domain of `model`.
 
-    Weights that know no domains, such as those of ImageNet, start all of them. Nothing changes where `model` has no
-    domains, or `state` has them already.
+    Weights without domains, such as ImageNet's, start all of them. Nothing changes if `model` has no domains, or `state`
+    has them already.
     """
     state = dict(state)
     copies = {own: without_domain(own) for own in model.state_dict() if own != without_domain(own)}
@@ -126,15 +124,15 @@ def for_every_domain(model: nn.Module, state: Mapping[str, Tensor]) -> dict[str,
 
 
 def selected_domain(model: nn.Module) -> int | None:
-    """The domain that `model` was last told to use; None before that, and where there is one batch norm for all."""
+    """The domain that `model` was last told to use; None before that, and if all domains share a batch norm."""
     return next((module.domain for module in model.modules() if isinstance(module, DomainBatchNorm2d)), None)
 
 
 def select_domain(model: nn.Module, domain: int) -> None:
-    """Choose the batch norm that the following forward passes use; does nothing where there is one for all.
+    """Choose the batch norm that the following forward passes use; does nothing if all domains share one.
 
     Raises:
-        IndexError: the network holds fewer domains.
+        IndexError: the network has fewer domains.
     """
     for module in model.modules():
         if isinstance(module, DomainBatchNorm2d):

@@ -1,4 +1,4 @@
-"""Run a network through torch.compile, or as it is where that does not work."""
+"""Run a network through torch.compile, or uncompiled if that does not work."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def compile_network(network: nn.Module, backend: str | Callable = "inductor") ->
     """Have `network(image)` run compiled, in place: it stays the same module, with the same state names and gradients.
 
     Nothing is compiled before the first call. A call of a new kind (size of the images, domain, autocast, with or
-    without gradient) is tried first, backward pass included, and what it moved, running statistics and generators, is
-    put back. If that fails, because there is no compiler or because of the network, one message says so, and the network runs
-    uncompiled from then on. Copies of the network are uncompiled.
+    without gradient) is tried first, backward pass included, and the running statistics and generators that it changed are
+    restored. If the trial fails, for want of a compiler or because of the network, one message says so, and the network
+    runs uncompiled from then on. Copies of the network are uncompiled.
 
-    Each size is compiled for itself, which gives the fastest kernels; after torch's limit of versions (eight), further
-    ones run uncompiled.
+    Each size is compiled separately, which gives the fastest kernels; beyond torch's limit of eight versions, further
+    sizes run uncompiled.
 
     Args:
         backend: of torch.compile.
@@ -33,7 +33,7 @@ def compile_network(network: nn.Module, backend: str | Callable = "inductor") ->
 
 
 class _Tried:
-    """Calls the compiled network where a trial has shown that it works."""
+    """Calls the compiled network once a trial has shown that it works."""
 
     def __init__(self, network: nn.Module, compiled: Callable) -> None:
         self._network = network
@@ -48,7 +48,7 @@ class _Tried:
         if kind not in self._works:
             try:
                 self._try(image)
-            except torch.OutOfMemoryError:  # a step takes as much
+            except torch.OutOfMemoryError:  # a step needs as much
                 raise
             except Exception as error:
                 log.warning(

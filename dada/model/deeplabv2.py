@@ -50,8 +50,8 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
         normalization: how the images of the intended pretrained weights were prepared.
         init: "normal" draws every convolution from N(0, 0.01), as ADVENT does before it loads ImageNet
             weights; "kaiming" starts the trunk as torchvision and PLCA do (He et al., ICCV 2015, fan out), so
-            that it can also be trained from nothing. The head is N(0, 0.01) in both, and the depth block
-            "published" with the one, "open" with the other: see DepthBlock.
+            that it can also be trained from scratch. The head is drawn from N(0, 0.01) in both. The depth block
+            starts "published" with "normal" and "open" with "kaiming": see DepthBlock.
         output_stride, dilated, strided_conv: see ResNet.
     """
 

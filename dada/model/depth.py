@@ -1,4 +1,4 @@
-"""DADA's depth block, for any network: inverse depth out of the deepest map, and that map weighted by what led to it."""
+"""DADA's depth block, for any network: inverse depth from the deepest map, and that map weighted by the code behind it."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch.nn import functional as F
 class DepthBlock(nn.Module):
     """Mixin that adds the block of Vu et al., ICCV 2019 (arXiv:1904.01886), Figure 2, to a network.
 
-    A small encoder (1x1, 3x3, 1x1) turns the deepest map x into a code; the mean over its channels is the inverse
-    depth, and what a 1x1 convolution decodes from it multiplies x:
+    A small encoder (1x1, 3x3, 1x1) turns the deepest map x into a code. The mean over its channels is the inverse
+    depth, and a 1x1 convolution decodes it into factors for x:
 
         code  = enc4_3(relu(enc4_2(relu(enc4_1(x)))))
         depth = mean over channels of code
         fused = x * relu(dec4(code))
 
-    The classifier reads `fused`. A mixin and no submodule, since the state names `enc4_1` ... `dec4` are those that DADA
-    publishes. Without `add_depth_block`, `fuse` hands the map through.
+    The classifier reads `fused`. This is a mixin rather than a submodule, since DADA publishes its weights as `enc4_1` ...
+    `dec4`. Without `add_depth_block`, `fuse` returns the map unchanged.
     """
 
     predicts_depth = False
@@ -56,5 +56,5 @@ class DepthBlock(nn.Module):
         return x * F.relu(self.dec4(code)), code.mean(dim=1, keepdim=True)
 
     def depth_modules(self) -> list[nn.Conv2d]:
-        """The convolutions of the block; they start from nothing, as the heads do."""
+        """The convolutions of the block; they are trained from scratch, as the heads are."""
         return [self.enc4_1, self.enc4_2, self.enc4_3, self.dec4] if self.predicts_depth else []

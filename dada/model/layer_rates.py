@@ -23,14 +23,14 @@ TOKENS = ("pos_embed", "cls_token", "reg_token", "dist_token", "mask_token")
 
 
 def blocks_above(network: SegmentationModel) -> dict[str, int]:
-    """For each trainable parameter of the backbone, how many blocks it is away from the head.
+    """For each trainable parameter of the backbone, how many blocks away from the head it is.
 
     0 is what comes after the last block (a final norm), 1 the last block, 2 the one before it, N the first of N blocks,
     N + 1 what comes before them (stem, patch and positional embedding). What lies between two blocks, as ConvNeXt's
     downsampling does, belongs to the later one.
 
     Raises:
-        ValueError: the names of the backbone tell no blocks.
+        ValueError: the names in the backbone do not show its blocks.
     """
     backbone = {id(parameter) for parameter in network.parameter_groups()["backbone"]}
     names = [name for name, parameter in network.named_parameters() if id(parameter) in backbone]
@@ -50,14 +50,14 @@ def blocks_above(network: SegmentationModel) -> dict[str, int]:
     if names and not seen:
         raise ValueError(
             f"TRAIN.LAYER_DECAY needs to know the blocks of the network, and the names of {type(network).__name__} "
-            f"({getattr(network, 'encoder_name', '') or names[0]}) do not tell them; set it to 1.0"
+            f"({getattr(network, 'encoder_name', '') or names[0]}) do not show them; set it to 1.0"
         )
     layers.update(dict.fromkeys(waiting, len(seen) + 1))
     return {name: len(seen) + 1 - layers[name] for name in names}
 
 
 def is_decayed(name: str, parameter: nn.Parameter) -> bool:
-    """Whether weight decay is meant for it: weights of products, not norms, biases, layer scales, tokens or positions."""
+    """Whether weight decay should apply to it: to weights of products, not norms, biases, layer scales, tokens or positions."""
     return parameter.ndim > 1 and name.rsplit(".", 1)[-1] not in TOKENS
 
 
@@ -71,8 +71,8 @@ def layered_groups(
     Args:
         rates: of "backbone" and "head".
         layer_decay: in (0, 1]; 1 gives all of the backbone the same rate.
-        weight_decay: of what is decayed.
-        decay_norms: decay all alike; False leaves out what `is_decayed` says, of the head too.
+        weight_decay: of the parameters that are decayed.
+        decay_norms: True decays all of them; False only those that `is_decayed` names, in the head too.
 
     Raises:
         ValueError: see `blocks_above`.

@@ -1,6 +1,6 @@
-"""Licences of pretrained encoder weights: permissive ones are taken as they are, others once they are accepted by name.
+"""Licences of pretrained encoder weights: permissive ones are fine, others must be accepted by name.
 
-The code of the encoders is timm's (Apache-2.0); this is about the weights, which their publishers license apart.
+The code of the encoders is timm's (Apache-2.0); this is about the weights, which their publishers license separately.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ import timm  # isort: skip
 
 log = logging.getLogger(__name__)
 
-# They allow any use, with the licence or the authors named.
+# They allow any use that names the licence or the authors.
 PERMISSIVE = frozenset({"apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "isc", "cc-by-4.0"})
 
-# (pattern of <encoder>.<weights>, licence, where it is stated). What no pattern fits is as timm's own table says.
+# (pattern of <encoder>.<weights>, licence, where it is stated). What no pattern matches is as timm's own table says.
 PUBLISHED = (
     ("*dinov3*", "dinov3-license", "https://ai.meta.com/resources/models-and-libraries/dinov3-license"),
     ("*dinov2*", "apache-2.0", "LICENSE of github.com/facebookresearch/dinov2"),
@@ -32,7 +32,7 @@ class Licence(NamedTuple):
 
     Args:
         weights: timm's name of the weights, <encoder>.<weights>.
-        name: of the licence, lower case; "" if nothing says it.
+        name: of the licence, lower case; "" if none is stated.
         source: where it is stated.
     """
 
@@ -54,9 +54,9 @@ def licence_of(encoder_name: str) -> Licence:
 
 
 def check_licence(encoder_name: str, accepted: str = "") -> None:
-    """Let permissive licences pass; say so in the log where another one was accepted, or none is known.
+    """Accept permissive licences; log it if another one was accepted by name, or none is known.
 
-    A file does not say which weights it holds: they are taken for those that timm offers under the encoder's name.
+    A file does not say which weights it holds: they are assumed to be those that timm offers under the encoder's name.
 
     Args:
         accepted: TRAIN.ACCEPT_LICENCE, the name of a licence that the user has read and accepts.
@@ -71,8 +71,8 @@ def check_licence(encoder_name: str, accepted: str = "") -> None:
         if accepted.lower() != licence.name:
             raise ValueError(
                 f"the weights {licence.weights} are under {licence.name}, which is not a permissive licence ({licence.source}), "
-                f"and TRAIN.ACCEPT_LICENCE is {accepted!r}. Read the licence; if your use keeps to it, set "
-                f"TRAIN.ACCEPT_LICENCE to {licence.name!r}. Else take an encoder whose weights are free, such as "
+                f"and TRAIN.ACCEPT_LICENCE is {accepted!r}. Read the licence; if your use complies with it, set "
+                f"TRAIN.ACCEPT_LICENCE to {licence.name!r}. Otherwise, take an encoder whose weights are free, such as "
                 "vit_small_patch14_dinov2 or convnext_tiny (both apache-2.0), or start from random weights"
             )
         log.warning(

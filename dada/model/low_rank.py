@@ -1,4 +1,4 @@
-"""Low-rank adapters (LoRA): a few weights learn beside a product whose own stay as they are."""
+"""Low-rank adapters (LoRA): a few weights are trained beside a product whose own weights stay fixed."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _OWN = ("lora_a", "lora_b", "lora_scale")
 class LowRankLinear(nn.Module):
     r"""y = W x + b + alpha/r B A x: Hu et al., ICLR 2022 (arXiv:2106.09685), Eq. 3.
 
-    W (out, in) and b stay as they are, A (r, in) and B (out, r) learn. B starts at 0, and the layer as the one whose place
-    it takes, to the last bit. In a state dict W and b have the names that they had.
+    W (out, in) and b stay fixed, A (r, in) and B (out, r) are trained. B starts at 0, so that the layer starts as the one it
+    replaces, to the last bit. In a state dict W and b keep their names.
 
     `weight` is W + alpha/r B A, since some attention of timm (EVA's) reads the weight of a layer and never calls it.
 
     Args:
-        linear: whose W and b these are.
+        linear: the layer that W and b come from.
         rank: r.
-        alpha: see above; with alpha/r fixed, another rank needs no other learning rate.
+        alpha: see above; with alpha/r fixed, another rank does not need another learning rate.
     """
 
     bias: Tensor | None
@@ -36,7 +36,7 @@ class LowRankLinear(nn.Module):
         self.register_parameter("bias", linear.bias)
         self.lora_a = nn.Parameter(base.new_empty(rank, linear.in_features))
         self.lora_b = nn.Parameter(base.new_zeros(linear.out_features, rank))
-        self.register_buffer("lora_scale", base.new_tensor(alpha / rank))  # beside them, as they mean nothing without it
+        self.register_buffer("lora_scale", base.new_tensor(alpha / rank))  # saved with them: without it they mean nothing
         nn.init.kaiming_uniform_(self.lora_a, a=math.sqrt(5))  # as nn.Linear begins
 
     @property
@@ -65,9 +65,9 @@ def has_adapters(names: Iterable[str]) -> bool:
 
 
 def merged(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`state` for a network without adapters, with W + alpha/r B A for W: the same function, one product a layer.
+    """`state` for a network without adapters, with W + alpha/r B A for W: the same function, one product per layer.
 
-    Summed up in float64 and rounded once. Outputs of the two differ in the last bits, since they add in another order.
+    Summed in float64 and rounded once. The outputs of the two differ in the last bits, since the order of summation differs.
     """
     plain = {name: value for name, value in state.items() if not is_adapter(name)}
     for name in state:

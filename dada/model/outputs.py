@@ -13,10 +13,10 @@ class Outputs(NamedTuple):
     Args:
         logits: (B, K, h, w) class scores before the softmax.
         features: (B, C, h', w') the map that cycle association compares, and that the classifier reads.
-        aux_logits: (B, K, h'', w'') scores of the auxiliary head, with `multi_level` only.
-        depth: (B, 1, h, w) predicted inverse depth, of networks that predict it.
-        skip: (B, C', h, w) a finer map that the classifier reads beside `features`, of networks that use one.
-            Hand it back when classifying changed features: `model.classify(mixed, outputs.skip)`.
+        aux_logits: (B, K, h'', w'') scores of the auxiliary head; only with `multi_level`.
+        depth: (B, 1, h, w) predicted inverse depth; only from networks that predict it.
+        skip: (B, C', h, w) a finer map that the classifier also reads; only from networks that use one.
+            Pass it on when classifying changed features: `model.classify(mixed, outputs.skip)`.
     """
 
     logits: Tensor

@@ -28,7 +28,7 @@ def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
     return build
 
 
-# "DeepLabv2_depth" is how DADA calls DeepLabv2 with the depth block, which every network can have.
+# "DeepLabv2_depth" is what DADA calls DeepLabv2 with the depth block, which every network can have.
 MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "DeepLabv2": DeepLabV2,
     "DeepLabv2_depth": DeepLabV2,
@@ -41,7 +41,7 @@ MODELS: dict[str, Callable[..., SegmentationModel]] = {
 
 @contextmanager
 def _float32_on_cpu() -> Iterator[None]:
-    """Networks are built so, whatever the program around them has as torch's default dtype and device."""
+    """Whatever torch's default dtype and device are in the program around it, networks are built in this way."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:
@@ -75,8 +75,8 @@ def build_model(
         head_bias: False for PLCA's bias-free head.
         bn_policy: "train", "frozen_affine" or "eval"; see dada.model.batch_norm.BN_POLICIES.
         domain_bn: give each domain batch norms of its own (PLCA's DOMAIN_BN); call `select_domain` before a forward.
-        output_stride: 8, 16 or 32 image pixels per position of `features`; a plain vision transformer has that of its
-            patches.
+        output_stride: 8, 16 or 32 image pixels per position of `features`; for a plain vision transformer, its patches
+            decide.
         weights: "", "imagenet" or a file; see dada.model.weights.load_weights.
         accept_licence: see dada.model.licences.check_licence.
 
@@ -113,7 +113,7 @@ def build_model(
 
 
 def check_name(name: str) -> None:
-    """Raise ValueError if `name` is none of a network; that of an encoder is timm's to know."""
+    """Raise ValueError unless `name` is that of a network; timm checks names of encoders later."""
     if not name.startswith(TIMM_PREFIX) and name not in MODELS:
         raise ValueError(unknown_model(name))
 

@@ -15,13 +15,13 @@ class SegmentationModel(nn.Module):
     """Base class: images in, named maps out.
 
     A subclass sets `normalization`, names its parts in `backbone_modules` and `head_modules`, and calls
-    `set_bn_policy` once its layers stand.
+    `set_bn_policy` once its layers exist.
 
     Attributes:
         normalization: how images must be prepared; it follows the weights that the network starts from.
-        encoder_name: of timm, where the trunk is one of its encoders.
+        encoder_name: timm's name of the encoder, if the trunk is one of timm's.
         bn_policy: one of dada.model.batch_norm.BN_POLICIES.
-        frozen: names of the parameters that no training changes; see `freeze_backbone`.
+        frozen: names of the parameters that training does not change; see `freeze_backbone`.
     """
 
     normalization: Normalization
@@ -46,7 +46,7 @@ class SegmentationModel(nn.Module):
         raise NotImplementedError
 
     def head_modules(self) -> Iterable[nn.Module]:
-        """The part that starts from nothing; the published recipes give it 10 times the learning rate."""
+        """The part that is trained from scratch; the published recipes give it 10 times the learning rate."""
         raise NotImplementedError
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
@@ -79,7 +79,7 @@ class SegmentationModel(nn.Module):
         self.train(self.training)
 
     def freeze_backbone(self) -> None:
-        """Keep the backbone as it is from here on: no gradients for it, and eval mode, in which batch norm learns nothing."""
+        """Keep the backbone as it is from now on: no gradients for it, and eval mode, in which batch norm learns nothing."""
         parameters = {id(p) for module in self.backbone_modules() for p in module.parameters()}
         self.frozen = tuple(name for name, p in self.named_parameters() if id(p) in parameters)
         for name in self.frozen:
@@ -87,14 +87,14 @@ class SegmentationModel(nn.Module):
         self.train(self.training)
 
     def add_low_rank(self, layers: Iterable[str], rank: int, alpha: float) -> None:
-        """Freeze the backbone, and let low-rank adapters beside its products learn; see dada.model.low_rank.
+        """Freeze the backbone, and add trainable low-rank adapters beside its products; see dada.model.low_rank.
 
         Raises:
             ValueError: this network has no such products.
         """
         raise ValueError(
             f"TRAIN.ADAPTER lora is for vision transformers of timm, such as timm:vit_small_patch14_dinov2; "
-            f"{type(self).__name__} is none. Set it to '', or train the heads alone with TRAIN.FREEZE_ENCODER=True"
+            f"{type(self).__name__} is not one. Set it to '', or train the heads alone with TRAIN.FREEZE_ENCODER=True"
         )
 
     def set_recompute(self, on: bool) -> None:
@@ -109,7 +109,7 @@ class SegmentationModel(nn.Module):
             raise ValueError(f"{type(self).__name__} cannot recompute its blocks; set TRAIN.RECOMPUTE to False")
 
     def train(self, mode: bool = True) -> SegmentationModel:
-        """As nn.Module.train, but a frozen backbone stays in eval mode, and batch norm under the policy "eval"."""
+        """As nn.Module.train, but a frozen backbone stays in eval mode, and so does batch norm under the policy "eval"."""
         super().train(mode)
         for module in self.backbone_modules() if self.frozen else ():
             module.eval()

@@ -28,11 +28,11 @@ class LightDecoder(nn.Module):
 
     The deep map is reduced, summed over dilated depthwise convolutions as DeepLabV2's head sums its branches,
     brought to the size of the shallow map, and joined with it; a separable convolution and the classifier
-    follow. Poles and signs, at most a position wide on the deep map of a small image, are drawn at the stride
+    follow. Poles and signs, at most one position wide on the deep map of a small image, are drawn at the stride
     of the shallow map.
 
-    Normalisation is by groups, not by batch: it is the same in training and evaluation, mixes no domains, and
-    leaves the batch norms of the pretrained encoder the only ones that the batch-norm policy is about.
+    Normalisation is by groups, not by batch: it is the same in training and evaluation, does not mix domains, and
+    leaves the batch-norm policy to the pretrained encoder alone.
 
     Args:
         deep_channels, shallow_channels: of the two encoder maps.
@@ -80,7 +80,7 @@ def conv_norm_relu(in_channels: int, out_channels: int) -> nn.Sequential:
 
 
 class LightSegmenter(DepthBlock, SegmentationModel):
-    """What networks of an `encoder` of timm and a light `decoder` have in common; with `multi_level` also `aux_head`."""
+    """What networks made of a timm `encoder` and a light `decoder` have in common; with `multi_level` also `aux_head`."""
 
     encoder: nn.Module
     decoder: LightDecoder
@@ -101,13 +101,13 @@ class LightSegmenter(DepthBlock, SegmentationModel):
 
 
 class TimmSegmenter(LightSegmenter):
-    """An encoder of timm and a decoder that gives logits at stride 4, or the next coarser one where its patches are larger.
+    """An encoder of timm and a decoder that gives logits at stride 4, or the next coarser one if its patches are larger.
 
     Args:
         name: timm's name of the encoder, for example "tf_efficientnet_lite0".
         num_classes: K.
         output_stride: image pixels per position of the deepest map, which is `features`.
-        multi_level: add an auxiliary head on the last map but one.
+        multi_level: add an auxiliary head on the second to last map.
         with_depth: add DADA's depth block, from its "open" start, on the deepest map; the decoder then reads the
             fused map.
         head_bias: whether the classifier has a bias.
@@ -161,9 +161,9 @@ class TimmSegmenter(LightSegmenter):
         return Outputs(self.classify(features, skip), features, aux, depth, skip)
 
     def set_recompute(self, on: bool) -> None:
-        """As SegmentationModel.set_recompute, by timm's own switches, which an encoder with batch norm must not use."""
+        """As SegmentationModel.set_recompute, with timm's own switches, which do not suit encoders with batch norm."""
         blocks: list[Any] = [m for m in self.encoder.modules() if m is not self.encoder and hasattr(m, "grad_checkpointing")]
-        # timm computes a block twice as it is, which would move running statistics twice.
+        # timm simply computes a block twice, which would move running statistics twice.
         if on and (not blocks or next(batch_norms(self.encoder), None) is not None):
             raise ValueError(
                 f"TimmSegmenter cannot recompute the blocks of {self.encoder_name!r}, only those of encoders without batch "
@@ -179,13 +179,13 @@ def fitting_dilations(stride: int) -> list[int]:
 
 
 def needed_multiple(name: str, encoder: nn.Module, output_stride: int) -> int:
-    """Of what the sides of images must be multiples for the maps of `encoder` to span them, found by trying; 1: any size.
+    """What the sides of images must be multiples of for the maps of `encoder` to span them, found by trying; 1: any size.
 
-    A map spans the image if it has ceil(side / stride) positions. Where a convolution or a pooling drops the rest of a
-    side, as those of ConvNeXt and VGG do, the last position ends short of the border.
+    A map spans the image if it has ceil(side / stride) positions. If a convolution or a pooling drops the rest of a side,
+    as in ConvNeXt and VGG, the last position ends short of the border.
 
     Raises:
-        ValueError: it takes images of one size only, or none whose maps span them.
+        ValueError: it takes images of one size only, or its maps never span them.
     """
     multiples = [1, *(m for m in (output_stride, 32, 64, 128, 256) if m % output_stride == 0)]
     reason = ""
@@ -206,7 +206,7 @@ def needed_multiple(name: str, encoder: nn.Module, output_stride: int) -> int:
 
 @torch.no_grad()
 def _misfit(encoder: nn.Module, size: tuple[int, int]) -> str:
-    """Why `encoder` cannot be used on images of (height, width) `size`; "" where it can."""
+    """Why `encoder` cannot be used on images of (height, width) `size`; "" if it can."""
     info: Any = encoder.feature_info
     training = encoder.training
     try:
@@ -224,13 +224,13 @@ def _misfit(encoder: nn.Module, size: tuple[int, int]) -> str:
 
 
 def resized_to_multiple(image: Tensor, multiple: int) -> Tensor:
-    """(B, 3, H, W) with both sides brought up to the next multiple, bilinear; the image itself where they are ones.
+    """(B, 3, H, W) with both sides enlarged to the next multiple, bilinear; the image itself if they already are multiples.
 
-    Resizing keeps maps spanning the whole image, which is how logits are upsampled and labels looked up; padding, or
+    Resized images have maps that span them whole, as the upsampling of logits and the lookup of labels assume; padding, or
     dropping the rest, would shift them by up to a patch at the far border.
     """
     height, width = image.shape[2:]
-    # Divided are positive numbers only: in an exported network division cuts towards zero.
+    # Only positive numbers are divided: in an exported network, division truncates towards zero.
     size = ((height + multiple - 1) // multiple * multiple, (width + multiple - 1) // multiple * multiple)
     if size == (height, width):
         return image

@@ -1,4 +1,4 @@
-"""Files written by torch.save, or by anybody: read whole or refused, whatever they hold."""
+"""Read files written by torch.save, or by anybody: completely, or not at all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class UnreadableFile(ValueError):
     """What is wrong with the file, in a few words; the caller adds its name.
 
     Attributes:
-        objects: whether it is whole, but holds Python objects beside tensors.
+        objects: whether it is complete, but holds Python objects beside tensors.
     """
 
     def __init__(self, reason: str, objects: bool = False) -> None:
@@ -26,9 +26,9 @@ class UnreadableFile(ValueError):
 
 
 def read_torch_file(path: Path) -> object:
-    """The content, tensors on the CPU. No code of the file is run, and memory stays within a few times its size.
+    """The content, tensors on the CPU. No code in the file is run, and memory stays within a few times its size.
 
-    Of archives, which torch.save has written since version 1.6, the checksums are compared; torch itself would load
+    The checksums of archives, which torch.save has written since version 1.6, are compared; torch itself would load
     flipped bits as weights.
 
     Raises:
@@ -54,7 +54,7 @@ def read_torch_file(path: Path) -> object:
 
 
 def _harmless() -> AbstractContextManager:
-    """Lets torch read harmless objects that training scripts store beside weights: arguments, numbers of NumPy."""
+    """Lets torch read harmless objects that training scripts store beside weights: arguments and NumPy numbers."""
     from numpy.dtypes import Float32DType, Float64DType, Int64DType
 
     scalar = np.float64(0).__reduce__()[0]
@@ -79,7 +79,7 @@ def _check_archive(path: Path) -> None:
 
 
 def _refuse_bytearray(path: Path) -> None:
-    """A few bytes can ask for one of any length, which Python fills with zeros; no weights hold one."""
+    """A few bytes can ask for a bytearray of any length, which Python fills with zeros; weights never hold one."""
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content.find(b"bytearray") >= 0:
             raise UnreadableFile("it holds a bytearray", objects=True)

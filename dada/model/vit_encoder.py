@@ -15,7 +15,7 @@ from dada.model.outputs import Outputs
 
 import timm  # isort: skip
 
-# Files of timm whose networks keep one grid of patches, and one width, from the first block to the last.
+# Modules of timm whose networks keep one grid of patches, and one width, from the first block to the last.
 PLAIN_VITS = ("timm.models.vision_transformer", "timm.models.deit", "timm.models.eva")
 # Products of a block in timm's names. A block that computes attention and MLP at once has `in_proj` for both.
 PRODUCTS = {
@@ -34,8 +34,8 @@ def is_plain_vit(name: str) -> bool:
 class FinerMap(nn.Module):
     """Maps of early blocks -> one map with FINER x FINER positions a patch.
 
-    What a patch looks like inside lies in the channels of its token. A 1x1 convolution on each map writes it out as
-    positions (pixel shuffle, Shi et al., CVPR 2016), and the maps are added up.
+    The channels of a token describe the inside of its patch. A 1x1 convolution on each map spreads them out over positions
+    (pixel shuffle, Shi et al., CVPR 2016), and the maps are added up.
 
     Args:
         channels: of each map.
@@ -56,30 +56,30 @@ class FinerMap(nn.Module):
 class VitSegmenter(timm_encoder.LightSegmenter):
     """A plain vision transformer of timm and the light decoder.
 
-    Four blocks at even distances are read (of 12: the 3rd, 6th, 9th and 12th), each through the encoder's final norm.
-    The last one is `features`, at the stride of the patches (14 pixels for DINOv2); the others together give a map four
-    times finer, on which the logits lie (3.5 pixels).
+    Four evenly spaced blocks are read (of 12: the 3rd, 6th, 9th and 12th), each through the encoder's final norm. The last
+    one is `features`, at the stride of the patches (14 pixels for DINOv2); the others together give a map four times
+    finer, on which the logits lie (3.5 pixels).
 
-    **Any image size.** An image whose sides are no multiples of the patch is resized, bilinear, up to the next ones,
-    by less than a patch: features and logits then span the image exactly, as labels and upsampled logits assume, which
-    a padded image would not give. Positional embeddings are interpolated to the grid of the image.
+    **Any image size.** An image whose sides are not multiples of the patch is enlarged to the next ones, bilinear, by less
+    than a patch: features and logits then span the image exactly, as labels and upsampled logits assume, which padding
+    would not achieve. Positional embeddings are interpolated to the grid of the image.
 
-    A position is the middle of what it covers, so that logits are in place with ALIGN_CORNERS False; with True they move
-    outwards, by half a position at the border.
+    A position is the middle of what it covers, so logits are in the right place with ALIGN_CORNERS False; with True they
+    move outwards, by half a position at the border.
 
-    There is no batch norm in it: every batch-norm policy is accepted, and changes nothing.
+    There is no batch norm: every batch-norm policy is accepted, and changes nothing.
 
     Args:
         name: timm's name of the encoder, for example "vit_small_patch14_dinov2".
         num_classes: K.
-        multi_level: add an auxiliary head, on the last map but one.
+        multi_level: add an auxiliary head on the second to last map.
         with_depth: add DADA's depth block, from its "open" start, on `features`; the decoder reads the fused map.
         head_bias: whether the classifier has a bias.
         bn_policy: see above.
         encoder_options: of timm.create_model, for example {"depth": 2}.
 
     Raises:
-        ValueError: unknown encoder, or no plain vision transformer.
+        ValueError: unknown encoder, or not a plain vision transformer.
     """
 
     encoder: Any  # nn.Module as far as timm says

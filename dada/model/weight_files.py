@@ -1,4 +1,4 @@
-"""Weights files of any accepted format, read without running any code of theirs; what is in them is not yet converted."""
+"""Read weights files of any accepted format, without running any code in them; dada.model.weight_formats converts the names."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ ACCEPTED = (
 )
 PREFERRED = ("state_dict", "model", "weights", "model_state_dict")
 
-# What other programs put before every name: data parallelism, compilation, sharding, recomputation.
+# What other programs put in front of every name: data parallelism, compilation, sharding, recomputation.
 _PUT_BEFORE = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 
 
 class WeightsFile(NamedTuple):
-    """What is read of a weights file.
+    """What is read from a weights file.
 
     Args:
-        state: the state dict, unwrapped, with the frozen weights that a snapshot names; names as they stand, less `module.`,
-            `_orig_mod.` and the like.
-        cfg: the configuration that it was trained with, in files of this project; else empty.
+        state: the state dict, unwrapped, with the frozen weights that a snapshot names; names as in the file, without
+            `module.`, `_orig_mod.` and the like.
+        cfg: the configuration that it was trained with, for files of this project; else empty.
     """
 
     state: State
@@ -68,25 +68,25 @@ def _unwrapped(content: object, path: Path, depth: int = 3) -> State | None:
         return None
     if all(map(_is_entry, content.items())):
         return dict(content)
-    if not depth or len(content) > 100:  # a small file can hold one dict very often
+    if not depth or len(content) > 100:  # a small file can hold one dict a great many times
         return None
     inside = {str(key): _unwrapped(value, path, depth - 1) for key, value in content.items() if "optim" not in str(key)}
     states = {key: state for key, state in inside.items() if state is not None}
     if not states:
         return None
     taken = min(states, key=preference)
-    if len(states) > 1 and "cfg" not in content:  # of checkpoints of ours it is known what else they hold
+    if len(states) > 1 and "cfg" not in content:  # what else our own checkpoints hold is known
         log.warning("%s holds several networks, %s: %r is taken", path, ", ".join(map(repr, states)), taken)
     return states[taken]
 
 
 def preference(name: str) -> tuple[bool, ...]:
-    """Which of several networks in a file is taken: the lowest; after PREFERRED an average over training (ema, teacher)."""
+    """Sorts several networks in a file; the first is taken: PREFERRED, then averages over training (ema, teacher)."""
     return name.rstrip(".") not in PREFERRED, re.search(r"(^|[._])(ema|teacher)([._]|$)", name) is None
 
 
 def bare_names(state: State) -> State:
-    """`state` without what _PUT_BEFORE lists, in any order and number; `module` counts only where a name begins."""
+    """`state` without what _PUT_BEFORE lists, in any order and number; `module` only at the start of a name."""
     bare = {}
     for key, value in state.items():
         parts = [part for part in key.split(".") if part == "module" or part not in _PUT_BEFORE]
@@ -97,7 +97,7 @@ def bare_names(state: State) -> State:
 
 
 def found_weights(path: str | Path) -> Path:
-    """`path`, if it is a file. Raises FileNotFoundError, which says where to get the best known one."""
+    """`path`, if it is a file. Raises FileNotFoundError otherwise, which says where to get the best known one."""
     path = Path(path)
     if path.is_file():
         return path
@@ -148,13 +148,13 @@ def _read_safetensors(path: Path) -> tuple[State, object]:
 
 def _damaged(path: Path, kind: str, reason: str) -> str:
     return (
-        f"{path} ({path.stat().st_size} bytes) is not a whole {kind} file, it may have been cut off; "
-        f"fetch or save it again ({reason})"
+        f"{path} ({path.stat().st_size} bytes) is not a complete {kind} file, it may have been cut off; "
+        f"download or save it again ({reason})"
     )
 
 
 def _is_entry(item: tuple[object, object]) -> bool:
-    """Whether it is a name with a tensor that a network could take over: dense, in memory."""
+    """Whether it is a name with a tensor that a network could use: dense, in memory."""
     name, x = item
     return (
         isinstance(name, str)
@@ -173,7 +173,7 @@ def _describe(content: object) -> str:
 
 
 def read_metadata(path: str | Path) -> dict[str, str]:
-    """What `write_release` returned when it wrote the file; empty for files of other kinds."""
+    """The metadata that `write_release` put into the file; empty for files of other kinds."""
     if Path(path).suffix != ".safetensors":
         return {}
     from safetensors import safe_open

@@ -1,4 +1,4 @@
-"""The names of published weights, and PLCA's order of classes, turned into those of our networks; see `dada.model.weights`."""
+"""Convert the names of published weights, and PLCA's order of classes, to those of our networks; see `dada.model.weights`."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ class Adapted(NamedTuple):
     """Weights under the names of the network that they are for."""
 
     state: State
-    trunk_only: bool = False  # they hold nothing of a head, which may stay as it is
+    trunk_only: bool = False  # they hold no part of a head, which may keep its values
     ignored: tuple[str, ...] = ()  # entries of the file that were dropped on purpose
     note: str = ""  # shown when they are loaded
 
 
-# What starts the names of heads and depth blocks, in any network of ours.
+# Prefixes of the names of heads and depth blocks, in all our networks.
 HEADS = ("layer5.", "layer6.", "decoder.", "finer.", "aux_head.", "enc4_", "dec4.")
 
 
 def head_prefixes(model: SegmentationModel) -> tuple[str, ...]:
-    """What starts the names of the entries of `model` that are no trunk's."""
+    """Prefixes of the names in `model` that do not belong to the trunk."""
     heads = {id(module) for module in model.head_modules()}
     return tuple(f"{name}." for name, module in model.named_modules() if id(module) in heads)
 
 
 def prefixes(state: State) -> list[str]:
-    """What begins many names of `state`, up to "a.b.c.", the shortest first; of several networks as `preference` has it."""
+    """Prefixes that many names of `state` share, up to "a.b.c.", the shortest first, then by `preference`."""
     counts: Counter[str] = Counter()
     for key in state:
         parts = key.split(".")
@@ -47,7 +47,7 @@ def prefixes(state: State) -> list[str]:
 
 
 def adapt(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:
-    """Recognise whose names `state` has, and give it those of `model`.
+    """Recognise the names in `state`, and convert them to those of `model`.
 
     Raises:
         ValueError: `model` has an encoder of timm, and these are not its weights.
@@ -153,12 +153,12 @@ def timm_encoder_state(name: str, encoder: nn.Module, state: State) -> Adapted:
 
 
 def _by_timm(model: nn.Module, state: State) -> State:
-    """The publisher's names to timm's, as the file of timm that defines `model` does it; empty where it cannot."""
+    """The publisher's names to timm's, converted by the module of timm that defines `model`; empty if it cannot."""
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     try:
         return dict(convert(dict(state), model)) if convert is not None else {}
     except (KeyError, IndexError, RuntimeError, AttributeError, ValueError, TypeError, AssertionError):
-        return {}  # another network's weights, of which it expects what they lack
+        return {}  # weights of another network, which lack what it expects
 
 
 def _by_order(whole: State, state: State) -> State:

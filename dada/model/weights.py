@@ -1,4 +1,4 @@
-"""Weights of published networks and of our own checkpoints: loaded completely, or refused with the names.
+"""Load weights of published networks and of our own checkpoints completely, or refuse them and name what does not fit.
 
 Accepted files, all read with torch.load(weights_only=True) or safetensors:
 
@@ -8,8 +8,8 @@ Accepted files, all read with torch.load(weights_only=True) or safetensors:
 | Caffe ImageNet ResNet-101 for ADVENT, DADA, PLCA | names start with `Scale.`; trunk only |
 | DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
 | PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
-| any of these under further names | {"state_dict_ema": ...}, {"model": {"state_dict": ...}}, {"teacher": ...} |
-| any of these under longer names | `module.`, `_orig_mod.` and the like; or one prefix before all: `backbone.`, `model.` |
+| any of these inside other dicts | {"state_dict_ema": ...}, {"model": {"state_dict": ...}}, {"teacher": ...} |
+| any of these with prefixes | `module.`, `_orig_mod.` and the like; or one before all names: `backbone.`, `model.` |
 | a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
 | a release of this project | safetensors whose metadata holds the cfg; see dada.publishing.release_file |
 | torchvision or timm classification weights | bare state dict, with or without the classifier; trunk only |
@@ -61,20 +61,20 @@ def load_weights(
             package or from the hub; anything else is a file (see the table at the top of this module).
         plca_class_order: the network numbers its classes as PLCA does (LEGACY.PLCA_CLASS_ORDER), so that PLCA's
             weights stay as they are; otherwise their classes are put into our order.
-        accept_licence: a licence that is not permissive, by name, under which the weights of a timm encoder may be; see
-            dada.model.licences. Asked for pretrained encoders; a whole network was let through when it was trained.
-        head: False takes the trunk alone, also of a whole network; head and depth block keep their initial values.
+        accept_licence: the name of a licence that is accepted for the weights of a timm encoder though it is not permissive;
+            see dada.model.licences. Checked for pretrained encoders; a whole network was checked when it was trained.
+        head: False takes only the trunk, even of a whole network; head and depth block keep their initial values.
 
     Returns:
-        What was set and what was not. Files with a trunk only may leave the head at its initial values, files without
-        adapters those of the network; every other gap is an error, but for counters of batch norm
-        (`num_batches_tracked`), which old files lack. Adapters of the file that the network has not are merged.
+        What was set and what was not. A file without a head may leave the head at its initial values, one without
+        adapters the adapters; every other gap is an error, except counters of batch norm (`num_batches_tracked`), which
+        old files lack. Adapters that the network does not have are merged.
 
     Raises:
         FileNotFoundError: no such file.
         ValueError: damaged file, unknown format, a file of ours with the other class order, or names or shapes that
             do not match; all are listed. Also a licence that is not permissive and not accepted.
-        RuntimeError: the hub is out of reach.
+        RuntimeError: the hub cannot be reached.
     """
     if str(source) in RANDOM:
         return LoadReport("", (), tuple(model.state_dict()))
@@ -86,7 +86,7 @@ def load_weights(
         state, stored_cfg = read_weights(source)
         _check_class_order(stored_cfg, plca_class_order, origin)
     if has_adapters(state) and not has_adapters(model.state_dict()):
-        log.info("%s: its low-rank adapters are added to the weights beside them", origin)
+        log.info("%s: its low-rank adapters are merged into the weights", origin)
         state = merged(state)
     adapted = _adapted(model, state, plca_class_order)
     if adapted.trunk_only and str(source) != "imagenet":
@@ -112,9 +112,9 @@ def _modules(names: Iterable[str]) -> list[str]:
 
 
 def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:
-    """`state` under the names of `model`, where need be without a prefix, and then without what does not have it.
+    """`state` under the names of `model`; if necessary, a prefix is stripped, and entries without it are dropped.
 
-    The first prefix under which the trunk is found decides, so that a network whose head does not fit is no trunk.
+    The first prefix under which the trunk is found decides, so that a network whose head does not fit is not taken for a trunk.
     """
     own = (key for key in model.state_dict() if not key.startswith(head_prefixes(model)) and not is_adapter(key))
     trunk = {without_domain(key) for key in own}
@@ -137,13 +137,13 @@ def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> 
 
 
 def check_at_hand(source: str) -> None:
-    """Raise FileNotFoundError if `source` of `load_weights` is a file that is not there; nothing is read or fetched."""
+    """Raise FileNotFoundError if `source` of `load_weights` is a file that does not exist; nothing is read or fetched."""
     if source not in (*RANDOM, "imagenet"):
         found_weights(source)
 
 
 def _check_class_order(stored_cfg: Mapping, plca_class_order: bool, origin: str) -> None:
-    """Two orders of the same number of classes fit each other's networks: only the cfg of the file tells them apart."""
+    """Networks with either order of the same classes take each other's weights: only the cfg of the file tells them apart."""
     if stored_cfg and bool(stored_cfg.get("LEGACY", {}).get("PLCA_CLASS_ORDER", False)) != plca_class_order:
         raise ValueError(
             f"{origin} was trained with LEGACY.PLCA_CLASS_ORDER {not plca_class_order}, which numbers the classes "
