@@ -25,6 +25,7 @@ MEANINGS = {
     "cass/closed": "share of labelled source pixels whose cycle through the class probabilities ends in their own class",
     "cass/covered": "as fass/covered, for class probabilities",
     "cass/confidence": "as fass/confidence, for class probabilities",
+    "target/confident": "share of target pixels at which the first of two views is sure",
     "teacher/confident": "share of target pixels at which the teacher is sure",
     "teacher/entropy": "entropy of the teacher's predictions on the target, from 0 to 1",
     "teacher/agreement": "share of target pixels at which network and teacher say the same",
