@@ -54,4 +54,4 @@ def test_a_run_says_it_at_its_start_beside_when_each_term_begins(tiny_cfg, caplo
     cfg_from_list(["CONTRASTIVE_LEARNING=True", "TRAIN.CONTRASTIVE_START=2"])
     Training(cfg, run_of(cfg))
     assert "0.1 loss_fass from iteration 2 on" in caplog.text
-    assert "never computed; would be begun at iteration 2 (TRAIN.CONTRASTIVE_START)" in caplog.text
+    assert "never computed; would begin at iteration 2 (TRAIN.CONTRASTIVE_START)" in caplog.text

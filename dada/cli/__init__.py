@@ -63,7 +63,7 @@ def _tell_next(command: Sequence[object]) -> None:
         program = f"python {called.with_name(name.replace('-', '_') + '.py')}"
     else:
         program = f"{'python -m dada' if called.name == '__main__.py' else 'dada'} {name}"
-    print(f"next: {program} {shlex.join(flags)}")
+    print("next:", program, *map(shlex.quote, flags))
 
 
 def _module_of(command: str) -> ModuleType:

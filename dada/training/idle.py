@@ -21,8 +21,8 @@ def idle_parts(cfg: Any, objective: Objective) -> list[str]:
     for term in objective.terms:
         if term.start >= stop:
             option = f" ({term.start_option})" if term.start_option else ""
-            late.setdefault(f"begun at iteration {term.start}{option}", []).append(term.name)
-    found = [f"{', '.join(names)}: never computed; would be {begun}, and {end}" for begun, names in late.items()]
+            late.setdefault(f"begin at iteration {term.start}{option}", []).append(term.name)
+    found = [f"{', '.join(names)}: never computed; would {begin}, but {end}" for begin, names in late.items()]
     if not objective.adapts and (cfg.CONTRASTIVE_LEARNING or train.DA_METHOD != "source_only"):
         asked = "CONTRASTIVE_LEARNING" if cfg.CONTRASTIVE_LEARNING else f"TRAIN.DA_METHOD {train.DA_METHOD}"
         found.append(f"{asked} adds no term, since the weights of all are 0: the run trains on the source alone")
