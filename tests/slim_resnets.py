@@ -5,6 +5,8 @@ from torch import nn
 
 from dada.model import resnet
 
+WHOLE = dict(resnet.ARCHITECTURES)
+
 
 class Slim(resnet.BasicBlock):
     """With few channels in the middle, which makes files of weights small: the names are the same."""
@@ -20,12 +22,12 @@ class Slim(resnet.BasicBlock):
 def slim():
     """Networks of fewer weights, where nothing depends on their number: whole ones are in test_models_golden.py."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet.ARCHITECTURES, 18, (Slim, (2, 2, 2, 2)))
-        patch.setitem(resnet.ARCHITECTURES, 101, (resnet.Bottleneck, (1, 1, 1, 1)))
+        for depth, block, count in ((18, Slim, 2), (34, Slim, 2), (50, resnet.Bottleneck, 2), (101, resnet.Bottleneck, 1)):
+            patch.setitem(resnet.ARCHITECTURES, depth, (block, (count,) * 4))
         yield
 
 
 @pytest.fixture
 def whole_resnet(monkeypatch):
-    """ResNet-18 as torchvision has it."""
-    monkeypatch.setitem(resnet.ARCHITECTURES, 18, (resnet.BasicBlock, (2, 2, 2, 2)))
+    """ResNets as torchvision has them."""
+    monkeypatch.setattr(resnet, "ARCHITECTURES", WHOLE)

@@ -197,6 +197,7 @@ def test_trunk_equals_torchvision_at_output_stride_32(depth, tmp_path):
         torch.testing.assert_close(ours.double()(x).features, layers.double()(x), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("whole_resnet")
 def test_resnet_34_has_the_entries_of_torchvisions():
     import torchvision
 
