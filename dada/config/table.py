@@ -269,7 +269,7 @@ OPTIONS: dict[str, Any] = {
         "LAMBDA_ENT_AUX": Option(0.0002, "Weight of the target entropy of the auxiliary head, of MinEnt.", minimum=0),
         "LAMBDA_CONTRASTIVE_MAIN": Option(0.1, "Weight of the association losses.", minimum=0),
         "LAMBDA_CONSISTENCY": Option(
-            1.0, "Weight of the consistency of two views of a target image, of which other terms then read the second.", minimum=0
+            0.3, "Weight of the consistency of two views of a target image, of which other terms then read the second.", minimum=0
         ),
         "LAMBDA_ENTROPY": Option(0.01, "Weight of the target entropy, of CONTRASTIVE_LEARNING.", minimum=0),
         "CONSISTENCY_THRESHOLD": Option(
