@@ -171,5 +171,5 @@ def test_a_file_with_domains_is_refused_by_a_network_without_and_the_option_is_n
 
 
 def test_a_network_without_batch_norm_cannot_have_them_per_domain():
-    with pytest.raises(ValueError, match="TimmSegmenter has no batch norm that each domain could have its own of"):
+    with pytest.raises(ValueError, match="TimmSegmenter has no batch norm to give each domain a copy of"):
         build_model("timm:convnext_atto", K, output_stride=32, domain_bn=True)

@@ -150,7 +150,7 @@ SEGMENTATION = {"loss_seg_src_main": 1.0}
 PLCA = {"loss_lovasz": 3.0, "loss_fass": 0.1, "loss_cass": 0.1, "loss_lsr_src": 0.01, "loss_lsr_trg": 0.01}
 DADA = {"loss_depth_src_main": 0.001, "loss_adv_trg_main": 0.001}
 AUX = {"loss_seg_src_aux": 0.1}
-OURS = {**PLCA, "loss_lovasz": 0.75, "loss_consistency": 1.0, "loss_entropy": 0.01}
+OURS = {**PLCA, "loss_lovasz": 0.75, "loss_consistency": 0.3, "loss_entropy": 0.01}
 PUBLISHED = {
     "gta2cityscapes_minent": {**AUX, "loss_ent_main": 0.001, "loss_ent_aux": 0.0002},
     "gta2cityscapes_advent": {**AUX, "loss_adv_trg_main": 0.001, "loss_adv_trg_aux": 0.0002},

@@ -177,7 +177,7 @@ def test_a_label_is_never_turned_as_its_own_file_says(tmp_path, orientation):
         (tiff(np.full((4, 4), np.nan, np.float32)), "numbers that are not whole"),
         (saved(np.dstack([IDS, IDS, IDS + 1])), "is a colour picture"),
         (encoded(np.dstack([IDS.astype(np.uint16), IDS, IDS + 1])), "is a colour picture"),
-        (saved(np.dstack([IDS] * 3), "WEBP", quality=50), "is a WebP with losses"),
+        (saved(np.dstack([IDS] * 3), "WEBP", quality=50), "is a lossy WebP"),
         (saved(np.dstack([GREY] * 3), "TIFF", compression="jpeg"), "is a JPEG"),
     ],
 )

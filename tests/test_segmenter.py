@@ -176,7 +176,7 @@ def test_scores_of_huge_pictures_take_no_more_memory_than_they_may(segmenter, ph
     "picture, message",
     [
         (np.full((4, 4), -1, np.float32), "holds fractions from -1 to -1, expected 0 to 1"),
-        (np.zeros((3, 8, 9), np.uint8), r"\(H, W, 3\), RGB.* got \(3, 8, 9\); tensors have the channels first"),
+        (np.zeros((3, 8, 9), np.uint8), r"\(H, W, 3\), RGB.* got \(3, 8, 9\); tensors have channels first"),
         (torch.zeros(8, 9, 3), r"a tensor of an image is \(3, H, W\), .* got \(8, 9, 3\)"),
         (7, "expected a path, bytes, a file object, a PIL image, an array or a tensor, got int"),
         (None, r"the image is None, which is what cv2\.imread gives"),
