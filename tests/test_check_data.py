@@ -14,7 +14,7 @@ from dada.commands import data_problems as module
 from dada.commands.check_data import check_data
 from dada.commands.data_report import as_dict, report
 from dada.config import cfg, cfg_from_dict, cfg_from_list, default_cfg
-from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.conventions import warn_of_conventions, warn_of_foreign_ids
 from dada.dataset.synthia_release import guess_release
 from dada.evaluation.evaluator import to_json
 
@@ -336,3 +336,19 @@ def test_pictures_with_several_whites_are_named_and_masks_beside_images_left_out
     assert source.images == 2 and dict(source.whites) == {4095: 1, 65535: 1}
     assert {p.kind for p in source.problems} == {module.WHITES, module.LEFT_OUT}
     assert {p.kind for p in domain(check_data(config), "target").problems} == {module.WHITES, module.LEFT_OUT}
+
+
+def test_training_and_tests_warn_where_pictures_of_a_folder_would_be_brightened_differently(tmp_path, caplog):
+    grey = np.random.default_rng(0).integers(0, 256, (8, 12)).astype(np.uint16)
+    twelve_bits = [Image.fromarray(grey << 4), Image.fromarray(grey << 2)]  # of the second, no number exceeds 1023
+    config = own_masks(tmp_path, [MASK] * 2, twelve_bits)
+    for role in ("source", "target"):
+        caplog.clear()
+        warn_of_conventions(files_of(config, role))
+        assert f"taken for white, 1023 (1), 4095 (1): set FOLDER_{role.upper()}.WHITE" in caplog.text
+    caplog.clear()
+    alike = [own_masks(tmp_path, [MASK] * 2, twelve_bits, WHITE=4095), own_masks(tmp_path, [MASK] * 2, twelve_bits[:1] * 2)]
+    eight_bits = own_masks(tmp_path, [MASK] * 2)
+    for said in (*alike, eight_bits):
+        warn_of_conventions(files_of(said, "source"))
+    assert not caplog.text

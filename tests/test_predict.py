@@ -252,3 +252,12 @@ def test_the_record_names_weights_and_options(segmenter, photos, tmp_path):
     record = json.loads((tmp_path / "out/prediction.json").read_text())
     assert record["sha256"] == segmenter.sha256 and record["options"]["TEST.INPUT_SIZE_TARGET"] == [64, 32]
     assert record["classes"][0] == "road" and record["alpha"] == 0.5
+
+
+def test_pictures_that_are_brightened_differently_are_warned_of(segmenter, tmp_path, caplog):
+    grey = np.random.default_rng(0).integers(0, 256, (33, 50)).astype(np.uint16)
+    for name, shift in (("bright", 4), ("dark", 2)):
+        (tmp_path / "photos").mkdir(exist_ok=True)
+        Image.fromarray(grey << shift).save(tmp_path / f"photos/{name}.png")
+    predict_files(segmenter, [tmp_path / "photos"], tmp_path / "out", kinds=["palette"])
+    assert "taken for white, 1023 (1), 4095 (1): set FOLDER_TARGET.WHITE" in caplog.text

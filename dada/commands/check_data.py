@@ -16,6 +16,7 @@ from dada.commands import data_problems as kinds
 from dada.commands.data_problems import Kind, Problem, read_pair, text_of
 from dada.config import each_dataset, plain_cfg
 from dada.dataset import IGNORE_LABEL, SegmentationDataset
+from dada.dataset.conventions import several_whites
 from dada.dataset.image_files import first_few
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.spread import spread
@@ -187,9 +188,7 @@ def _judge_images(dataset: SegmentationDataset, domain: Domain) -> None:
         files = f"{left_out} file{'s' * (left_out > 1)}"
         domain.add(kinds.LEFT_OUT, f"{files} that IMAGES fits are left out, since LABELS or DEPTH fits them too")
     if len(domain.whites) > 1:
-        whites = ", ".join(f"{white:g} ({count})" for white, count in sorted(domain.whites.items()))
-        taken = f"in images of more than 8 bits different numbers were taken for white, {whites}"
-        domain.add(kinds.WHITES, f"{taken}: {domain.option('WHITE')}")
+        domain.add(kinds.WHITES, several_whites(domain.whites, domain.option("WHITE")))
 
 
 def _judge_labels(dataset: SegmentationDataset, domain: Domain, palettes: dict[int, set[tuple[int, int, int]]]) -> None:

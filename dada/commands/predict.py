@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from dada.commands.predict_video import VIDEOS, predict_video
 from dada.dataset import storage
+from dada.dataset.conventions import several_whites
 from dada.dataset.pictures import as_picture
 from dada.files import remove_parts, whole_file, write_whole
 
@@ -173,11 +174,15 @@ def predict_files(
     waiting = [w for w in work if not finished(w)]
     done.skipped = len(work) - len(waiting)
     images, videos = [w for w in waiting if not w.is_video], [w for w in waiting if w.is_video]
+    whites: Counter[float] = Counter()  # of pictures of more than 8 bits
     for group in _read(images, batch, segmenter.cfg.ON_BAD_FILE == "skip", done, segmenter.white):
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
             predictions = segmenter.predict([picture for _, picture in group], probabilities=False)
             list(pool.map(lambda pair: _write(pair[1], outputs(pair[0][0]), alpha), zip(group, predictions)))
         done.written += len(group)
+        whites.update(picture.info["white"] for _, picture in group if "white" in picture.info)
+    if len(whites) > 1:
+        log.warning("%s", several_whites(whites, "set FOLDER_TARGET.WHITE, as --set does"))
     for w in videos:
         drawn = {path: partial(KINDS[kind], alpha=alpha) for kind, path in outputs(w).items()}
         predict_video(segmenter, w.path, drawn, batch=batch)

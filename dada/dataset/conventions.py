@@ -1,17 +1,27 @@
-"""Label files that have a dataset's names but hold ids of another numbering."""
+"""Files that can be read in more than one way: labels of another numbering, pictures that do not say what white is."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
 from dada.dataset.base import SegmentationDataset
+from dada.dataset.folder import Folder
 from dada.dataset.spread import spread
 
 log = logging.getLogger(__name__)
 
-LOOKED_AT = 8  # label files: reading one takes a few hundredths of a second
+LOOKED_AT = 8  # files: reading one takes a few hundredths of a second
+
+
+def warn_of_conventions(dataset: SegmentationDataset, labels: bool = True) -> None:
+    """Warn of both; without `labels` no label file is opened."""
+    warn_of_several_whites(dataset)
+    if labels:
+        warn_of_foreign_ids(dataset)
 
 
 def warn_of_foreign_ids(dataset: SegmentationDataset) -> None:
@@ -25,3 +35,30 @@ def warn_of_foreign_ids(dataset: SegmentationDataset) -> None:
         ids.update([] if found is None else np.unique(np.asarray(found)).tolist())
     if text := dataset.foreign_ids(ids):
         log.warning("%s", text)
+
+
+def warn_of_several_whites(dataset: SegmentationDataset) -> None:
+    """Read a few pictures, and log a warning if those of more than 8 bits are brightened by different factors.
+
+    A dark picture of 12 bits in which no number exceeds 1023 is taken for one of 10, see samples.white_of. Pictures of datasets
+    other than folders have 8 bits.
+    """
+    if not isinstance(dataset, Folder) or dataset.white:
+        return
+    whites: list[float] = []
+    for index in spread(len(dataset), LOOKED_AT):
+        try:
+            found = dataset.read_image(index).info.get("white")
+        except (ValueError, OSError):  # reported once the file is needed
+            continue
+        if not found:
+            return
+        whites.append(found)
+    if len(set(whites)) > 1:
+        log.warning("%s", several_whites(Counter(whites), f"set {dataset.setting}.WHITE"))
+
+
+def several_whites(whites: Mapping[float, int], advice: str) -> str:
+    """The sentence about pictures of more than 8 bits, by how many of them each number was taken for white in."""
+    taken = ", ".join(f"{white:g} ({count})" for white, count in sorted(whites.items()))
+    return f"in images of more than 8 bits different numbers were taken for white, {taken}: {advice}"

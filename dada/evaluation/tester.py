@@ -13,7 +13,7 @@ from torch import nn
 from dada.build import build_network, eval_loaders
 from dada.config import option_value, plain_cfg
 from dada.config.protocols import OPTIONS_OF_A_PROTOCOL, describe, short
-from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.conventions import warn_of_conventions
 from dada.evaluation.evaluator import Evaluation, evaluate, mean_over, table, to_json
 from dada.evaluation.predictor import Predictor
 from dada.files import write_whole
@@ -106,7 +106,7 @@ def evaluate_run(cfg: Any, run: Run) -> dict[str, Evaluation]:
         found = {}
         for target, loader in loaders.items():
             if not results and is_main():
-                warn_of_foreign_ids(loader.dataset)
+                warn_of_conventions(loader.dataset)
             found[target] = evaluate(predictor, loader, loader.dataset.classes, device, cfg.TEST.CLASS_RULE)
         evaluation = mean_over(found)
         name = "+".join(path.stem for path in group)

@@ -18,7 +18,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from dada.build import on_device
 from dada.config import each_dataset, imported_sources, in_words, plain_cfg, save_cfg
-from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.conventions import warn_of_conventions
 from dada.dataset.joined import parts_of
 from dada.dataset.sample import Batch
 from dada.files import remove_parts, write_whole
@@ -227,8 +227,8 @@ class Training:
         for loader in loaders.values():
             for part in parts_of(loader.dataset):
                 part.transform.normalization = network.normalization
-                if loader is not target and is_main():
-                    warn_of_foreign_ids(part)
+                if is_main():
+                    warn_of_conventions(part, labels=loader is not target)
         self.classes = next(iter(loaders.values())).dataset.classes
         images = cfg.TRAIN.ADABN_IMAGES
         if cfg.TRAIN.SOURCE_FREE and next(batch_norms(network), None) is None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 
 from dada.build import cudnn_search, eval_loaders
 from dada.config import plain_cfg
-from dada.dataset.conventions import warn_of_foreign_ids
+from dada.dataset.conventions import warn_of_conventions
 from dada.dataset.sample import Batch
 from dada.evaluation.evaluator import Evaluation, evaluate, mean_over
 from dada.evaluation.predictor import Predictor
@@ -59,7 +59,7 @@ class Validation:
         self._loaders = eval_loaders(cfg, network.normalization, role, split)
         if is_main():
             for loader in self._loaders.values():
-                warn_of_foreign_ids(loader.dataset)
+                warn_of_conventions(loader.dataset)
         self._measured = {"split": cfg.TRAIN.EVAL_SPLIT, **protocol(cfg)}
         self._last, self._best = 0, None  # iterations; the best as {"iter", "mIoU"}
         if state is not None and state["measured"] == self._measured:
