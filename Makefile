@@ -3,7 +3,7 @@
 # make test   set up, then lint and test
 # make gpu    all that a GPU has to show, in under nine minutes; ARGS="--device cpu --small" where there is none
 # make docs   the site of these pages, with the API from docstrings, in site/
-# make test-slurm   the batch scripts on a Slurm of one node, started and stopped here
+# make test-slurm   the batch scripts on a Slurm of two nodes, started and stopped here
 PYTHON ?= python3
 BIN := .venv/bin
 # Threads that wait for work sleep: spinning slows everything down as soon as another process runs beside.
