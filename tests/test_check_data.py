@@ -122,6 +122,23 @@ def test_options_that_cannot_be_used_are_reported_beside_the_data(own_city):
     assert "error    options cannot be used: " in report(check) and "nosuch" in report(check)
 
 
+def test_starting_weights_that_are_missing_are_named_last_and_are_no_fault_of_the_data(own_city, tmp_path):
+    assert report(check_data(cfg)).endswith("\ntraining would work; testing would work")
+    weights = tmp_path / "DeepLab_resnet_pretrained_imagenet.pth"
+    cfg_from_list([f"TRAIN.RESTORE_FROM={weights}"])
+    check = check_data(cfg)
+    assert check.trainable and as_dict(check)["training_would_work"] and "does not exist" in as_dict(check)["missing_weights"]
+    text = report(check)
+    assert text.endswith(f"\ntraining would work once {weights} is there (TRAIN.RESTORE_FROM); testing would work")
+    assert f"warning  starting weights: weights file {weights} does not exist." in text and "valeoai/ADVENT/releases" in text
+    shutil.rmtree(own_city / "SYNTHIA")
+    assert report(check_data(cfg)).endswith("training would fail; testing would work")
+    weights.write_bytes(b"")
+    for there in (weights, "imagenet", "random", ""):
+        cfg_from_list([f"TRAIN.RESTORE_FROM={there}"])
+        assert not check_data(cfg).no_weights
+
+
 def test_depth_is_read_where_the_run_reads_it(own_city):
     depth = sorted((own_city / "SYNTHIA/Depth").iterdir())[1]
     depth.write_bytes(depth.read_bytes()[:100])

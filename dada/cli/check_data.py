@@ -2,7 +2,8 @@
 
     dada check-data --cfg synthia2cityscapes.yml
 
-Reads every file that training and testing would read. Exit code 0 says that training would work, 1 that it would not.
+Reads every image, label and depth file that training and testing would read. Exit code 0 says that training would work with
+these data, 1 that it would not. Starting weights (TRAIN.RESTORE_FROM) that are missing are named in the last line.
 """
 
 import argparse

@@ -23,6 +23,7 @@ from dada.dataset.spread import spread
 from dada.dataset.statistics import Overlap, class_overlap
 from dada.dataset.synthia_release import EXPECTED, Release, guess_release
 from dada.domain_adaptation.objectives import build_objective
+from dada.model.weights import check_at_hand
 
 
 @dataclass
@@ -79,6 +80,7 @@ class Check:
     problems: list[Problem]  # of the options, not of files
     overlap: Overlap | None
     cfg: dict[str, Any]  # plain
+    no_weights: str = ""  # why training could not start from TRAIN.RESTORE_FROM, which is no fault of the data
 
     @property
     def trainable(self) -> bool:
@@ -125,7 +127,15 @@ def check_data(cfg: Any, workers: int = 0, limit: int = 0) -> Check:
     if all(counts.values()) and len({found.shape[1] for several in counts.values() for found in several}) == 1:
         source, test = (np.concatenate(several) for several in counts.values())
         overlap = class_overlap(source, test) if len(source) and len(test) else None
-    return Check(domains, problems, overlap, plain_cfg(cfg))
+    return Check(domains, problems, overlap, plain_cfg(cfg), _no_weights(cfg))
+
+
+def _no_weights(cfg: Any) -> str:
+    try:
+        check_at_hand(cfg.TRAIN.RESTORE_FROM)
+    except FileNotFoundError as error:
+        return str(error)
+    return ""
 
 
 def _check_domain(cfg: Any, role: str, number: int, workers: int, limit: int) -> Domain:

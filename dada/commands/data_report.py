@@ -20,6 +20,8 @@ def report(check: Check) -> str:
     lines += ["", *_problem_lines(check)]
     lines += ["", *_class_lines(check)] if any(d.counts is not None for d in check.domains) else []
     training, testing = ("work" if fine else "fail" for fine in (check.trainable, check.testable))
+    if check.trainable and check.no_weights:
+        training += f" once {check.cfg['TRAIN']['RESTORE_FROM']} is there (TRAIN.RESTORE_FROM)"
     return "\n".join([*lines, "", f"training would {training}; testing would {testing}"])
 
 
@@ -53,6 +55,7 @@ def _problem_lines(check: Check) -> list[str]:
             lines.append(f"{head}, {len(found)} file{'s' * (len(found) > 1)}: {names}")
             if kind != BLANK:
                 lines.append(f"{'':<10}{found[0].message}")
+    lines += [f"warning  starting weights: {check.no_weights}"] if check.no_weights else []
     return lines or ["no problem found"]
 
 
@@ -100,6 +103,7 @@ def as_dict(check: Check) -> dict[str, Any]:
     return {
         "training_would_work": check.trainable,
         "testing_would_work": check.testable,
+        "missing_weights": check.no_weights,
         "option_problems": [_problem_dict(problem) for problem in check.problems],
         "domains": [_domain_dict(domain) for domain in check.domains],
         "overlap": overlap,
