@@ -6,6 +6,7 @@ import hashlib
 import platform
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,19 +114,42 @@ def iteration_of(path: Path) -> int:
     return int(number[1]) if number else 0
 
 
+def snapshots_in(folder: Path) -> list[Path]:
+    """Every `model_{iteration}.pth` of `folder`, in order of iteration; none if there is no such folder."""
+    found = [(int(m[1]), p) for p in Path(folder).glob("model_*.pth") if (m := re.fullmatch(r"model_(\d+)", p.stem))]
+    return [path for _, path in sorted(found)]
+
+
 def find_snapshots(folder: Path) -> list[Path]:
-    """Every `model_{iteration}.pth` of `folder`, in order of iteration.
+    """The same, of a run that is to have some.
 
     Raises:
         FileNotFoundError: there is none.
     """
-    found = [(int(m[1]), p) for p in Path(folder).glob("model_*.pth") if (m := re.fullmatch(r"model_(\d+)", p.stem))]
-    if not found:
-        raise FileNotFoundError(
-            f"no snapshot model_<iteration>.pth in {folder}. Train with the same --cfg, --set and --exp-suffix first, "
-            "or name a file with TEST.RESTORE_FROM."
-        )
-    return [path for _, path in sorted(found)]
+    if found := snapshots_in(folder):
+        return found
+    raise FileNotFoundError(
+        f"no snapshot model_<iteration>.pth in {folder}. Train with the same --cfg, --set and --exp-suffix first, "
+        "or name a file with TEST.RESTORE_FROM."
+    )
+
+
+def run_folders(path: Path, is_run: Callable[[Path], object] = snapshots_in) -> list[Path]:
+    """The folders of runs that `path` means: itself, else those in its `snapshots`, else those in it; empty if none is one.
+
+    `experiments/A` that is not there is `experiments/snapshots/A`, where training writes.
+
+    Args:
+        is_run: whether a folder is that of a run; by default, one that holds a snapshot.
+    """
+    if not path.exists():
+        path = path.parent / "snapshots" / path.name
+    if path.is_dir() and is_run(path):
+        return [path]
+    for place in (path / "snapshots", path):
+        if place.is_dir() and (inside := [folder for folder in sorted(place.iterdir()) if folder.is_dir() and is_run(folder)]):
+            return inside
+    return []
 
 
 def file_hash(path: str | Path) -> str:

@@ -112,9 +112,26 @@ def test_a_network_without_its_source_has_no_closure_to_be_ranked_by(city, tmp_p
 def test_what_does_not_exist_or_says_nothing_of_its_data_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="does not exist; give snapshots"):
         candidates_of([tmp_path / "nothing"])
+    with pytest.raises(FileNotFoundError, match="holds no snapshot .*, nor do the folders in it; give snapshots") as error:
+        candidates_of([tmp_path])
+    assert "--" not in str(error.value)  # no flags of other commands
     torch.save({"layer.weight": torch.zeros(3)}, tmp_path / "bare.pth")
     with pytest.raises(ValueError, match="bare.pth holds no configuration"):
         judge(tmp_path / "bare.pth")
+
+
+def test_a_folder_of_runs_stands_for_the_snapshots_of_each(tmp_path):
+    names = ["A/model_9.pth", "A/model_10.pth", "A/former_1/model_20.pth", "B/model_2.pth", "B/model_best.pth"]
+    for name in (*names, "C/train_cfg.yml", "D/model_2_adabn.pth"):
+        path = tmp_path / "snapshots" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    a9, a10, b2 = (tmp_path / "snapshots" / name for name in ("A/model_9.pth", "A/model_10.pth", "B/model_2.pth"))
+    for runs in (tmp_path, tmp_path / "snapshots"):
+        assert candidates_of([runs]) == [a10, b2] and candidates_of([runs], every=True) == [a9, a10, b2]
+    assert candidates_of([tmp_path / "B", a9]) == [b2, a9]  # where training writes the run of that name
+    with pytest.raises(FileNotFoundError, match="C holds no snapshot"):
+        candidates_of([tmp_path / "snapshots" / "C"])
 
 
 def test_a_snapshot_is_judged_without_its_target_labels_and_the_script_names_the_best(tiny_cfg, tmp_path, capsys, run_script):

@@ -1,6 +1,7 @@
 """Rank trained networks without target labels.
 
     dada select experiments/snapshots/A experiments/snapshots/B     # the last snapshot of each run
+    dada select experiments                                         # of all runs in experiments/snapshots
     dada select experiments/snapshots/A --every                     # all snapshots of one run
     dada select ... --with-labels      # beside the mIoU of earlier tests: how good are the criteria?
 
@@ -16,7 +17,7 @@ from dada.files import write_whole
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("runs", nargs="+", type=Path, help="snapshot files, or folders of snapshots")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="snapshots, folders of snapshots, or folders of such")
     parser.add_argument("--every", action="store_true", help="every snapshot of a folder, not only its last")
     parser.add_argument("--by", default="information", choices=tuple(MEANINGS), help="the criterion that decides (%(default)s)")
     parser.add_argument("--images", type=int, default=64, help="target images to judge on (%(default)s)")

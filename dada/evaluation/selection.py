@@ -18,7 +18,7 @@ from dada.evaluation.criterion_names import CLOSURE, MEANINGS
 from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.tester import load_predictor
 from dada.model.weight_files import read_weights
-from dada.runs import find_snapshots
+from dada.runs import run_folders, snapshots_in
 
 log = logging.getLogger(__name__)
 
@@ -32,20 +32,23 @@ class Candidate(NamedTuple):
 
 
 def candidates_of(paths: Sequence[Path], every: bool = False) -> list[Path]:
-    """Snapshot files as they are; of a folder the last snapshot, or `every` one.
+    """Snapshot files as they are; of a run's folder, or of each run in a folder, the last snapshot, or `every` one.
 
     Raises:
-        FileNotFoundError: a path does not exist, or a folder holds no snapshot.
+        FileNotFoundError: a path does not exist, or holds no snapshot.
     """
     found: list[Path] = []
     for path in paths:
-        if path.is_dir():
-            snapshots = find_snapshots(path)
-            found += snapshots if every else snapshots[-1:]
-        elif path.is_file():
+        if path.is_file():
             found.append(path)
-        else:
-            raise FileNotFoundError(f"{path} does not exist; give snapshots (.pth), or folders that hold some")
+            continue
+        if not (folders := run_folders(path)):
+            what = "holds no snapshot model_<iteration>.pth, nor do the folders in it" if path.exists() else "does not exist"
+            raise FileNotFoundError(
+                f"{path} {what}; give snapshots (.pth), or folders of runs (EXP_ROOT/snapshots/<name>, or EXP_ROOT for all)"
+            )
+        for folder in folders:
+            found += snapshots_in(folder)[None if every else -1 :]
     return found
 
 

@@ -18,7 +18,7 @@ from dada.config.yaml_files import read_yaml
 from dada.evaluation.reports import EvalReport, read_report
 from dada.figures.scalars import Curve, has_logs, read_scalars
 from dada.model.weight_files import read_weights
-from dada.runs import iteration_of
+from dada.runs import iteration_of, run_folders
 
 WEIGHTS = (".pth", ".safetensors")
 _NO_PARAMETERS = ("running_mean", "running_var", "num_batches_tracked")
@@ -129,19 +129,14 @@ def find_runs(paths: Sequence[str | Path]) -> list[RunRecord]:
 
 
 def _runs_at(path: Path) -> list[RunRecord]:
-    if not path.exists() and (path.parent / "snapshots" / path.name).is_dir():
-        path = path.parent / "snapshots" / path.name
     if path.is_file():
         return [_of_file(path)]
-    if not path.is_dir():
+    if folders := run_folders(path, _is_run):
+        return [run for folder in folders for run in _of_folder(folder)]
+    if not path.exists():
         raise FileNotFoundError(
             f"{path} does not exist; give folders of runs (EXP_ROOT/snapshots/<name>), test reports, or weights"
         )
-    if _is_run(path):
-        return _of_folder(path)
-    for place in (path / "snapshots", path):
-        if place.is_dir() and (inside := [folder for folder in sorted(place.iterdir()) if folder.is_dir() and _is_run(folder)]):
-            return [run for folder in inside for run in _of_folder(folder)]
     raise FileNotFoundError(
         f"{path} holds no run: neither train_cfg.yml, nor test_<snapshot>.json, nor model_<iteration>.pth, here or in the "
         "folders in it; give EXP_ROOT/snapshots/<name>"
