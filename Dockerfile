@@ -1,8 +1,10 @@
 # dada on NVIDIA GPUs. No test builds this image.
 #
 #   docker build -t dada .
+#   mkdir -p data experiments pretrained_models      # as you, or Docker makes them as root
 #   docker run --rm --gpus all --ipc=host --user "$(id -u):$(id -g)" \
-#       -v "$PWD/data:/dada/data:ro" -v "$PWD/experiments:/dada/experiments" dada scripts/train.py --cfg synthia2cityscapes.yml
+#       -v "$PWD/data:/dada/data:ro" -v "$PWD/experiments:/dada/experiments" \
+#       -v "$PWD/pretrained_models:/dada/pretrained_models:ro" dada scripts/train.py --cfg synthia2cityscapes.yml
 #
 # Without a command it says what it found of the machine. --ipc=host gives loader processes the shared memory that they need.
 # The torch package brings its own CUDA libraries; the driver on the host must be new enough for them.
@@ -23,7 +25,7 @@ COPY requirements.txt ./
 RUN pip install --no-cache-dir -r requirements.txt
 COPY . .
 RUN pip install --no-cache-dir --no-deps -e . \
-    && mkdir -p data experiments \
+    && mkdir -p data experiments pretrained_models \
     && chown ubuntu:ubuntu data experiments
 
 # Caches at a place that any user of `--user` can write to.

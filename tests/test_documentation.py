@@ -159,6 +159,19 @@ def test_the_containers_copy_what_exists_and_ask_for_no_versions_of_their_own():
     assert settings[0] == settings[1] and len(settings[0]) > 4  # caches
 
 
+def test_a_container_is_given_every_folder_that_a_shipped_configuration_reads_or_writes():
+    paths = [
+        text for path in (ROOT / "configs").glob("*.yml") for text in re.findall(r"RESTORE_FROM: (\S+)/", path.read_text("utf-8"))
+    ]
+    folders = {"data", "experiments", *paths}
+    assert "pretrained_models" in folders
+    texts = {name: (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Dockerfile", "apptainer.def")}
+    for name, text in texts.items():
+        assert set(re.findall(r"(\w+):/dada/\1\b", text)) == folders, f"mounted in {name}"
+        made = [set(line.split()) for line in re.findall(r"mkdir -p ((?:\w+ ?)+)", text)]
+        assert made and all(line == folders for line in made), f"made in {name}"
+
+
 def workflow(name: str) -> dict:
     return yaml.safe_load((ROOT / ".github" / "workflows" / f"{name}.yml").read_text(encoding="utf-8"))["jobs"]
 
