@@ -63,6 +63,21 @@ def test_the_names_that_help_shows_are_those_of_the_code():
     assert not set(bench_methods.METHODS) & set(bench_methods.CANDIDATES)
 
 
+def test_the_command_alone_shows_what_there_is(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([])
+    printed = capsys.readouterr()
+    assert ended.value.code == 2 and not printed.out and "usage: dada " in printed.err
+    assert all(f"\n  {name} " in printed.err for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_the_help_shows_commands_to_type_apart_from_its_text(command):
+    lines = cli.parser_of(command).description.splitlines()
+    typed = [line for line in lines if re.match(r" *(dada|torchrun) [a-z-]+ ?", line)]
+    assert f"dada {command}" in " ".join(typed) and all(line.startswith("    ") for line in typed)
+
+
 @pytest.mark.parametrize("command", cli.COMMANDS)
 def test_all_pairs_of_a_repeated_set_count(command):
     for flags in flags_of(command):

@@ -11,6 +11,7 @@ import argparse
 import importlib
 import os
 import pkgutil
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("dada", None, _HEAD, "\n".join(["commands:", *lines]), formatter_class=_AsItStands)
     parser.add_argument("--version", action="version", version=f"dada {__version__}")
     parser.add_argument("command", choices=COMMANDS, metavar="COMMAND")
+    if not argv:  # as typed by somebody who wants to know what there is
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     parser.parse_args(argv[:1])
 
 
@@ -71,4 +75,5 @@ def _module_of(command: str) -> ModuleType:
 
 
 def _help_of(command: str) -> str:
-    return _module_of(command).__doc__ or ""
+    # Formatters take away the indentation of commands that no text follows.
+    return re.sub(r"^(?=(?:dada|torchrun) )", "    ", _module_of(command).__doc__ or "", flags=re.MULTILINE)
