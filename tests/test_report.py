@@ -195,6 +195,7 @@ def test_pictures_are_those_of_the_data_and_a_method_without_weights_has_a_note(
     assert [len(c.pictures) for c in found] == [2, 2, 2, 0] and "model_20.pth does not exist" in found[3].note
     document = page(groups, names, found)
     assert document.count("<img ") == 6 and "No pictures of plain: " in document
+    assert len(re.findall(r'<img [^>]* width="\d+" height="\d+"', document)) == 6  # nothing jumps when they are decoded
     assert groups[0].runs[0].parameters == sum(p.numel() for p in build_network(tiny_cfg, "").parameters())
     _, (only,) = columns(groups[:1], images=2, overrides=[f"DATA_DIRECTORY_TARGET={tmp_path}"])
     assert "not found" in only.note and not only.pictures
@@ -228,7 +229,10 @@ def test_a_report_with_classes_of_its_own_has_colours(root, tmp_path):
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
-def test_nothing_is_wider_than_a_phone_and_columns_stay_columns(groups, tmp_path):
+def test_nothing_is_wider_than_a_phone_or_cut_off_and_columns_stay_columns(root, tmp_path):
+    names = ", ".join(f"{k}: class_of_a_long_name_{k}" for k in range(16))
+    run(tmp_path, "named", {20: 60}, f"FOLDER_SOURCE.LABEL_MAP={{{names}}}")
+    groups = group_runs(find_runs([root / "plain", root / "joined_seed1", tmp_path / "named"]))
     (tmp_path / "report.html").write_text(page(groups))
     with Browser(find_chromium()) as browser:
         browser.size(390, 800, phone=True)
@@ -238,7 +242,10 @@ def test_nothing_is_wider_than_a_phone_and_columns_stay_columns(groups, tmp_path
         tops = browser.value(
             "[...document.querySelectorAll('#classes thead th')].map((cell) => cell.getBoundingClientRect().top)"
         )
-        assert len(tops) == 3 and len(set(tops)) == 1
+        assert len(tops) == 4 and len(set(tops)) == 1
+        cells = "[...document.querySelectorAll('td')].filter((cell) => cell.textContent.includes('long_name'))"
+        assert browser.value(f"{cells}.length") >= 1
+        assert browser.value(f"{cells}.every((cell) => cell.scrollWidth <= cell.clientWidth && cell.clientWidth < 390)")
         bars = browser.value("[...document.querySelectorAll('.track')].map((bar) => bar.getBoundingClientRect().width)")
         assert min(bars) > 300
         assert browser.errors() == []

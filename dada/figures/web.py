@@ -30,6 +30,11 @@ def data_uri(picture: Image.Image, kind: str, **options: Any) -> str:
     return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+def shown_in_page(picture: Image.Image, kind: str, **options: Any) -> str:
+    """Attributes of an <img> of `data_uri`. With its size, nothing on the page jumps when it is decoded."""
+    return f'src="{data_uri(picture, kind, **options)}" width="{picture.width}" height="{picture.height}"'
+
+
 def script_json(value: Any) -> str:
     """JSON that may stand inside a script element, whatever the names in it are."""
     return json.dumps(value).replace("<", "\\u003c")

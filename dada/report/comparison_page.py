@@ -30,6 +30,7 @@ from dada.report.prediction_grid import Column, columns
 from dada.report.run_records import find_runs
 
 NONE = "–"
+LONG = 50  # letters of a cell from which on it has several lines
 PLOT = 2.6  # inches: the letters of a plot are then nearly as large as those beside it
 
 
@@ -165,7 +166,8 @@ def _scores(values: Sequence[Value]) -> list[str]:
 
 
 def _cell(text: str, left: bool = False) -> str:
-    return f"<td{' class=text' if left else ''}>{escape(text)}</td>"
+    kind = ' class="text long"' if len(text) > LONG else " class=text"
+    return f"<td{kind if left else ''}>{escape(text)}</td>"
 
 
 def _shown(value: Any) -> str:
@@ -258,7 +260,7 @@ def _pictures(groups: Sequence[Group], names: Sequence[str], panels: Sequence[Co
     parts = []
     for row, name in list(enumerate(names))[rows] if shown else ():
         pictures = "".join(
-            f'<figure><img src="{c.pictures[row]}" alt="{escape(f"{c.title}, {name}")}" loading="lazy">'
+            f'<figure><img {c.pictures[row]} alt="{escape(f"{c.title}, {name}")}">'
             f"<figcaption>{escape(c.title)}</figcaption></figure>"
             for c in shown
         )

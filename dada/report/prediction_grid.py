@@ -11,7 +11,7 @@ from PIL import Image
 from dada.build import eval_loader
 from dada.dataset.spread import spread
 from dada.figures.panels import predict_labels
-from dada.figures.web import data_uri
+from dada.figures.web import shown_in_page
 from dada.label_sets import colorize
 from dada.report.groups import Group
 from dada.segmenter import Segmenter
@@ -22,7 +22,7 @@ SIDE = 480  # longest side of a picture, in pixels
 
 
 class Column(NamedTuple):
-    """One column of the panels: a title, and a data URI for each image, or why there are none."""
+    """One column of the panels: a title, and the attributes of an <img> for each image, or why there are none."""
 
     title: str
     pictures: list[str]
@@ -55,9 +55,9 @@ def columns(groups: Sequence[Group], images: int, overrides: Sequence[str] = ())
             photos = [Image.fromarray(normalization.pixels(s.image)) for s in samples]
             sizes = [s.label.shape for s in samples]
             photos = [p.resize((w, h), Image.BILINEAR) for p, (h, w) in zip(photos, sizes)]
-            found.insert(0, Column("target image", [_uri(p, "JPEG") for p in photos]))
-            found.insert(1, Column("label", [_uri(colorize(s.label, segmenter.classes), "PNG") for s in samples]))
-        found.append(Column(group.name, [_uri(colorize(ids, segmenter.classes), "PNG") for ids in predictions]))
+            found.insert(0, Column("target image", [_shown(p, "JPEG") for p in photos]))
+            found.insert(1, Column("label", [_shown(colorize(s.label, segmenter.classes), "PNG") for s in samples]))
+        found.append(Column(group.name, [_shown(colorize(ids, segmenter.classes), "PNG") for ids in predictions]))
     return names, found
 
 
@@ -72,8 +72,8 @@ def _segmenter(group: Group, overrides: Sequence[str]) -> Segmenter:
     return Segmenter.from_checkpoint(run.weights, run.stored or None, options=overrides)
 
 
-def _uri(picture: Image.Image, kind: str) -> str:
+def _shown(picture: Image.Image, kind: str) -> str:
     factor = min(1.0, SIDE / max(picture.size))
     size = [max(1, round(side * factor)) for side in picture.size]
     picture = picture.resize(size, Image.NEAREST if picture.mode == "P" else Image.LANCZOS)
-    return data_uri(picture, kind)
+    return shown_in_page(picture, kind)
