@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shlex
 import shutil
 from argparse import Namespace
 from collections import Counter
@@ -13,7 +14,8 @@ import torch
 from PIL import Image
 from tiny import TINY_NETWORK
 
-from dada.build import eval_loaders, eval_transform, labelled_loader, labelled_target, target_loader
+from dada.build import eval_loaders, eval_transform, evaluated_splits, labelled_loader, labelled_target, target_loader
+from dada.cli import main
 from dada.cli.adapt import fill_cfg
 from dada.commands.check_data import check_data
 from dada.commands.data_report import report
@@ -173,6 +175,22 @@ def test_evaluations_in_training_choose_by_the_mean(two, caplog):
     assert torch.load(run_of(two).snapshots / "model_best.pth", weights_only=True)["chosen"]["mIoU"] == found.miou
 
 
+def test_evaluations_in_training_read_the_split_that_is_named_for_each_target(two):
+    def sizes(splits):
+        cfg_from_list(["TRAIN.MAX_ITERS=1", "TRAIN.EVAL_EVERY=1", f"TRAIN.EVAL_SPLIT={splits}"])
+        return [len(loader.dataset) for loader in eval_loaders(two, TORCHVISION_RGB, *evaluated_splits(two)).values()]
+
+    assert sizes("target:val") == [2, 2] and sizes("target:val,train") == [2, 3] and sizes("source:all") == [4]
+    for splits in ("target:val,train,val", "source:all,all"):
+        cfg_from_list([f"TRAIN.EVAL_SPLIT={splits}"])
+        with pytest.raises(ValueError, match=f"'{splits}', which names . splits, but .* names . dataset.*: give one split"):
+            Training(two, run_of(two))
+    # Labels that are learnt measure nothing, whichever target they are of.
+    cfg_from_list(["TARGET_LABELLED=['', 1]", "TRAIN.EVAL_SPLIT=target:val,train"])
+    with pytest.raises(ValueError, match="1 of the 1 images of TARGET_LABELLED are tested, too .split 'train'.: .*photo"):
+        labelled_loader(two, TORCHVISION_RGB, steps=1)
+
+
 @pytest.mark.parametrize(
     "pairs, names",
     [
@@ -204,12 +222,53 @@ def test_check_data_numbers_them_and_names_the_one_at_fault(two, tmp_path):
     assert "TARGET names 2 datasets, but TARGET_SHARE has 3" in problem.message
 
 
-def test_what_takes_one_target_says_so(two, snapshot, tmp_path):
-    with pytest.raises(ValueError, match="TARGET names 2 datasets: pack each by itself"):
-        pack(two, "target", tmp_path / "packed")
-    with pytest.raises(ValueError, match="TARGET names Cityscapes, Folder, .* one target at a time: .* --images"):
+def flags_of_next(printed: str) -> list[str]:
+    """What `next: dada train ...` sets, of what a command has printed."""
+    (line,) = (line for line in printed.splitlines() if line.startswith("next:"))
+    return shlex.split(line.partition("--set ")[2])
+
+
+def test_each_target_is_packed_into_a_folder_of_its_own(two, snapshot, tmp_path, capsys):
+    asked = ["pack-dataset", "--cfg", str(snapshot), "--role", "target", "--out", str(tmp_path / "packed"), "--workers", "0"]
+    expected = [(batch.name, batch.image) for batch in target_loader(two, TORCHVISION_RGB, steps=4)]
+    reset()
+    main(asked)
+    printed = capsys.readouterr().out
+    assert "Cityscapes train: 4 images" in printed and "Folder val: 2 images" in printed
+    cfg_from_list(flags_of_next(printed))
+    assert list(cfg.DATA_DIRECTORY_TARGET) == [str(tmp_path / "packed" / name) for name in ("Cityscapes", "Folder")]
+    packed = [(batch.name, batch.image) for batch in target_loader(cfg, TORCHVISION_RGB, steps=4)]
+    assert [a for a, _ in packed] == [b for b, _ in expected] and all(torch.equal(a[1], b[1]) for a, b in zip(packed, expected))
+    # Nothing is packed before all can be.
+    shutil.rmtree(tmp_path / "packed" / "Cityscapes")
+    reset()
+    with pytest.raises(SystemExit, match="target 2 of 2, Folder: .*packed/Folder holds a packed copy"):
+        main(asked)
+    assert not (tmp_path / "packed" / "Cityscapes").exists()
+    with pytest.raises(ValueError, match="TARGET names 2 datasets: pack each of them by itself"):
+        pack(two, "target", tmp_path / "one")
+
+
+def test_images_to_label_are_suggested_of_each_target(two, snapshot, tmp_path, capsys):
+    def suggested(out, *flags):
+        reset()
+        main(["suggest", "--checkpoint", str(snapshot), "--count", "1", "--region", "9", "--out", str(out), *flags])
+        lists = [out.with_name(f"{out.stem}_{name}.txt") for name in ("Cityscapes", "Folder")]
+        assert all(path.with_suffix(".html").is_file() for path in lists) and not out.exists()
+        return lists, [[row for row in path.read_text().splitlines() if not row.startswith("#")] for path in lists]
+
+    lists, (city, photos) = suggested(tmp_path / "next.txt")
+    assert len(city) == len(photos) == 1 and is_photo(photos[0]) and not is_photo(city[0])
+    cfg_from_list(flags_of_next(capsys.readouterr().out))
+    assert [len(part) for part in parts_of(labelled_target(cfg))] == [1, 1]
+    _, again = suggested(tmp_path / "again.txt", "--exclude", *map(str, lists))
+    assert [len(set(rows)) for rows in again] == [2, 2] and [rows[0] for rows in again] == [city[0], photos[0]]
+    _, again = suggested(tmp_path / "third.txt", "--exclude", "", str(lists[1]))
+    assert [len(set(rows)) for rows in again] == [1, 2]
+    with pytest.raises(SystemExit, match="--exclude names 1 list, but TARGET names 2 datasets: give a list for each"):
+        suggested(tmp_path / "fourth.txt", "--exclude", str(lists[0]))
+    with pytest.raises(ValueError, match="TARGET names 2 datasets: .* of one at a time"):
         suggest(two, snapshot, tmp_path / "next.txt", tmp_path / "next.html")
-    assert not (tmp_path / "packed").exists() and not (tmp_path / "next.txt").exists()
 
 
 def test_photographs_of_ones_own_stand_in_for_all_targets(two, snapshot, tmp_path):

@@ -6,12 +6,16 @@ import shutil
 
 import pytest
 import torch
+from browser import Browser, find_chromium
+from PIL import Image
 from tiny import tiny_options, untrained_snapshot
 
 from dada.build import labelled_target
 from dada.cli import main
+from dada.commands.suggest import Suggestion, _as_page
 from dada.config import cfg, cfg_from_list, reset
-from dada.evaluation.next_labels import best_regions, spread_choice, worth
+from dada.evaluation.next_labels import Region, best_regions, spread_choice, worth
+from dada.label_sets import label_set
 
 
 def worth_by_hand(p: torch.Tensor, side: int) -> torch.Tensor:
@@ -98,6 +102,8 @@ def test_the_command_writes_a_list_that_training_takes_and_a_page_without_lookin
     assert len(boxes) == 6 and all(x1 - x0 == y1 - y0 == 9 and x1 <= 128 and y1 <= 64 for x0, y0, x1, y1 in boxes)
     page = (tmp_path / "next.html").read_text()
     assert page.count('<img src="data:image/jpeg;base64,') == 6 and "http" not in page and all(path in page for path in first)
+    sizes = re.findall(r'<img [^>]* width="(\d+)" height="(\d+)"', page)
+    assert sizes == [("128", "64")] * 6  # known before a picture is decoded, so that nothing jumps
     reset()
     cfg_from_list([*tiny_options(city, tmp_path), f"TARGET_LABELLED={out}"])
     assert [f"leftImg8bit/train/{item.name}" for item in labelled_target(cfg).items] == first
@@ -136,3 +142,22 @@ def test_a_folder_of_photographs_is_looked_at_for_a_network_of_the_same_classes(
     main(["suggest", "--checkpoint", str(snapshot), "--images", str(root / "leftImg8bit"), "--count", "1", "--out", str(out)])
     (path,) = suggested(out)
     assert (root / "leftImg8bit" / path).is_file()
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")
+def test_the_page_is_no_wider_than_a_phone_and_its_pictures_stay_beside_each_other(tmp_path):
+    region = Region(0, 0, 33, 33, 0.5)
+    found = [Suggestion("a_folder_with_a_long_name/" * 5 + "image.png", 0.5, [region] * 3)] * 2
+    picture, numbers = Image.new("RGB", (640, 480)), torch.zeros(480, 640)
+    page = _as_page(found, [(picture, numbers.to(torch.uint8), numbers, [region])] * 2, label_set(19), "data", "model.pth")
+    (tmp_path / "next.html").write_text(page)
+    with Browser(find_chromium()) as browser:
+        for width in (390, 1280):
+            browser.size(width, 800, phone=width < 1000)
+            browser.open(tmp_path / "next.html")
+            assert browser.value("document.documentElement.scrollWidth") == width
+            boxes = browser.value(
+                "[...document.images].map((i) => { const b = i.getBoundingClientRect(); return [b.top, b.width]; })"
+            )
+            assert len({top for top, _ in boxes[:3]}) == 1 and all(image > 0.25 * width for _, image in boxes)
+        assert browser.errors() == []

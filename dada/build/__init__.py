@@ -7,7 +7,7 @@
 Other packages import from `dada.build` alone.
 """
 
-from dada.build.datasets import eval_transform, files_of, labelled_target, unlabelled_target
+from dada.build.datasets import eval_transform, evaluated_splits, files_of, labelled_target, unlabelled_target
 from dada.build.loaders import eval_loader, eval_loaders, labelled_loader, loading, source_loader, target_images, target_loader
 from dada.build.network import build_network, classes_of, cudnn_search, on_device
 
@@ -18,6 +18,7 @@ __all__ = [
     "eval_loader",
     "eval_loaders",
     "eval_transform",
+    "evaluated_splits",
     "files_of",
     "labelled_loader",
     "labelled_target",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
 
 from dada.build.network import without_imports
-from dada.config import each_dataset
+from dada.config import each_dataset, naming_one
 from dada.dataset import DATASETS, EvalTransform, SegmentationDataset, TrainTransform, build_dataset, storage
 from dada.dataset.image_files import first_few
 from dada.dataset.joined import Joined, parts_of
@@ -31,12 +32,8 @@ def joined(cfg: Any, role: str, part: Callable[[Any], SegmentationDataset | None
     """
     parts, shares, several = [], [], each_dataset(cfg, role)
     for number, one in enumerate(several, start=1):
-        try:
+        with naming_one(several, number, role):
             dataset = part(one)
-        except (ValueError, FileNotFoundError) as error:
-            if len(several) == 1:
-                raise
-            raise type(error)(f"{role} {number} of {len(several)}, {one[role.upper()]}: {error}") from error
         if dataset is not None:
             parts.append(dataset)
             shares.append(one[f"{role.upper()}_SHARE"])
@@ -64,19 +61,22 @@ def unlabelled_target(cfg: Any, normalization: Normalization) -> SegmentationDat
     return joined(cfg, "target", lambda one: _dataset(one, "target", eval_transform(one, normalization), with_labels=False))
 
 
-def tested_images(cfg: Any, normalization: Normalization, role: str = "target", split: str = "") -> SegmentationDataset | Joined:
-    """Labelled images of TEST.SET_TARGET, or of another split of "source" or "target", prepared as the TEST section says.
+def tested_images(
+    cfg: Any, normalization: Normalization, role: str = "target", splits: Sequence[str] = ()
+) -> SegmentationDataset | Joined:
+    """Labelled images of TEST.SET_TARGET, or of other splits of "source" or "target", prepared as the TEST section says.
 
     Args:
-        split: empty for TEST.SET_TARGET, and for what is trained on of the source.
+        splits: one for each dataset of the role; empty for TEST.SET_TARGET, and for what is trained on of the source.
 
     Raises:
         ValueError: some were trained on, as TARGET_LABELLED says.
     """
+    each = iter(splits or [""] * len(each_dataset(cfg, role)))
 
     def part(one: Any) -> SegmentationDataset:
         section = "TEST" if role == "target" else "TRAIN"
-        dataset = _dataset(one, role, eval_transform(one, normalization, role), section, split)
+        dataset = _dataset(one, role, eval_transform(one, normalization, role), section, next(each))
         if one.TEST.CLASS_RULE == "count":
             dataset.id_map = np.where(dataset.other_ids, OTHER_LABEL, dataset.id_map).astype(np.uint8)
         return dataset
@@ -88,7 +88,7 @@ def tested_images(cfg: Any, normalization: Normalization, role: str = "target", 
         except (ValueError, FileNotFoundError) as error:
             log.warning("whether images that are tested were trained on with their labels is not known: %s", error)
         else:
-            for one, tested in zip(each_dataset(cfg, role), parts_of(dataset)):
+            for one, tested, split in zip(each_dataset(cfg, role), parts_of(dataset), splits or repeat("")):
                 _check_apart(labelled, tested, split or one.TEST.SET_TARGET)
     return dataset
 
@@ -100,15 +100,37 @@ def train_labelled(cfg: Any, normalization: Normalization) -> SegmentationDatase
         ValueError: some of them are tested, too.
     """
     dataset = labelled_target(cfg, lambda one: _train_transform(one, "target", normalization))
-    role, _, split = cfg.TRAIN.EVAL_SPLIT.partition(":")
-    for one in each_dataset(cfg, "target"):
-        for tested in {one.TEST.SET_TARGET, *([split] if cfg.TRAIN.EVAL_EVERY and role == "target" else [])}:
+    role, splits = evaluated_splits(cfg) if cfg.TRAIN.EVAL_EVERY else ("", ())
+    for number, one in enumerate(each_dataset(cfg, "target")):
+        for tested in {one.TEST.SET_TARGET, *(splits[number : number + 1] if role == "target" else [])}:
             try:
                 images = _dataset(one, "target", None, "TEST", tested, with_labels=False)
             except (ValueError, FileNotFoundError):  # no test is possible here; where one is, it looks itself
                 continue
             _check_apart(dataset, images, tested)
     return dataset
+
+
+def evaluated_splits(cfg: Any) -> tuple[str, list[str]]:
+    """What TRAIN.EVAL_SPLIT says: "source" or "target", and the split of each dataset of it.
+
+    Raises:
+        ValueError: it says neither, or not as many splits as there are datasets.
+    """
+    role, _, text = cfg.TRAIN.EVAL_SPLIT.partition(":")
+    splits = [split.strip() for split in text.split(",")]
+    if role not in ("source", "target") or not all(splits):
+        raise ValueError(
+            f"TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}, expected 'source:' or 'target:' and the name of a split with "
+            "labels, 'source:val' for example; or set TRAIN.EVAL_EVERY to 0"
+        )
+    count = len(each_dataset(cfg, role))
+    if len(splits) not in (1, count):
+        raise ValueError(
+            f"TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}, which names {len(splits)} splits, but {role.upper()} names "
+            f"{count} dataset{'s' * (count > 1)}: give one split for each, with commas between them, or one for all"
+        )
+    return role, splits * (count // len(splits))
 
 
 def labelled_target(cfg: Any, transform_of: Callable[[Any], Any] = lambda one: None) -> SegmentationDataset | Joined:

@@ -101,14 +101,16 @@ def _train_loader(
     return step_loader(dataset, cfg.TRAIN[size], seed=cfg.TRAIN.RANDOM_SEED, **steps_to_load, **loading(cfg))
 
 
-def eval_loader(cfg: Any, normalization: Normalization, role: str = "target", split: str = "") -> DataLoader:
+def eval_loader(cfg: Any, normalization: Normalization, role: str = "target") -> DataLoader:
     """Labelled images of `tested_images`, each once, in order. Of several processes each has every N-th batch."""
-    return _eval_loader(cfg, tested_images(cfg, normalization, role, split))
+    return _eval_loader(cfg, tested_images(cfg, normalization, role))
 
 
-def eval_loaders(cfg: Any, normalization: Normalization, role: str = "target", split: str = "") -> dict[str, DataLoader]:
-    """The same of each dataset of the role by itself, by a name of its own."""
-    parts = parts_of(tested_images(cfg, normalization, role, split))
+def eval_loaders(
+    cfg: Any, normalization: Normalization, role: str = "target", splits: Sequence[str] = ()
+) -> dict[str, DataLoader]:
+    """The same of each dataset of the role by itself, or of other `splits`, by a name of its own."""
+    parts = parts_of(tested_images(cfg, normalization, role, splits))
     return {name: _eval_loader(cfg, part) for name, part in zip(names_apart(cfg, role), parts)}
 
 

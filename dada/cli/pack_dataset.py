@@ -3,14 +3,14 @@
     dada pack-dataset --cfg FILE --role source --out DIR
 
 Set DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET to its folder: a run gets the same samples, to the last bit. If the run shrinks
-all its training images to one size, the copy holds them at that size. docs/performance.md says how large copies are, and how much
-time they save.
+all its training images to one size, the copy holds them at that size. Of several sources or targets each becomes a folder in DIR.
+docs/performance.md says how large copies are, and how much time they save.
 """
 
 import argparse
 import os
 
-from dada.cli.shared import add_cfg_flags, cfg_flags, load_cfg
+from dada.cli.shared import add_cfg_flags, cfg_flags, load_cfg, one_or_list
 from dada.config import cfg
 
 
@@ -35,7 +35,7 @@ def main(args: argparse.Namespace) -> list[str]:
     if args.workers < 0:
         raise ValueError(f"--workers {args.workers} must not be negative")
 
-    from dada.commands.pack_dataset import check, pack
+    from dada.commands.pack_dataset import check, pack_each
 
     if args.check:
         found = check(args.check)
@@ -46,7 +46,7 @@ def main(args: argparse.Namespace) -> list[str]:
         raise ValueError(f"give {', '.join(f'--{flag}' for flag in missing)}, or --check DIR")
     load_cfg(args)
 
-    done = pack(
+    copies = pack_each(
         cfg,
         args.role,
         args.out,
@@ -55,10 +55,11 @@ def main(args: argparse.Namespace) -> list[str]:
         workers=args.workers,
         overwrite=args.overwrite,
     )
-    for part in done.parts:
-        how = f"resized: {part.resized[0]} {part.resized[1]}x{part.resized[2]}" if part.resized else "at their own size"
-        print(f"{part.dataset} {part.split}: {part.images} images, {how}")
-    unreadable = f", {done.broken} files kept as unreadable" if done.broken else ""
-    print(f"{done.folder}: {done.bytes / 1e6:.1f} MB, from files of {done.from_bytes / 1e6:.1f} MB{unreadable}")
-    args.set.append(f"DATA_DIRECTORY_{args.role.upper()}={done.folder}")
+    for done in copies:
+        for part in done.parts:
+            how = f"resized: {part.resized[0]} {part.resized[1]}x{part.resized[2]}" if part.resized else "at their own size"
+            print(f"{part.dataset} {part.split}: {part.images} images, {how}")
+        unreadable = f", {done.broken} files kept as unreadable" if done.broken else ""
+        print(f"{done.folder}: {done.bytes / 1e6:.1f} MB, from files of {done.from_bytes / 1e6:.1f} MB{unreadable}")
+    args.set.append(f"DATA_DIRECTORY_{args.role.upper()}={one_or_list([done.folder for done in copies])}")
     return ["train", *cfg_flags(args)]

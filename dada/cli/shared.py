@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import logging
 import os
 import re
@@ -100,6 +101,11 @@ def release_of(checkpoint: str | Path, flags: Sequence[str] = ()) -> list[object
     """The command that makes a release of a checkpoint, or exports one that is a release already."""
     command, ending = ("export", ".onnx") if str(checkpoint).endswith(".safetensors") else ("release", ".safetensors")
     return [command, "--checkpoint", checkpoint, *flags, "--out", Path(checkpoint).with_suffix(ending)]
+
+
+def one_or_list(values: Sequence[object]) -> str:
+    """The value of an option as --set takes it: that of one dataset, or a list with that of each."""
+    return str(values[0]) if len(values) == 1 else json.dumps([str(value) for value in values], ensure_ascii=False)
 
 
 def photographs(folder: str) -> list[str]:

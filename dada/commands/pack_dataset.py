@@ -16,7 +16,7 @@ import PIL
 from tqdm import tqdm
 
 from dada.build import files_of
-from dada.config import each_dataset
+from dada.config import each_dataset, in_file_names, names_apart, naming_one
 from dada.dataset import SegmentationDataset, image_files, packed, storage
 from dada.dataset.packed import BROKEN, COLORS, DATA, DEPTH, FILE, IMAGE, INDEX, Entry, Part
 from dada.dataset.parallel_map import parallel_map
@@ -52,6 +52,23 @@ class _Picture(NamedTuple):
     from_bytes: int
 
 
+def pack_each(cfg: Any, role: str, out: str | Path, *, overwrite: bool = False, **how: Any) -> list[Packed]:
+    """`pack` for each dataset of the role, one after the other: of several, each into a folder of `out` that has its name.
+
+    Raises:
+        FileNotFoundError, ValueError, FileExistsError, OSError: as `pack`, and say which of several they are about.
+    """
+    several, done = each_dataset(cfg, role), []
+    folders = [Path(out)] if len(several) == 1 else [Path(out) / in_file_names(name) for name in names_apart(cfg, role)]
+    for number, folder in enumerate(folders, start=1):
+        with naming_one(several, number, role):
+            _check_free(folder, overwrite)
+    for number, (one, folder) in enumerate(zip(several, folders), start=1):
+        with naming_one(several, number, role):
+            done.append(pack(one, role, folder, overwrite=overwrite, **how))
+    return done
+
+
 def pack(
     cfg: Any,
     role: str,
@@ -83,7 +100,7 @@ def pack(
     key = role.upper()
     cfg, *others = each_dataset(cfg, role)
     if others:
-        raise ValueError(f"{key} names {1 + len(others)} datasets: pack each by itself, with a --set of all that is a list")
+        raise ValueError(f"{key} names {1 + len(others)} datasets: pack each of them by itself, see each_dataset")
     root = Path(cfg[f"DATA_DIRECTORY_{key}"])
     if storage.is_dir(root) and packed.pack_in(str(root)):
         raise ValueError(f"{root} is a packed copy: set DATA_DIRECTORY_{key} to the original folder")

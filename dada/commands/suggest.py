@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from dada.build import build_network, classes_of, loading, on_device, unlabelled_target
-from dada.config import each_dataset
+from dada.config import each_dataset, in_file_names, names_apart, naming_one
 from dada.dataset import Sample, SegmentationDataset
 from dada.dataset.lists import read_list
 from dada.dataset.parallel_map import parallel_map
 from dada.domain_adaptation.losses import upsample
 from dada.evaluation.next_labels import Region, best_regions, spread_choice, worth
 from dada.figures.style import NUMBERS
-from dada.figures.web import data_uri, page_part
+from dada.figures.web import page_part, shown_in_page
 from dada.files import write_whole
 from dada.label_sets import LabelSet, colorize
 from dada.model.batch_norm import TARGET, select_domain
@@ -39,6 +39,41 @@ class Suggestion(NamedTuple):
     path: str
     score: float
     regions: list[Region]
+
+
+class Suggested(NamedTuple):
+    """What was written of a target, and the images that it names."""
+
+    out: Path
+    page: Path
+    found: list[Suggestion]
+
+
+def suggest_each(
+    cfg: Any, checkpoint: str | Path, out: Path, page: Path, *, exclude: Sequence[Path | None] = (), **how: Any
+) -> list[Suggested]:
+    """`suggest` for each target, one after the other: of several, `next_CamVid.txt` in place of `next.txt`.
+
+    Args:
+        exclude: a list for each target, None for one without; empty: none.
+
+    Raises:
+        ValueError, FileNotFoundError: as `suggest`, and say which of several targets they are about; or lists for some targets.
+    """
+    several, done = each_dataset(cfg, "target"), []
+    count, lists = len(several), len(exclude)
+    if lists not in (0, count):
+        raise ValueError(
+            f"--exclude names {lists} list{'s' * (lists > 1)}, but TARGET names {count} dataset{'s' * (count > 1)}: "
+            "give a list for each, '' for one without"
+        )
+    endings = [""] if count == 1 else [f"_{in_file_names(name)}" for name in names_apart(cfg, "target")]
+    for number, (one, end) in enumerate(zip(several, endings), start=1):
+        files = [path.with_name(f"{path.stem}{end}{path.suffix}") for path in (out, page)]
+        with naming_one(several, number, "target"):
+            excluded = exclude[number - 1] if exclude else None
+            done.append(Suggested(*files, suggest(one, checkpoint, *files, exclude=excluded, **how)))
+    return done
 
 
 def suggest(
@@ -61,11 +96,7 @@ def suggest(
         raise ValueError(f"--page is {str(page)!r}; expected a name that ends in .html")
     cfg, *others = each_dataset(cfg, "target")
     if others:
-        names = ", ".join(one.TARGET for one in (cfg, *others))
-        raise ValueError(
-            f"TARGET names {names}, and images are suggested of one target at a time: give its folder with --images, or a --set "
-            "of all that is a list"
-        )
+        raise ValueError(f"TARGET names {1 + len(others)} datasets: images are suggested of one at a time, see each_dataset")
     with on_device(cfg) as device:
         network = build_network(cfg, str(checkpoint), trained=True).to(device).eval()
         dataset = unlabelled_target(cfg, network.normalization)
@@ -158,7 +189,7 @@ def _as_page(found: Sequence[Suggestion], rows: Sequence[tuple], classes: LabelS
             "worth": _heat(score.numpy() / max(top, 1e-12)),
         }
         shown = "".join(
-            f'<figure><img src="{_uri(picture, regions)}" alt="{escape(one.path)}"><figcaption>{name}</figcaption></figure>'
+            f'<figure><img {_shown(picture, regions)} alt="{escape(one.path)}"><figcaption>{name}</figcaption></figure>'
             for name, picture in pictures.items()
         )
         figures.append(
@@ -186,7 +217,7 @@ def _heat(values: np.ndarray) -> Image.Image:
     return Image.fromarray((255 * colormaps[NUMBERS](values)[..., :3]).astype(np.uint8))
 
 
-def _uri(picture: Image.Image, regions: Sequence[Region]) -> str:
+def _shown(picture: Image.Image, regions: Sequence[Region]) -> str:
     factor = min(1.0, SIDE / max(picture.size))
     small = picture.resize([max(1, round(side * factor)) for side in picture.size], Image.LANCZOS)
     draw = ImageDraw.Draw(small)
@@ -194,4 +225,4 @@ def _uri(picture: Image.Image, regions: Sequence[Region]) -> str:
         draw.rectangle(
             [round(factor * corner) for corner in (region.x0, region.y0, region.x1 - 1, region.y1 - 1)], outline=_BOX, width=2
         )
-    return data_uri(small, "JPEG", quality=85)
+    return shown_in_page(small, "JPEG", quality=85)

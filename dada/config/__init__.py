@@ -30,7 +30,7 @@ from dada.config.loading import (
     reset,
     save_cfg,
 )
-from dada.config.several import each_dataset, in_words, names_apart, several_values
+from dada.config.several import each_dataset, in_file_names, in_words, names_apart, naming_one, several_values
 from dada.config.table import KEYS_OF_OTHERS, OPTIONS, flat_options
 
 __all__ = [
@@ -48,8 +48,10 @@ __all__ = [
     "find_config",
     "flat_options",
     "imported_sources",
+    "in_file_names",
     "in_words",
     "names_apart",
+    "naming_one",
     "not_imported",
     "option_value",
     "plain_cfg",

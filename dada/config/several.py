@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,18 @@ def each_dataset(cfg: Any, role: str) -> list[Any]:
     return [_changed(cfg, {name: value[k] for name, value in lists.items()}) for k in range(count)]
 
 
+@contextmanager
+def naming_one(several: Sequence[Any], number: int, role: str) -> Iterator[None]:
+    """Errors of files and values within the block say which of `several` datasets they are about, `number` from 1 on."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        if len(several) == 1:
+            raise
+        kind = next(kind for kind in (FileNotFoundError, FileExistsError, OSError, ValueError) if isinstance(error, kind))
+        raise kind(f"{role} {number} of {len(several)}, {several[number - 1][role.upper()]}: {error}") from error
+
+
 def several_values(cfg: Any, role: str) -> dict[str, tuple]:
     """The options of a role that have a value for each of its datasets."""
     names = [name for name, option in flat_options().items() if option.each == role]
@@ -54,6 +68,11 @@ def names_apart(cfg: Any, role: str) -> list[str]:
     )
     candidates = ([one[key] + end for one, end in zip(several, ends)] for ends in further)
     return next(names for names in candidates if len(set(names)) == len(names))
+
+
+def in_file_names(name: str) -> str:
+    """One of `names_apart` as a file or folder may be called."""
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _changed(cfg: Mapping[str, Any], values: Mapping[str, Any]) -> EasyDict:

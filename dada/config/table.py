@@ -310,7 +310,10 @@ OPTIONS: dict[str, Any] = {
             0, "Period of evaluations; the best network is model_best.pth; 0: none.", unit="iterations", minimum=0, role="run"
         ),
         "EVAL_SPLIT": Option(
-            "", "Labelled split for EVAL_EVERY: 'source:val', or 'target:val', which takes target labels.", role="run"
+            "",
+            "Labelled split for EVAL_EVERY: 'source:val', or 'target:val', which takes target labels; of several targets "
+            "'target:val,test' names the split of each.",
+            role="run",
         ),
         "RANDOM_SEED": Option(1234, "Seed of weights, data order and augmentation.", minimum=0),
         "LOGGERS": Option(

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from dada.build import cudnn_search, eval_loaders
+from dada.build import cudnn_search, eval_loaders, evaluated_splits
 from dada.config import plain_cfg
 from dada.dataset.conventions import warn_of_conventions
 from dada.dataset.sample import Batch
@@ -47,16 +47,11 @@ class Validation:
     """
 
     def __init__(self, cfg: Any, folder: Path, network: nn.Module, device: torch.device, state: dict | None = None) -> None:
-        role, _, split = cfg.TRAIN.EVAL_SPLIT.partition(":")
-        if role not in ("source", "target") or not split:
-            raise ValueError(
-                f"TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}, expected 'source:' or 'target:' and the name of a split with "
-                "labels, 'source:val' for example; or set TRAIN.EVAL_EVERY to 0"
-            )
+        role, splits = evaluated_splits(cfg)
         if role == "source" and cfg.TRAIN.SOURCE_FREE:
             raise ValueError(f"TRAIN.SOURCE_FREE opens no file of the source, but TRAIN.EVAL_SPLIT is {cfg.TRAIN.EVAL_SPLIT!r}")
         self._cfg, self._device, self._path = cfg, device, folder / BEST
-        self._loaders = eval_loaders(cfg, network.normalization, role, split)
+        self._loaders = eval_loaders(cfg, network.normalization, role, splits)
         if is_main():
             for loader in self._loaders.values():
                 warn_of_conventions(loader.dataset)
