@@ -11,6 +11,7 @@ from dada.dataset.toycity.classes import SKY
 
 NEAR = 0.5  # metres; nothing closer is drawn
 FAR = 600.0  # metres; the ground ends here and the sky begins
+LOWEST = 3.0  # pixels; no lower object is drawn
 _SHIFT = 4  # fractional bits of cv2's polygon coordinates
 
 
@@ -88,20 +89,13 @@ class Canvas:
         mask = _fill(pixels, rows, columns)
         depth = self._plane_depth(points, rows, columns, clipped[:, 2].min(), clipped[:, 2].max())
         visible = (mask > 0) & (depth * (1 - bias) < self.depth[rows, columns])
-        if opacity < 1 or label is None:
-            self._write(rows, columns, visible, depth, np.float32(color), label, opacity)
-            return
-        # The commonest case, one colour, without index lists.
-        np.copyto(self.rgb[rows, columns], np.float32(color), where=visible[..., None])
-        np.copyto(self.label[rows, columns], np.uint8(label), where=visible)
-        np.copyto(self.instance[rows, columns], np.uint16(self.current_instance), where=visible)
-        np.copyto(self.depth[rows, columns], depth, where=visible)
+        self._write(rows, columns, visible, depth, np.float32(color), label, opacity)
 
-    def billboard(self, base, parts: list[Part], grain: np.ndarray | None = None, min_pixels: float = 3.0):
+    def billboard(self, base, parts: list[Part], grain: np.ndarray | None = None):
         """Draw an upright cut-out at base (3,) facing the camera; later parts cover earlier ones.
 
         grain: a square table of factors near 1 that modulates the colour, fixed to the object (leaves).
-        An object lower than min_pixels is left out.
+        An object lower than LOWEST is left out.
         """
         base = np.asarray(base, float)
         origin = self.camera.to_camera(base[None])[0]
@@ -111,7 +105,7 @@ class Canvas:
         outline = np.concatenate([part.outline for part in parts])
         world = base + outline[:, :1] * self.camera.across + outline[:, 1:] * np.array([0.0, 0.0, 1.0])
         points = self.camera.to_camera(world)
-        if np.ptp(outline[:, 1]) * self.camera.f / origin[2] < min_pixels or points[:, 2].min() < NEAR:
+        if np.ptp(outline[:, 1]) * self.camera.f / origin[2] < LOWEST or points[:, 2].min() < NEAR:
             return
         window = self._window(points)
         if window is None:

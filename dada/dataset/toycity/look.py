@@ -16,7 +16,6 @@ def _hex(colors: str) -> np.ndarray:
 class Look(NamedTuple):
     """All numbers of one look. Lengths are metres, counts are means per picture, palettes (N, 3) in 0..1."""
 
-    name: str
     palette: dict[str, np.ndarray]
     counts: dict[str, float]
     roadside: dict[str, float]  # relative frequency of what stands along the street
@@ -79,42 +78,26 @@ _COUNTS = {
 _ROADSIDE = {"building": (5.0, 6.0), "wall": (1.6, 0.7), "fence": (1.8, 0.9), "hedge": (0.8, 1.2), "park": (0.8, 1.0)}
 
 
-def _look(column: int, name: str, **numbers) -> Look:
+def _look(column: int, **numbers) -> Look:
     counts, roadside = ({what: row[column] for what, row in table.items()} for table in (_COUNTS, _ROADSIDE))
-    return Look(name, {what: _hex(row[column]) for what, row in _PALETTE.items()}, counts, roadside, **numbers)
+    return Look({what: _hex(row[column]) for what, row in _PALETTE.items()}, counts, roadside, **numbers)
 
 
-SOURCE = _look(
-    0, "source", texture=0.22, ambient=0.55, jitter=0.05, sun_shadow=True, fixed_camera=False, street_trees=22.0, park_rate=0.35
-)
-TARGET = _look(
-    1, "target", texture=0.6, ambient=0.82, jitter=0.03, sun_shadow=False, fixed_camera=True, street_trees=12.0, park_rate=0.65
-)
-LOOKS = {look.name: look for look in (SOURCE, TARGET)}
+_SOURCE = {"texture": 0.22, "ambient": 0.55, "jitter": 0.05, "sun_shadow": True, "street_trees": 22.0, "park_rate": 0.35}
+_TARGET = {"texture": 0.6, "ambient": 0.82, "jitter": 0.03, "sun_shadow": False, "street_trees": 12.0, "park_rate": 0.65}
+LOOKS = {"source": _look(0, **_SOURCE, fixed_camera=False), "target": _look(1, **_TARGET, fixed_camera=True)}
 
 
 def make_camera(rng: np.random.Generator, look: Look, size: tuple[int, int], road_half: float) -> Camera:
     """A camera of this look: anywhere above the street, or on the bonnet of a car in the right-hand lane."""
     if look.fixed_camera:
-        return Camera(
-            size,
-            0.95,
-            x=road_half * 0.42 + rng.normal(0, 0.25),
-            height=rng.uniform(1.28, 1.36),
-            pitch=0.015 + rng.normal(0, 0.006),
-            yaw=rng.normal(0, 0.035),
-            roll=rng.normal(0, 0.004),
-        )
+        x, height = road_half * 0.42 + rng.normal(0, 0.25), rng.uniform(1.28, 1.36)
+        pitch, yaw, roll = 0.015 + rng.normal(0, 0.006), rng.normal(0, 0.035), rng.normal(0, 0.004)
+        return Camera(size, 0.95, x, height, pitch, yaw, roll)
     height = rng.choice([rng.uniform(1.2, 2.0), rng.uniform(2.0, 6.0)])
-    return Camera(
-        size,
-        rng.uniform(0.62, 0.95),
-        x=rng.uniform(-1.1, 1.1) * road_half,
-        height=height,
-        pitch=rng.uniform(0.0, 0.05) + 0.045 * (height - 1.2),
-        yaw=rng.normal(0, 0.16),
-        roll=rng.normal(0, 0.015),
-    )
+    focal, x = rng.uniform(0.62, 0.95), rng.uniform(-1.1, 1.1) * road_half
+    pitch, yaw, roll = rng.uniform(0.0, 0.05) + 0.045 * (height - 1.2), rng.normal(0, 0.16), rng.normal(0, 0.015)
+    return Camera(size, focal, x, height, pitch, yaw, roll)
 
 
 def expose(canvas: Canvas, look: Look, rng: np.random.Generator) -> np.ndarray:

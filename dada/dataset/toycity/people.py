@@ -64,16 +64,10 @@ def bicycle(rng: np.random.Generator, look: Look, turn: float) -> list[Part]:
         parts.append(Part(ellipse(x, 0.35, 0.35, 0.35), _TYRE, c.BICYCLE))
         # Between the spokes the street shows, but the whole wheel is labelled bicycle.
         parts.append(Part(ellipse(x, 0.35, 0.27, 0.27), (0.62, 0.62, 0.62), c.BICYCLE, 0.75))
-        parts += [Part(limb((x - 0.25, 0.35), (x + 0.25, 0.35), 0.03), _TYRE, c.BICYCLE)]
-        parts += [Part(limb((x, 0.10), (x, 0.60), 0.03), _TYRE, c.BICYCLE)]
-    tubes = [
-        ((-0.52, 0.35), (-0.05, 0.32)),
-        ((-0.52, 0.35), (-0.20, 0.80)),
-        ((-0.05, 0.32), (-0.22, 0.90)),
-        ((-0.20, 0.80), (0.38, 0.82)),
-        ((-0.05, 0.32), (0.38, 0.82)),
-        ((0.52, 0.35), (0.34, 1.02)),
-    ]
+        spokes = limb((x - 0.25, 0.35), (x + 0.25, 0.35), 0.03), limb((x, 0.10), (x, 0.60), 0.03)
+        parts += [Part(spoke, _TYRE, c.BICYCLE) for spoke in spokes]
+    hub, pedals, seat, head = (-0.52, 0.35), (-0.05, 0.32), (-0.20, 0.80), (0.38, 0.82)
+    tubes = [(hub, pedals), (hub, seat), (pedals, (-0.22, 0.90)), (seat, head), (pedals, head), ((0.52, 0.35), (0.34, 1.02))]
     parts += [Part(limb(a, b, 0.075), paint, c.BICYCLE) for a, b in tubes]
     parts.append(Part(rectangle(-0.38, 0.90, -0.10, 0.97), (0.1, 0.08, 0.07), c.BICYCLE))
     parts.append(Part(limb((0.26, 1.02), (0.48, 1.06), 0.06), _METAL, c.BICYCLE))
@@ -92,19 +86,8 @@ def motorcycle(rng: np.random.Generator, look: Look, turn: float, away: bool) ->
             Part(rectangle(-0.42, 0.98, 0.42, 1.06), (0.2, 0.2, 0.22), c.MOTORCYCLE),
             Part(ellipse(0, 0.80, 0.12, 0.10), lamp, c.MOTORCYCLE),
         ]
-    body = np.array(
-        [
-            (-1.0, 0.86),
-            (-0.85, 0.66),
-            (-0.45, 0.30),
-            (0.35, 0.30),
-            (0.62, 0.62),
-            (0.60, 0.98),
-            (0.30, 1.02),
-            (0.02, 0.84),
-            (-0.45, 0.82),
-        ]
-    )
+    across = (-1.0, -0.85, -0.45, 0.35, 0.62, 0.60, 0.30, 0.02, -0.45)
+    body = np.stack([across, (0.86, 0.66, 0.30, 0.30, 0.62, 0.98, 1.02, 0.84, 0.82)], 1)
     parts = [
         Part(ellipse(-0.66, 0.33, 0.33, 0.33), _TYRE, c.MOTORCYCLE),
         Part(ellipse(0.72, 0.33, 0.33, 0.33), _TYRE, c.MOTORCYCLE),
@@ -137,10 +120,7 @@ def rider(rng: np.random.Generator, look: Look, turn: float, on_motorcycle: bool
             (ellipse(0, seat + 0.75, 0.135, 0.125), head),
         ]
         return [Part(outline, tuple(color), c.RIDER) for outline, color in shapes]
-    hip = np.array([-0.25, seat])
-    shoulder = np.array([0.06, seat + 0.50])
-    foot = np.array([0.0, 0.28])
-    knee = np.array([0.14, 0.66])
+    hip, shoulder, foot, knee = np.array([(-0.25, seat), (0.06, seat + 0.50), (0.0, 0.28), (0.14, 0.66)])
     shapes = [
         (limb(hip + (0.02, 0), knee - (0.08, 0.1), 0.20, 0.16), legs * 0.75),
         (limb(hip, knee, 0.21, 0.17), legs),

@@ -13,8 +13,6 @@ from dada.dataset.toycity.people import bicycle, mirrored, motorcycle, pedestria
 from dada.dataset.toycity.street import Street, draw_ground, draw_roadside, draw_sky, make_street, noise_tile
 from dada.dataset.toycity.vehicles import draw_bus, draw_car
 
-MIN_SIZE = (64, 32)
-
 
 class Scene(NamedTuple):
     """A drawn street. ids are the numbers of classes.py, before any data set's own numbering."""
@@ -25,29 +23,14 @@ class Scene(NamedTuple):
     depth: np.ndarray  # (H, W) float32 metres along the optical axis, inf in the sky
 
 
-def scene(seed, look: str, size: tuple[int, int] = (512, 256)) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def draw_scene(seed, look: str, size: tuple[int, int]) -> Scene:
     """Draw one street.
 
     Args:
         seed: whole number or sequence of them. The same seed gives the same picture.
         look: "source" (computer graphics) or "target" (camera).
         size: (width, height) in pixels, at least 64x32.
-
-    Returns:
-        rgb: (H, W, 3) uint8.
-        label: (H, W) uint8, 0..15 in the order of CLASS_NAMES, 255 where no class applies.
-        depth: (H, W) float32 in metres along the optical axis, inf in the sky.
     """
-    drawn = draw_scene(seed, look, size)
-    return drawn.rgb, c.TRAIN_IDS[drawn.ids], drawn.depth
-
-
-def draw_scene(seed, look: str, size: tuple[int, int] = (512, 256)) -> Scene:
-    """scene() with the finer ids and the instances that the files hold."""
-    if look not in LOOKS:
-        raise ValueError(f"look is {look!r}, expected one of {', '.join(LOOKS)}")
-    if len(size) != 2 or size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
-        raise ValueError(f"size is {tuple(size)}, expected (width, height) of at least {MIN_SIZE[0]}x{MIN_SIZE[1]}")
     rng = np.random.default_rng(np.random.SeedSequence(seed))
     style = LOOKS[look]
     street = make_street(rng, style)

@@ -224,14 +224,8 @@ def _house(canvas, look, street, rng, side, front, y0, y1, height, nearer=0.0):
         corners = [(front, y0, nearer), (front + depth, y0, nearer), (front + depth, y0, height), (front, y0, height)]
         canvas.polygon(np.array(corners), color * 0.92 * shade(look, street, (0, -1, 0)), c.BUILDING)
     if height < 11:
-        top = np.array(
-            [
-                [front - side * 0.4, y0, height],
-                [front - side * 0.4, y1, height],
-                [front + side * 6, y1, height + 3.2],
-                [front + side * 6, y0, height + 3.2],
-            ]
-        )
+        (eaves, low), (ridge, high) = (front - side * 0.4, height), (front + side * 6, height + 3.2)
+        top = np.array([(eaves, y0, low), (eaves, y1, low), (ridge, y1, high), (ridge, y0, high)])
         canvas.polygon(top, pick(rng, look, "roof") * shade(look, street, (-side * 0.5, 0, 0.8)), c.BUILDING)
 
 

@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from dada.dataset.loader import end_with_the_run
 from dada.dataset.toycity import classes as c
-from dada.dataset.toycity.scene import MIN_SIZE, draw_scene
+from dada.dataset.toycity.scene import draw_scene
 
 VERSION = 1  # rises whenever the same seed gives other pictures
 RECORD = "toycity.json"
+MIN_SIZE = (64, 32)
 TRAIN_CITIES = ("adlerhain", "birkenau", "dornfeld", "eschenburg", "finkenwerd")
 VAL_CITIES = ("grauhafen", "heidestadt")
 SKY_DEPTH = 65535  # what SYNTHIA's 16-bit depth holds for the sky
@@ -77,27 +78,29 @@ def write_city(
     partial_out = out.parent / f".{out.name}.partial-{os.getpid()}"
     shutil.rmtree(partial_out, ignore_errors=True)  # left by a killed process that had this number
     try:
-        for folder in sorted({(partial_out / file).parent for job in jobs for file in job[3].values()}):
+        folders = {partial_out / file for job in jobs for file in job[3].values()}
+        for folder in {partial_out / "SYNTHIA", partial_out / "Cityscapes", *(file.parent for file in folders)}:
             folder.mkdir(parents=True, exist_ok=True)
-        for root in ("SYNTHIA", "Cityscapes"):
-            (partial_out / root).mkdir(parents=True, exist_ok=True)
         write = partial(_write_picture, partial_out, seed, tuple(size))
         with tqdm(total=len(jobs), desc="toycity", unit="picture", disable=None) as progress:
             for _ in _run(write, jobs, workers):
                 progress.update()
         (partial_out / RECORD).write_text(json.dumps({"toycity": parameters}, indent=2) + "\n", encoding="utf-8")
-        _move_into_place(partial_out, out)
+        old = out.parent / f".{out.name}.old-{os.getpid()}"
+        if out.exists():
+            out.rename(old)
+        partial_out.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial_out, ignore_errors=True)
     return out
 
 
 def _check(source, target, val, size, seed, workers):
-    for name, value, least in (("source", source, 0), ("target", target, 0), ("val", val, 0), ("seed", seed, 0)):
-        if value < least:
+    counts = {"source": source, "target": target, "val": val, "seed": seed, "workers": workers}
+    for name, value in counts.items():
+        if value < (least := int(name == "workers")):
             raise ValueError(f"{name} is {value}, expected {least} or more")
-    if workers < 1:
-        raise ValueError(f"workers is {workers}, expected 1 or more")
     if val > target:
         raise ValueError(f"val is {val}, expected at most target, {target}: val pictures are some of the target's")
     if len(size) != 2 or size[0] < MIN_SIZE[0] or size[1] < MIN_SIZE[1]:
@@ -159,9 +162,7 @@ def _write_picture(root, seed, size, job):
 
 
 def _write_png(path, image):
-    done, data = cv2.imencode(".png", image, _FAST_PNG)
-    if not done:
-        raise OSError(f"{path} could not be encoded as PNG")
+    _, data = cv2.imencode(".png", image, _FAST_PNG)
     path.write_bytes(data.tobytes())
 
 
@@ -194,17 +195,3 @@ def _already_there(out, parameters, jobs, overwrite):
             "add --overwrite to make it again"
         )
     return True
-
-
-def _move_into_place(partial_out, out):
-    if not out.exists():
-        partial_out.rename(out)
-        return
-    old = out.parent / f".{out.name}.old-{os.getpid()}"
-    out.rename(old)
-    try:
-        partial_out.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)
