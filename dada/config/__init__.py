@@ -1,14 +1,4 @@
-"""What can be set, and what is set.
-
-    option.py           one option: how a value of it is read and shown, and what it decides
-    removed_options.py  options of earlier versions, and what is said of them
-    table.py            every option: default, type, unit, one sentence
-    imports.py          files of code that a user names
-    loading.py          a cfg, filled from files, snapshots and the command line, checked and saved
-    several.py          of several sources or targets, a cfg for each
-    protocols.py        how published methods measure, as values of options
-    yaml_files.py       YAML from untrusted sources: runs no code, takes bounded memory
-    reference_page.py   docs/config.md, written from the table
+"""What can be set (table.py), and what is set (loading.py).
 
 Other packages import from `dada.config` alone: `from dada.config import cfg, cfg_from_file`.
 """

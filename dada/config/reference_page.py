@@ -34,7 +34,7 @@ they differ in no option of *weights*, *span* or *score* but the seed. A release
 paths of files (*local*), which reports compare by name.
 """
 
-# What belongs together, in the order of the page; "" are the options without a section.
+# What belongs together; "" are the options without a section.
 SECTIONS = {
     "": "Data, classes, device and folders.",
     "CLASSES": "Classes of your own, see [the tutorial](tutorial.md).",
@@ -50,24 +50,14 @@ SECTIONS = {
 }
 
 
-def reference(options: dict[str, Any] = OPTIONS) -> str:
-    """The whole page, Markdown.
-
-    Raises:
-        ValueError: a section of the table has no sentence in SECTIONS, or the other way round.
-    """
-    found = {"", *(key for key, value in options.items() if not isinstance(value, Option))}
-    if found != set(SECTIONS):
-        raise ValueError(
-            "dada/config/reference_page.py: SECTIONS must name the sections of dada/config/table.py; they differ in "
-            f"{sorted(found ^ set(SECTIONS))}"
-        )
-    titles = {key: key or "General" for key in SECTIONS}
-    links = ", ".join(f"[{title}](#{title.lower()})" for title in titles.values())
-    parts = [_HEAD, f"Sections: {links}.\n"]
-    for section, sentence in SECTIONS.items():
-        parts.append(f"## {titles[section]}\n\n{sentence}\n")
-        inside = options[section] if section else {k: v for k, v in options.items() if isinstance(v, Option)}
+def reference() -> str:
+    """The whole page, Markdown."""
+    general = {key: value for key, value in OPTIONS.items() if isinstance(value, Option)}
+    sections = {"": general, **{key: value for key, value in OPTIONS.items() if key not in general}}
+    titles = [section or "General" for section in sections]
+    parts = [_HEAD, f"Sections: {', '.join(f'[{title}](#{title.lower()})' for title in titles)}.\n"]
+    for title, (section, inside) in zip(titles, sections.items()):
+        parts.append(f"## {title}\n\n{SECTIONS[section]}\n")
         prefix = f"{section}." if section else ""
         if section == "FOLDER_TARGET":  # the options of FOLDER_SOURCE, listed there
             parts.append(", ".join(f'<a id="{anchor(name)}"></a>`{name}`' for name in flat_options(inside, prefix)) + ".\n")
