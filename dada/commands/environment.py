@@ -10,11 +10,9 @@ import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +25,7 @@ from dada import __version__
 from dada.build import files_of
 from dada.dataset import Draw, storage
 from dada.dataset.spread import spread
-from dada.matmul_precision import error_of, products_of
+from dada.matmul_precision import products_of
 from dada.parallel.device import find_device
 from dada.publishing.commit import PACKAGE, changed_files, git_commit
 
@@ -54,23 +52,34 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         cfg: for EXP_ROOT, for DEVICE and GPU_ID, and for the datasets if `images`.
         images: how many of each dataset to read and decode; 0 opens none.
     """
-    sections: dict[str, Callable[[], Section]] = {
-        "project": _project,
-        "system": _system,
-        "packages": lambda: {name: version for name in PACKAGES if (version := _version(name))},
-        "processors": lambda: _processors(cfg),
-        "memory": _memory,
-        "gpu": lambda: _gpus(cfg),
-        "distributed": _distributed,
-        "loader processes": _loaders,
-        "torch.compile": _compiler,
-        "disk of EXP_ROOT": lambda: _disk(Path(cfg.EXP_ROOT)),
-        "variables": lambda: {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+    compiler = collect_env.run_and_read_all(collect_env.run, f"{os.environ.get('CXX', 'g++')} --version | head -1")
+    return {
+        "project": {
+            "dada": __version__,
+            "folder": str(PACKAGE.parent),
+            "git commit": git_commit() or "none: not a clone, or git cannot read it",
+            "files changed since": changed_files(),
+        },
+        "system": {
+            "system": collect_env.get_os(collect_env.run),
+            "platform": platform.platform(),
+            "host": platform.node(),
+            "python": f"{sys.version}, {sys.executable}",
+        },
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "processors": _processors(cfg),
+        "memory": _memory(),
+        "gpu": _gpus(cfg),
+        "distributed": _distributed(),
+        "loader processes": _loaders(),
+        "torch.compile": {
+            "C++ compiler": compiler or "none: torch.compile cannot build for the CPU",
+            "triton": _version("triton") or "none: torch.compile cannot build for a GPU",
+        },
+        "disk of EXP_ROOT": _disk(Path(cfg.EXP_ROOT)),
+        "variables": {name: value for name, value in sorted(os.environ.items()) if VARIABLES.fullmatch(name)},
+        **{f"{what} images": _data(cfg, what, images) for what in ("source", "target", "test") if images},
     }
-    found = {name: section() for name, section in sections.items()}
-    if images:
-        found.update({f"{what} images": _data(cfg, what, images) for what in ("source", "target", "test")})
-    return found
 
 
 def report(sections: dict[str, Section]) -> str:
@@ -92,24 +101,6 @@ def _words(value: Any) -> str:
 # --- the machine ---------------------------------------------------------------------------------------------
 
 
-def _project() -> Section:
-    return {
-        "dada": __version__,
-        "folder": str(PACKAGE.parent),
-        "git commit": git_commit() or "none: not a clone, or git cannot read it",
-        "files changed since": changed_files(),
-    }
-
-
-def _system() -> Section:
-    return {
-        "system": collect_env.get_os(_run),
-        "platform": platform.platform(),
-        "host": platform.node(),
-        "python": f"{sys.version}, {sys.executable}",
-    }
-
-
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
@@ -119,53 +110,31 @@ def _version(package: str) -> str | None:
 
 def _processors(cfg: Any) -> Section:
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-    quota = _cgroup_cores()
+    shares = [int(quota) / int(period) for quota, period in map(str.split, _cgroup("cpu.max")) if quota != "max"]
     return {
         "model": names[0] if names else platform.processor() or None,
         "cores of the machine": os.cpu_count(),
-        "cores this process may use": usable,
-        "limit of the container": "none" if quota is None else f"{quota:g} cores",
+        "cores this process may use": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "limit of the container": f"{min(shares):g} cores" if shares else "none",
         "threads of torch": torch.get_num_threads(),
-        "products of float32": _products(cfg.TRAIN.MATMUL_PRECISION),
+        "products of float32": products_of(cfg.TRAIN.MATMUL_PRECISION, "cpu").name,
         "load of the last minute": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
     }
-
-
-def _products(choice: str) -> str:
-    """How a run on the CPU multiplies, and what torch's settings cost it in precision."""
-    errors = ", ".join(f"{error_of(setting):.0e} under '{setting}'" for setting in ("highest", "medium"))
-    return f"{products_of(choice, 'cpu').name} (relative error of a test: {errors})"
-
-
-def _cgroup_cores() -> float | None:
-    """Cores that a control group (of a container, or of Slurm) leaves to its processes; None for no limit."""
-    shares = [int(quota) / int(period) for quota, period in map(str.split, _cgroup("cpu.max")) if quota != "max"]
-    if shares:
-        return min(shares)
-    old = [_lines(f"/sys/fs/cgroup/cpu/cpu.cfs_{name}_us") for name in ("quota", "period")]
-    if all(old) and int(old[0][0]) > 0:
-        return int(old[0][0]) / int(old[1][0])
-    return None
 
 
 def _cgroup(name: str) -> list[str]:
     """What the files of that name say in the control group of this process and in all that it lies in (version 2)."""
     path = next((line[3:] for line in _lines("/proc/self/cgroup") if line.startswith("0::")), "/")
-    folder = Path("/sys/fs/cgroup", path.lstrip("/"))
-    return [
-        lines[0] for p in (folder, *folder.parents) if p.is_relative_to("/sys/fs/cgroup") and (lines := _lines(str(p / name)))
-    ]
+    root, folder = Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup", path.lstrip("/"))
+    return [line for p in (folder, *folder.parents) if p.is_relative_to(root) for line in _lines(str(p / name))[:1]]
 
 
 def _memory() -> Section:
     kilobytes = {line.split(":")[0]: int(line.split()[1]) for line in _lines("/proc/meminfo") if len(line.split()) > 1}
-    written = [*_cgroup("memory.max"), *_lines("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-    limits = [int(text) for text in written if text.isdecimal() and int(text) < 1 << 60]  # older systems write 2^63 for none
+    limits = [int(text) for text in _cgroup("memory.max") if text.isdecimal()]
+    of = {"of the machine": "MemTotal", "available": "MemAvailable", "swap": "SwapTotal"}
     return {
-        "of the machine": _size(kilobytes["MemTotal"] * 1024) if "MemTotal" in kilobytes else None,
-        "available": _size(kilobytes["MemAvailable"] * 1024) if "MemAvailable" in kilobytes else None,
-        "swap": _size(kilobytes["SwapTotal"] * 1024) if "SwapTotal" in kilobytes else None,
+        **{what: _size(kilobytes[name] * 1024) if name in kilobytes else None for what, name in of.items()},
         "limit of the container": _size(min(limits)) if limits else "none",
     }
 
@@ -174,7 +143,7 @@ def _gpus(cfg: Any) -> Section:
     section: Section = {
         "CUDA of torch": torch.version.cuda or "none: torch was built for the CPU",
         "cuDNN": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "driver": collect_env.get_nvidia_driver_version(_run) or "none: nvidia-smi finds none",
+        "driver": collect_env.get_nvidia_driver_version(collect_env.run) or "none: nvidia-smi finds none",
         "devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,
     }
     try:
@@ -196,19 +165,13 @@ def _distributed() -> Section:
     if not torch.distributed.is_available():
         return {"torch.distributed": False}
     nccl = torch.distributed.is_nccl_available()
-    return {
-        "gloo": torch.distributed.is_gloo_available(),
-        "NCCL": ".".join(map(str, torch.cuda.nccl.version())) if nccl and torch.cuda.is_available() else nccl,
-        "torchrun": shutil.which("torchrun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
-        is not None,
-        "srun": shutil.which("srun") is not None,
-    }
+    version = ".".join(map(str, torch.cuda.nccl.version())) if nccl and torch.cuda.is_available() else nccl
+    return {"gloo": torch.distributed.is_gloo_available(), "NCCL": version, "srun": shutil.which("srun") is not None}
 
 
 def _loaders() -> Section:
     section: Section = {
-        "start method": torch.multiprocessing.get_start_method(allow_none=True)
-        or torch.multiprocessing.get_all_start_methods()[0],
+        "start method": torch.multiprocessing.get_start_method(),
         "tensors are shared by": torch.multiprocessing.get_sharing_strategy(),
     }
     if os.name == "posix":
@@ -217,24 +180,14 @@ def _loaders() -> Section:
         for name, which in (("open files", resource.RLIMIT_NOFILE), ("processes", resource.RLIMIT_NPROC)):
             soft, hard = ("unlimited" if limit == resource.RLIM_INFINITY else limit for limit in resource.getrlimit(which))
             section[f"limit of {name}"] = f"{soft} (can be raised to {hard})"
-    shared = Path("/dev/shm")
-    if shared.is_dir():
-        usage = shutil.disk_usage(shared)
+    if os.path.isdir("/dev/shm"):
+        usage = shutil.disk_usage("/dev/shm")
         section["/dev/shm"] = f"{_size(usage.total)}, {_size(usage.free)} of it free"
     return section
 
 
-def _compiler() -> Section:
-    command = os.environ.get("CXX") or next((name for name in ("g++", "clang++", "c++") if shutil.which(name)), "")
-    failed, text, _ = _run(f"{command} --version") if command else (1, "", "")
-    return {
-        "C++ compiler": "none: torch.compile cannot build for the CPU" if failed else text.splitlines()[0],
-        "triton": _version("triton") or "none: torch.compile cannot build for a GPU",
-    }
-
-
 def _disk(folder: Path) -> Section:
-    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    there = _on_disk(folder.absolute())
     usage = shutil.disk_usage(there)
     try:
         with tempfile.TemporaryFile(dir=there):
@@ -265,25 +218,24 @@ def _data(cfg: Any, what: str, images: int) -> Section:
     try:
         found = files_of(cfg, what)
         indices = spread(len(found), images)
-        count = len(indices)
         paths = [p for k in indices for p in (found.items[k].image, found.items[k].label, found.items[k].depth) if p]
-        section = {"dataset": f"{found.title}, {len(found)} images", "file system": _file_system(_on_disk(paths[0]))}
+        section = {"dataset": f"{found.title}, {len(found)} images", "file system": _file_system(_on_disk(Path(paths[0])))}
         section.update(_reading(paths))
         started = time.perf_counter()
         for slot, index in enumerate(indices):
             found[Draw(index, 0, slot)]
-        seconds = time.perf_counter() - started
+        rate = len(indices) / (time.perf_counter() - started)
     except (ValueError, OSError) as error:
         return {"cannot be read": str(error)}
-    section[f"{count} samples prepared"] = (
-        f"{count / seconds:.1f} images/s in this one process, files in memory; NUM_WORKERS is {cfg.NUM_WORKERS}"
+    section[f"{len(indices)} samples prepared"] = (
+        f"{rate:.1f} images/s in this one process, files in memory; NUM_WORKERS is {cfg.NUM_WORKERS}"
     )
     return section
 
 
 def _reading(paths: list[str]) -> Section:
     """Bytes a second: those of the disk only if the system drops the files from its cache."""
-    dropped = [_drop_from_cache(_on_disk(path)) for path in paths]
+    dropped = [_drop_from_cache(_on_disk(Path(path))) for path in paths]
     started = time.perf_counter()
     try:
         size = sum(len(storage.read_bytes(path)) for path in paths)
@@ -294,24 +246,19 @@ def _reading(paths: list[str]) -> Section:
     return {f"read, {'dropped' if all(dropped) else 'perhaps'} from the cache": figures}
 
 
-def _on_disk(path: str) -> Path:
-    """The file, or the archive or folder that leads to it."""
-    return next(p for p in (Path(path), *Path(path).parents) if p.exists())
+def _on_disk(path: Path) -> Path:
+    """The file or folder, or the archive or folder that leads to it."""
+    return next(p for p in (path, *path.parents) if p.exists())
 
 
 def _drop_from_cache(path: Path) -> bool:
-    """Ask the system to drop a file from its cache; returns whether it can be asked. A file server's own cache cannot be
-    reached."""
-    if not (hasattr(os, "posix_fadvise") and path.is_file()):
-        return False
-    handle = os.open(path, os.O_RDONLY)
+    """Ask the system to drop a file from its cache; returns whether it can be asked. A server's own cache is out of reach."""
     try:
-        os.fsync(handle)  # what is not written yet would stay
-        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-    except OSError:
+        with path.open("rb") as file:
+            os.fsync(file)  # what is not written yet would stay
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    except (OSError, AttributeError):  # a folder; a system that has no such call
         return False
-    finally:
-        os.close(handle)
     return True
 
 
@@ -323,15 +270,6 @@ def _lines(path: str) -> list[str]:
         return Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _run(command: str) -> tuple[int, str, str]:
-    """As collect_env.run, but with a time limit: exit status, output and errors."""
-    try:
-        done = subprocess.run(command, shell=True, capture_output=True, text=True, errors="replace", timeout=20)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return 1, "", str(error)
-    return done.returncode, done.stdout.strip(), done.stderr.strip()
 
 
 def _size(count: float) -> str:
