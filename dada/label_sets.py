@@ -116,9 +116,6 @@ LABEL_SETS: dict[int, LabelSet] = {
 }
 
 
-_STREET_SETS = (19, 16, 13, 7)
-
-
 def label_set(num_classes: int) -> LabelSet:
     """The label set of that many classes.
 
@@ -131,27 +128,13 @@ def label_set(num_classes: int) -> LabelSet:
     return LABEL_SETS[num_classes]
 
 
-def street_classes(num_classes: int) -> tuple[str, ...]:
-    """Names of the 19, 16, 13 or 7 classes, to which the ids of Cityscapes, GTA5, SYNTHIA and Mapillary map.
-
-    Raises:
-        ValueError: another number of classes.
-    """
-    if num_classes not in _STREET_SETS:
-        raise ValueError(f"NUM_CLASSES is {num_classes!r}, expected {', '.join(map(str, _STREET_SETS))}")
-    return LABEL_SETS[num_classes].names
-
-
 def _id_map(ids: Iterable[int], only_category: dict[int, str], num_classes: int) -> np.ndarray:
     """`ids` are those of the 19 classes, in their order."""
-    names = street_classes(num_classes)
+    names = label_set(num_classes).names
+    of_ids = {file_id: row[4] if num_classes == 7 else row[0] for file_id, row in zip(ids, _TABLE)}
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    for file_id, row in zip(ids, _TABLE):
-        name = row[4] if num_classes == 7 else row[0]
+    for file_id, name in {**of_ids, **(only_category if num_classes == 7 else {})}.items():
         if name in names:
-            vector[file_id] = names.index(name)
-    if num_classes == 7:
-        for file_id, name in only_category.items():
             vector[file_id] = names.index(name)
     return vector
 
@@ -220,26 +203,11 @@ def named_label_map(name: str, classes: LabelSet, ignore: str) -> dict[str, str]
     """
     count, id_map = NAMED_IDS[name]
     categories = set(classes.names) == set(_CATEGORIES)
-    names, train_ids = street_classes(7 if categories else 19), id_map(7 if categories else 19)
+    names, train_ids = LABEL_SETS[7 if categories else 19].names, id_map(7 if categories else 19)
     if not set(names) & set(classes.names):
         raise ValueError(f"is {name}, but none of the classes {', '.join(classes.names)} is one of its, {', '.join(names)}")
     mapped = [names[t] if t < len(names) else ignore for t in train_ids[:count].tolist()]
     return {str(file_id): given if given in classes.names else ignore for file_id, given in enumerate(mapped)}
-
-
-def camvid_id_map() -> np.ndarray:
-    """Ids of CamVid in SegNet's numbering -> train ids, (256,) uint8: 0 to 10 as they are, 11 is void."""
-    vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
-    vector[: len(_CAMVID)] = np.arange(len(_CAMVID))
-    return vector
-
-
-def defined_ids(ids: Iterable[int]) -> np.ndarray:
-    """True at `ids` and at 255, which means unlabelled everywhere. (256,) bool."""
-    defined = np.zeros(256, dtype=bool)
-    defined[list(ids)] = True
-    defined[IGNORE_LABEL] = True
-    return defined
 
 
 # Pixel-Level-Cycle-Association (Kang et al., NeurIPS 2020) numbers its 16 or 19 classes in another order. Entry i is the
@@ -303,28 +271,25 @@ def label_set_from_info(path: str | Path) -> LabelInfo:
     if missing:
         raise ValueError(f"label info file {path} lacks {', '.join(missing)}; it needs the keys {', '.join(needed)}")
     count, names, palette, pairs = (info[key] for key in needed)
-    if type(count) is not int or not 1 <= count < IGNORE_LABEL:
-        raise ValueError(f"label info file {path}: classes is {shown(count)}, expected a whole number from 1 to 254")
+
+    def expect(fits: bool, what: str, expected: str) -> None:
+        if not fits:
+            raise ValueError(f"label info file {path}: {what}, {expected}")
+
+    whole = type(count) is int and 1 <= count < IGNORE_LABEL
+    expect(whole, f"classes is {shown(count)}", "expected a whole number from 1 to 254")
     for key, value in (("label", names), ("palette", palette), ("label2train", pairs)):
-        if not isinstance(value, list):
-            raise ValueError(f"label info file {path}: {key} is {shown(value)}, expected a list")
-    if len(names) < count or len(palette) < count:
-        raise ValueError(
-            f"label info file {path}: {count} classes, but {len(names)} names in label and {len(palette)} colours in palette"
-        )
+        expect(isinstance(value, list), f"{key} is {shown(value)}", "expected a list")
+    enough = min(len(names), len(palette)) >= count
+    expect(enough, f"{count} classes", f"but {len(names)} names in label and {len(palette)} colours in palette")
     for color in palette[:count]:
-        if not (_is_ints(color, 3) and all(0 <= level <= 255 for level in color)):
-            raise ValueError(
-                f"label info file {path}: palette holds {shown(color)}, expected [red, green, blue], each from 0 to 255"
-            )
+        fits = _is_ints(color, 3) and all(0 <= level <= 255 for level in color)
+        expect(fits, f"palette holds {shown(color)}", "expected [red, green, blue], each from 0 to 255")
     vector = np.full(256, IGNORE_LABEL, dtype=np.uint8)
     for pair in pairs:
         fits = _is_ints(pair, 2) and -1 <= pair[0] <= 255 and (0 <= pair[1] < count or pair[1] == IGNORE_LABEL)
-        if not fits:
-            raise ValueError(
-                f"label info file {path}: label2train holds {shown(pair)}, expected [file id from -1 to 255, "
-                f"train id from 0 to {count - 1} or 255]"
-            )
+        last = f"expected [file id from -1 to 255, train id from 0 to {count - 1} or 255]"
+        expect(fits, f"label2train holds {shown(pair)}", last)
         if pair[0] >= 0:
             vector[pair[0]] = pair[1]
     return LabelInfo(LabelSet(tuple(str(name) for name in names[:count]), np.array(palette[:count])), vector)

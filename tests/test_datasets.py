@@ -85,16 +85,14 @@ def test_synthia_reads_the_16_bit_labels_that_pil_misreads(synthia):
     assert sample.depth is None and sample.view is None
 
 
-def test_synthia_prefers_parsed_labels_unless_told(synthia):
+def test_synthia_prefers_parsed_labels(synthia):
     for number in range(3):
         save_ids(synthia / "parsed_LABELS" / f"{number:07d}.png", np.full((HEIGHT, WIDTH), 8))
     car = 12
     assert (SYNTHIA(synthia, transform=PLAIN)[1].label == car).all()
-    assert (SYNTHIA(synthia, transform=PLAIN, labels="parsed")[1].label == car).all()
-    raw = SYNTHIA(synthia, transform=PLAIN, labels="raw")[1].label
+    shutil.rmtree(synthia / "parsed_LABELS")
+    raw = SYNTHIA(synthia, transform=PLAIN)[1].label
     np.testing.assert_array_equal(raw, synthia_id_map(16)[np.roll(SYNTHIA_IDS, 1)])
-    with pytest.raises(ValueError, match="'auto', 'parsed' or 'raw', not 'new'"):
-        SYNTHIA(synthia, transform=PLAIN, labels="new")
 
 
 def test_16_bit_files_are_understood_in_parsed_labels_too(synthia):
@@ -200,7 +198,7 @@ def test_an_info_file_replaces_names_and_map(cityscapes, tmp_path):
 
 def test_build_dataset_makes_either_and_lists_the_names_it_knows(synthia, cityscapes):
     common = {"num_classes": 16, "transform": PLAIN}
-    source = build_dataset("SYNTHIA", synthia, split="all", with_depth=True, labels="raw", **common)
+    source = build_dataset("SYNTHIA", synthia, split="all", with_depth=True, published=True, **common)
     target = build_dataset("Cityscapes", cityscapes, split="val", with_labels=False, role="target", **common)
     assert source[0].depth is not None and target[0].label is None
     with pytest.raises(ValueError, match="TARGET is 'Cityscape'; the datasets are SYNTHIA, Cityscapes, Mapillary"):

@@ -170,13 +170,6 @@ def test_an_image_of_another_shape_keeps_it_and_is_cropped_at_a_random_place(siz
     assert len(found) > 2
 
 
-def test_cover_does_not_go_with_another_size():
-    with pytest.raises(ValueError, match=r"give resize \(8, 4\) or cover \(4, 4\), not both"):
-        TrainTransform(CAFFE_BGR, resize=(8, 4), cover=(4, 4))
-    with pytest.raises(ValueError, match=r"cover \(8, 4\) is the size of what comes out; leave crop \(4, 4\) out"):
-        TrainTransform(CAFFE_BGR, cover=(8, 4), crop=(4, 4))
-
-
 @pytest.mark.parametrize("switch", [False, True])
 def test_the_switch_squashes_training_images_and_only_those_of_another_shape_show_it(switch, tiny_cfg):
     cfg_from_list(

@@ -169,15 +169,6 @@ def test_in_a_test_the_label_keeps_its_resolution():
     views = EvalTransform(lambda x: x.float(), (16, 8), pad=True)(Image.new("RGB", (30, 9), (9, 9, 9)), label)
     assert views.image.shape == (3, 8, 16) and views.label.shape == (15, 30)
     assert (views.label[:9] == 0).all() and (views.label[9:] == 255).all()
-    with pytest.raises(ValueError, match="keep_ratio and pad"):
-        EvalTransform(lambda x: x, (16, 8), pad=True, keep_ratio=True)
-
-
-def test_a_fitted_image_has_no_crop_and_no_other_size():
-    with pytest.raises(ValueError, match=r"fit \(16, 8\) is the size of what comes out; leave crop \(4, 4\) out"):
-        TrainTransform(lambda x: x, fit=(16, 8), crop=(4, 4))
-    with pytest.raises(ValueError, match=r"give resize \(16, 8\) or fit \(16, 8\), not both"):
-        TrainTransform(lambda x: x, fit=(16, 8), resize=(16, 8))
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_the_target_is_packed_for_training_without_labels_and_for_the_test_with_
     wanted = read()
     made = pack(cfg, "target", tmp_path / "copy")
     assert [(part.split, part.resized) for part in made.parts] == [("train", ("cover", 64, 40)), ("val", None)]
-    assert not storage.exists(tmp_path / "copy" / "gtFine" / "train")
+    assert not storage.is_dir(tmp_path / "copy" / "gtFine" / "train")
     cfg_from_list([f"DATA_DIRECTORY_TARGET={tmp_path / 'copy'}"])
     assert same(wanted, read())
 

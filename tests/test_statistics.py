@@ -47,9 +47,3 @@ def test_the_directions_are_not_mixed_up():
     overlap = class_overlap(np.array([[5, 0]]), np.array([[1, 7]]))
     assert (overlap.both[0], overlap.source_only[1], overlap.target_only[1]) == (1.0, 0.0, 1.0)
     assert (overlap.any_source_only, overlap.any_target_only) == (0.0, 1.0)
-
-
-@pytest.mark.parametrize("source, target", [((0, 3), (2, 3)), ((2, 3), (2, 4))])
-def test_no_image_and_other_classes_are_refused(source, target):
-    with pytest.raises(ValueError, match=r"expected \(images, classes\) of both domains, at least one image each"):
-        class_overlap(np.zeros(source), np.zeros(target))

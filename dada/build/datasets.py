@@ -242,19 +242,9 @@ def _own_options(cfg: Any, name: str, role: str) -> dict[str, Any]:
     if name == "Mapillary":
         return {"version": cfg.MAPILLARY_VERSION}
     if name == "Folder":
-        options = cfg[f"FOLDER_{role.upper()}"]
         names, colors = cfg.CLASSES.NAMES, cfg.CLASSES.COLORS
-        return {
-            "classes": own_classes(names, colors) if names or colors else None,
-            "images": options.IMAGES,
-            "labels": options.LABELS,
-            "depth": options.DEPTH,
-            "white": options.WHITE,
-            "orientation": options.ORIENTATION,
-            "label_format": options.LABEL_FORMAT,
-            "label_map": options.LABEL_MAP,
-            "default": options.DEFAULT,
-        }
+        classes = own_classes(names, colors) if names or colors else None
+        return {"classes": classes, **{key.lower(): value for key, value in cfg[f"FOLDER_{role.upper()}"].items()}}
     return {}
 
 
@@ -280,18 +270,11 @@ def eval_transform(cfg: Any, normalization: Normalization, role: str = "target")
 def _train_transform(
     cfg: Any, role: str, normalization: Normalization, second_view: bool = False, plain: bool = False
 ) -> TrainTransform:
-    options, size = cfg.DATA_TRANSFORM, tuple(cfg.TRAIN[f"INPUT_SIZE_{role.upper()}"])
-    crops = options.RANDOM_RESIZE_AND_CROP
-    fit = _mixed_shapes(cfg[role.upper()]) and not crops
-    squash = cfg.LEGACY.SQUASHING_RESIZE and not crops and not fit
-    return TrainTransform(
-        normalization,
-        resize=size if squash else None,
-        cover=None if crops or squash or fit else size,
-        fit=size if fit else None,
-        load_size=(options.LOADSIZE, int(1.3 * options.LOADSIZE)) if crops else None,
-        crop=(options.CROPSIZE, options.CROPSIZE) if crops else None,
-        flip=options.FLIP,
-        color_jitter=0.0 if plain else options.COLOR_JITTER,
-        second_view=second_view,
-    )
+    options = cfg.DATA_TRANSFORM
+    if options.RANDOM_RESIZE_AND_CROP:
+        size = {"load_size": (options.LOADSIZE, int(1.3 * options.LOADSIZE)), "crop": (options.CROPSIZE, options.CROPSIZE)}
+    else:
+        rule = "fit" if _mixed_shapes(cfg[role.upper()]) else "resize" if cfg.LEGACY.SQUASHING_RESIZE else "cover"
+        size = {rule: tuple(cfg.TRAIN[f"INPUT_SIZE_{role.upper()}"])}
+    jitter = 0.0 if plain else options.COLOR_JITTER
+    return TrainTransform(normalization, **size, flip=options.FLIP, color_jitter=jitter, second_view=second_view)

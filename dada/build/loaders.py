@@ -45,10 +45,7 @@ def _by_class(cfg: Any, dataset: SegmentationDataset) -> Callable[..., tuple[int
 def target_loader(
     cfg: Any, normalization: Normalization, steps: int, start_step: int = 0, second_view: bool = False, plain: bool = False
 ) -> DataLoader:
-    """Unlabelled batches of the target, one for each of the steps start_step .. steps - 1; label files are never opened.
-
-    With `plain`, their colours are those of the files.
-    """
+    """The same of the target, without labels, whose files are never opened; with `plain` in the colours of the files."""
     dataset = train_images(cfg, "target", normalization, second_view, plain)
     return _train_loader(cfg, dataset, "target", steps, start_step)
 
@@ -63,13 +60,15 @@ def labelled_loader(cfg: Any, normalization: Normalization, steps: int, start_st
 
 
 def target_images(cfg: Any, normalization: Normalization, count: int) -> DataLoader:
-    """`count` images of `unlabelled_target`, (3, H, W) each, evenly spaced.
-
-    Where ON_BAD_FILE is skip, one that cannot be read is None.
-    """
+    """`images_of` `count` evenly spaced samples of `unlabelled_target`."""
     dataset = unlabelled_target(cfg, normalization)
+    return images_of(cfg, dataset, spread(len(dataset), count))
+
+
+def images_of(cfg: Any, dataset: SegmentationDataset | Joined, indices: Sequence[int]) -> DataLoader:
+    """Images of these samples, (3, H, W) each; where ON_BAD_FILE is skip, one that cannot be read is None."""
     dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    return parallel_map(partial(_image_or_none, dataset), spread(len(dataset), count), **loading(cfg))
+    return parallel_map(partial(_image_or_none, dataset), indices, **loading(cfg))
 
 
 def _image_or_none(dataset: SegmentationDataset | Joined, index: int) -> torch.Tensor | None:

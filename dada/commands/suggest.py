@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from functools import partial
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,10 @@ from PIL import Image, ImageDraw
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from dada.build import build_network, classes_of, loading, on_device, unlabelled_target
+from dada.build import build_network, classes_of, images_of, on_device, unlabelled_target
 from dada.config import each_dataset, in_file_names, names_apart, naming_one
-from dada.dataset import Sample, SegmentationDataset
+from dada.dataset import SegmentationDataset
 from dada.dataset.lists import read_list
-from dada.dataset.parallel_map import parallel_map
 from dada.domain_adaptation.losses import upsample
 from dada.evaluation.next_labels import Region, best_regions, spread_choice, worth
 from dada.figures.style import NUMBERS
@@ -132,25 +130,15 @@ def _look(
     cfg: Any, network: nn.Module, dataset: SegmentationDataset, device: torch.device, side: int
 ) -> tuple[list[int], Tensor, Tensor]:
     """Of all images that can be read: number, mean worth, and mean of the features."""
-    dataset.skip_bad_files = cfg.ON_BAD_FILE == "skip"
-    samples: Iterator[Sample | None] = parallel_map(partial(_sample_or_none, dataset), range(len(dataset)), **loading(cfg))
+    images = images_of(cfg, dataset, range(len(dataset)))
     indices, scores, features = [], [], []
-    for index, sample in enumerate(tqdm(samples, "looking", len(dataset), unit="image", dynamic_ncols=True, disable=None)):
-        if sample is not None:
-            p, feature = _predicted(network, sample.image.to(device), cfg.ALIGN_CORNERS)
+    for index, image in enumerate(tqdm(images, "looking", len(dataset), unit="image", dynamic_ncols=True, disable=None)):
+        if image is not None:
+            p, feature = _predicted(network, image.to(device), cfg.ALIGN_CORNERS)
             indices.append(index)
             scores.append(worth(p, side).mean().cpu())
             features.append(feature.cpu())
     return indices, torch.stack(scores) if scores else torch.zeros(0), torch.stack(features) if features else torch.zeros(0, 1)
-
-
-def _sample_or_none(dataset: SegmentationDataset, index: int) -> Sample | None:
-    try:
-        return dataset[index]
-    except (ValueError, OSError):
-        if not dataset.skip_bad_files:
-            raise
-        return None
 
 
 @torch.inference_mode()

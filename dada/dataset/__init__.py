@@ -60,8 +60,7 @@ def build_dataset(
         info: JSON file with your own id map and classes.
         role: "source" or "target": which settings (DATA_DIRECTORY_SOURCE or DATA_DIRECTORY_TARGET) the
             messages name.
-        options: those of PublishedDataset, including `transform`, and those of this dataset alone, such as
-            labels="raw" for SYNTHIA.
+        options: those of PublishedDataset, including `transform`, and those of this dataset alone.
 
     Raises:
         ValueError: no dataset has that name, or `info` holds another number of classes.
@@ -76,8 +75,8 @@ def build_dataset(
     if not dataset.items:
         what = "images with a label file" if options.get("labelled_only") else "images"
         raise ValueError(f"{role.upper()} {name}: there are no {what} in the split {split!r} of {root}")
-    if pack := storage.pack_of(dataset.items[0].image):
+    if place := storage.in_pack(dataset.items[0].image):
         names = [item.name for item in dataset.items]
         resized = getattr(dataset.transform, "fixed_resize", None)
-        pack.check_use(name, split, names, resized, listed=bool(options.get("list_file")))
+        place[0].check_use(name, split, names, resized, listed=bool(options.get("list_file")))
     return dataset

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -54,6 +53,7 @@ class SegmentationDataset(Dataset):
     white = 0.0  # value of white in image files of more than 8 bits per channel, see samples.to_8_bits; 0: found in each file
     orientation = "auto"  # what to do with images that EXIF says are stored rotated, see image_files.read_image
     codes: Sequence = ()  # what the indices of the id map stand for in label files, where they are not the ids themselves
+    label_kind = packed.IDS  # what its label files hold, or packed.COLORS
     first_channel = False  # whether label files of several channels hold ids in the first
     skip_bad_files = False  # whether samples of training steps may be replaced; those asked for by index never are
 
@@ -116,11 +116,13 @@ class SegmentationDataset(Dataset):
         label = self.read_label(index)
         depth = None if item.depth is None else image_files.read_inverse_depth(item.depth)
         image = self.read_image(index, label, depth)
-        if label is not None:
-            image_files.check_same_size(image.size, label.size, item.image, item.label, "label", self.size_advice)
-        if depth is not None:
-            size = depth.shape[::-1]
-            image_files.check_same_size(image.size, size, item.image, item.depth, "depth", self.size_advice)
+        sizes = {"label": label and label.size, "depth": None if depth is None else depth.shape[::-1]}
+        for kind, size in sizes.items():
+            if size not in (None, image.size):
+                raise ValueError(
+                    f"{kind} and image differ in size: {getattr(item, kind)} is {size[0]}x{size[1]}, "
+                    f"{item.image} is {image.width}x{image.height} (width x height). {self.size_advice}"
+                )
         return image, label, depth
 
     def read_image(self, index: int, label: Image.Image | None = None, depth: np.ndarray | None = None) -> Image.Image:
@@ -160,11 +162,6 @@ class SegmentationDataset(Dataset):
         return ""
 
     @property
-    def label_kind(self) -> str:
-        """What its label files hold, packed.IDS or packed.COLORS."""
-        return packed.IDS
-
-    @property
     def other_ids(self) -> np.ndarray:
         """File ids of classes that the dataset labels but that are not trained, (256,) bool."""
         return self.labelled_ids & (self.id_map == IGNORE_LABEL)
@@ -172,33 +169,3 @@ class SegmentationDataset(Dataset):
     @property
     def num_classes(self) -> int:
         return self.classes.num_classes
-
-
-def check_items(items: Sequence[Item], title: str, setting: str, list_setting: str, label_advice: str = "") -> None:
-    """Raise FileNotFoundError unless all files of all items exist; it counts the missing ones, and shows a few of either."""
-    image_files.require_files(
-        [item.image for item in items],
-        what=f"{title} images",
-        advice=f"The list file {list_setting} and the folder {setting} must be of one release of {title}.",
-    )
-    image_files.require_files(
-        [item.label for item in items if item.label is not None],
-        what=f"labels of {title} images",
-        advice=label_advice or f"Unpack the labels again, or name in a list file ({list_setting}) only images that have one.",
-    )
-    image_files.require_files(
-        [item.depth for item in items if item.depth is not None],
-        what=f"depth files of {title} images",
-        advice="Unpack the Depth folder again, or set USE_DEPTH to False.",
-    )
-
-
-def check_not_empty(items: Sequence, folder: Path, pattern: str, title: str, setting: str) -> None:
-    """Raise FileNotFoundError if scanning `folder` found nothing."""
-    if not items:
-        found = storage.list_dir(folder)
-        there = f"it contains: {image_files.first_few(found)}" if found else "it is empty"
-        raise FileNotFoundError(
-            f"no {title} images in {folder}: no file matches {pattern} ({there}).\n  "
-            f"Check that the archive was unpacked completely, and that {setting} is the right folder."
-        )

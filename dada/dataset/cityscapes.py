@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
-
 import numpy as np
 
 from dada.dataset.base import Item
@@ -38,15 +36,13 @@ class Cityscapes(PublishedDataset):
         labels = "gtCoarse" if coarse else "gtFine"
         package = "trainextra" if coarse else "trainvaltest"
         needed = f"{_IMAGES}/ " + (f"and {labels}/" if self.with_labels else f"({labels}/ is not needed here)")
-
-        def require(folder: str, what: str, archive: str) -> None:
-            where = f"The {what} are in {archive}.zip, from https://www.cityscapes-dataset.com/downloads/."
-            folder = folder if self.list_file else posixpath.join(folder, self.split)
-            self.require(folder, f"{what} for split {self.split!r}", holds=needed, download=where)
-
-        require(_IMAGES, "images", f"{_IMAGES}_{package}")
+        folders = [(_IMAGES, "images", f"{_IMAGES}_{package}")]
         if self.with_labels and not self.list_file:
-            require(labels, "labels", labels if coarse else f"{labels}_{package}")
+            folders.append((labels, "labels", labels if coarse else f"{labels}_{package}"))
+        for folder, what, archive in folders:
+            where = f"The {what} are in {archive}.zip, from https://www.cityscapes-dataset.com/downloads/."
+            folder = folder if self.list_file else f"{folder}/{self.split}"
+            self.require(folder, f"{what} for split {self.split!r}", holds=needed, download=where)
         lines = self.lines(f"{_IMAGES}/{self.split}", f"*/*{_IMAGE_END}")
         return [self.item(line, _label_of(line.image), name="/".join(line.image.split("/")[-2:])) for line in lines]
 

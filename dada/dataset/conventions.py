@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from dada.dataset.folder import Folder
 from dada.dataset.spread import spread
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 LOOKED_AT = 8  # files: reading one takes a few hundredths of a second
 
@@ -26,14 +29,8 @@ def warn_of_conventions(dataset: SegmentationDataset, labels: bool = True) -> No
 
 def warn_of_foreign_ids(dataset: SegmentationDataset) -> None:
     """Read a few labels, and log a warning if they look like train ids under the names of original labels."""
-    ids: set[int] = set()
-    for index in spread(len(dataset), LOOKED_AT):
-        try:
-            found = dataset.read_ids(index)
-        except (ValueError, OSError):  # reported once the file is needed
-            continue
-        ids.update([] if found is None else np.unique(np.asarray(found)).tolist())
-    if text := dataset.foreign_ids(ids):
+    labels = [np.unique(np.asarray(ids)) for ids in _a_few(dataset, dataset.read_ids) if ids is not None]
+    if text := dataset.foreign_ids({int(number) for ids in labels for number in ids}):
         log.warning("%s", text)
 
 
@@ -46,16 +43,18 @@ def warn_of_several_whites(dataset: SegmentationDataset) -> None:
     if not isinstance(dataset, Folder) or dataset.white:
         return
     whites: list[float] = []
-    for index in spread(len(dataset), LOOKED_AT):
-        try:
-            found = dataset.read_image(index).info.get("white")
-        except (ValueError, OSError):  # reported once the file is needed
-            continue
-        if not found:
+    for picture in _a_few(dataset, dataset.read_image):
+        if not (found := picture.info.get("white")):
             return
         whites.append(found)
     if len(set(whites)) > 1:
-        log.warning("%s", several_whites(Counter(whites), f"set {dataset.setting}.WHITE"))
+        log.warning("%s", several_whites(Counter(whites), f"set {dataset.section}.WHITE"))
+
+
+def _a_few(dataset: SegmentationDataset, read: Callable[[int], T]) -> Iterator[T]:
+    for index in spread(len(dataset), LOOKED_AT):
+        with suppress(ValueError, OSError):  # reported once the file is needed
+            yield read(index)
 
 
 def several_whites(whites: Mapping[float, int], advice: str) -> str:

@@ -38,13 +38,9 @@ _BEGINNINGS = (
     (b"<html", "web page", "the server sent one in place of the file: download it again"),
 )
 _BRANDS = {
-    b"avif": "AVIF",
-    b"avis": "AVIF",
-    b"heic": "HEIC",
-    b"heix": "HEIC",
-    b"hevc": "HEIC",
-    b"mif1": "HEIF",
-    b"msf1": "HEIF",
+    **dict.fromkeys((b"avif", b"avis"), "AVIF"),
+    **dict.fromkeys((b"heic", b"heix", b"hevc"), "HEIC"),
+    **dict.fromkeys((b"mif1", b"msf1"), "HEIF"),
     b"crx ": "CR3",
 }
 

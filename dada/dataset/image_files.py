@@ -70,7 +70,7 @@ def read_image(
         upright = orientation == "upright" or (orientation == "auto" and not fits_stored)
         decided = beside is not None and sideways and rgb.size != rgb.size[::-1]
         facts = {**rgb.info, "orientation": stored.orientation, "upright": upright, "decided": decided}
-        rgb = samples.upright(rgb, stored._replace(turned=False)) if upright else rgb
+        rgb = rgb.transpose(samples.TURNS[stored.orientation]) if upright else rgb
         rgb.info = facts
     return rgb
 
@@ -89,9 +89,10 @@ def read_label_ids(path: str | Path, advice: str = _COLOUR_ADVICE, first_channel
     Raises:
         FileNotFoundError, ValueError: as read_image; also for a colour picture, or one with lossy compression.
     """
-    if (pixels := storage.decoded_pixels(path, packed.IDS)) is not None:
-        image = Image.fromarray(pixels)
-        image.info = {"bits": packed.bits_of(storage.packed_kind(path))}
+    if place := storage.in_pack(path):
+        pack, name = place
+        image = Image.fromarray(pack.array(name, packed.IDS))
+        image.info = {"bits": packed.bits_of(pack.files[name].kind)}
         return image
     content = content_of(path)
     stored = stored_in(path, content)
@@ -172,53 +173,6 @@ def read_distances(path: str | Path) -> np.ndarray:
         )
     pixels = _pixels_16_bit(path, content)
     return pixels if pixels.ndim == 2 else np.ascontiguousarray(pixels[..., 0])
-
-
-def check_same_size(
-    image: tuple[int, int], other: tuple[int, int], image_path: str, other_path: str, kind: str, advice: str
-) -> None:
-    """Raise ValueError, with `advice` on what to do, unless both (width, height) agree."""
-    if image != other:
-        raise ValueError(
-            f"{kind} and image differ in size: {other_path} is {other[0]}x{other[1]}, "
-            f"{image_path} is {image[0]}x{image[1]} (width x height). {advice}"
-        )
-
-
-def require_folder(folder: Path, root: Path, *, what: str, setting: str, holds: str, source: str) -> None:
-    """Raise FileNotFoundError, which says what is there and what to do, unless `folder` exists.
-
-    Args:
-        root: the dataset's folder as set by the user; `folder` lies in it.
-        what: what is missing, for example "Cityscapes images for split 'train'".
-        setting: the configuration key that holds `root`.
-        holds: what the root must contain, for example "leftImg8bit/".
-        source: where to get it, a sentence.
-    """
-    if storage.is_dir(folder):
-        return
-    advice = ""
-    if storage.is_dir(root):
-        # The deepest folder on the way that exists, so that a wrong split name shows the right ones.
-        there = next(parent for parent in folder.parents if storage.is_dir(parent))
-        found = storage.list_dir(there)
-        seen = f"{there} exists and contains: {first_few(found, 10)}" if found else f"{there} exists and is empty"
-        unreadable = storage.unreadable_archives(there)
-        seen += "".join(f";\n  {reason}" for reason in unreadable.values())
-        inside = [
-            root / name
-            for name in storage.list_dir(root)
-            if str(root / name) not in unreadable and storage.is_dir(root / name / folder.relative_to(root))
-        ]
-        advice = f" Did you mean '{inside[0]}'?" if inside else ""
-    elif root.is_file():
-        seen = f"{root} is a file, neither a folder nor a .zip archive: unpack it, or pack it again as .zip"
-    else:
-        seen = f"{root} does not exist either"
-    raise FileNotFoundError(
-        f"{what} not found: {folder} does not exist\n  ({seen}).\n"
-        f"  Set {setting} to the folder that holds {holds}; it is now '{root}'.{advice}\n  {source}"
-    )
 
 
 def require_files(paths: Iterable[str], *, what: str, advice: str) -> None:

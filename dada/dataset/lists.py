@@ -18,6 +18,7 @@ import posixpath
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +110,8 @@ class _Known:
         if found := self.image(image):
             return Line(found, named)
         missing = _clean(image)  # where it would lie, for the message that counts what is missing
-        return Line(missing if "/" in missing or len(self._folders) != 1 else f"{min(self._folders)}/{missing}", named)
+        folders, _, _ = self._split
+        return Line(missing if "/" in missing or len(folders) != 1 else f"{min(folders)}/{missing}", named)
 
     def exactly(self, name: str) -> str | None:
         """`name` as a path from the root; None: there is no such file."""
@@ -130,8 +132,9 @@ class _Known:
             return path
         folder, base = posixpath.split(_clean(name))
         stem = posixpath.splitext(base)[0]
-        found = self._by_name[base] or self._by_stem[base] or self._by_stem[stem]
-        if len(self._folders) > 1:
+        folders, by_name, by_stem = self._split
+        found = by_name.get(base) or by_stem.get(base) or by_stem.get(stem, [])
+        if len(folders) > 1:
             found = [image for image in found if _agree(folder, posixpath.dirname(image))]
         if len(found) > 1:
             raise ValueError(
@@ -146,23 +149,16 @@ class _Known:
         return name in self._listed[folder] and ("." in name or storage.is_file(os.path.join(folder, name)))
 
     @cached_property
-    def _by_name(self) -> defaultdict[str, list[str]]:
-        return _grouped((posixpath.basename(image), image) for image in self._all)
-
-    @cached_property
-    def _by_stem(self) -> defaultdict[str, list[str]]:
-        return _grouped((posixpath.splitext(posixpath.basename(image))[0], image) for image in self._all)
-
-    @cached_property
-    def _folders(self) -> set[str]:
-        return {posixpath.dirname(image) for image in self._all}
-
-    @cached_property
-    def _all(self) -> Sequence[str]:
-        try:
-            return self._images()
-        except FileNotFoundError:  # a list may name images of other splits only
-            return []
+    def _split(self) -> tuple[set[str], dict[str, list[str]], dict[str, list[str]]]:
+        """Folders of the images of the split, and the images by their names, with and without extension."""
+        folders, by_name, by_stem = set(), defaultdict(list), defaultdict(list)
+        with suppress(FileNotFoundError):  # a list may name images of other splits only
+            for image in self._images():
+                folder, base = posixpath.split(image)
+                folders.add(folder)
+                by_name[base].append(image)
+                by_stem[posixpath.splitext(base)[0]].append(image)
+        return folders, by_name, by_stem
 
 
 def _clean(name: str) -> str:
@@ -175,10 +171,3 @@ def _agree(one: str, other: str) -> bool:
     parts, others = ([part for part in folder.split("/") if part] for folder in (one, other))
     count = min(len(parts), len(others))
     return count == 0 or parts[-count:] == others[-count:]
-
-
-def _grouped(pairs: Iterator[tuple[str, str]]) -> defaultdict[str, list[str]]:
-    groups: defaultdict[str, list[str]] = defaultdict(list)
-    for key, value in pairs:
-        groups[key].append(value)
-    return groups

@@ -14,32 +14,31 @@ import numpy as np
 from dada.dataset import storage
 from dada.dataset.base import Item
 from dada.dataset.published import PublishedDataset
-from dada.label_sets import IGNORE_LABEL, LabelInfo, street_classes
+from dada.label_sets import IGNORE_LABEL, LABEL_SETS, LabelInfo
+
+
+def _names(group: str, ends: str) -> tuple[str, ...]:
+    return tuple(f"{group}--{end}" for end in ends.split())
+
 
 # Names in the order of v1.2's ids, for copies without a config file.
-NAMES_OF_V1_2 = tuple(
-    f"{group}--{name}"
-    for group, names in (
-        ("animal", "bird ground-animal"),
-        ("construction--barrier", "curb fence guard-rail other-barrier wall"),
-        (
-            "construction--flat",
-            "bike-lane crosswalk-plain curb-cut parking pedestrian-area rail-track road service-lane sidewalk",
-        ),
-        ("construction--structure", "bridge building tunnel"),
-        ("human", "person rider--bicyclist rider--motorcyclist rider--other-rider"),
-        ("marking", "crosswalk-zebra general"),
-        ("nature", "mountain sand sky snow terrain vegetation water"),
-        (
-            "object",
-            "banner bench bike-rack billboard catch-basin cctv-camera fire-hydrant junction-box mailbox manhole "
-            "phone-booth pothole street-light support--pole support--traffic-sign-frame support--utility-pole "
-            "traffic-light traffic-sign--back traffic-sign--front trash-can",
-        ),
-        ("object--vehicle", "bicycle boat bus car caravan motorcycle on-rails other-vehicle trailer truck wheeled-slow"),
-        ("void", "car-mount ego-vehicle unlabeled"),
-    )
-    for name in names.split()
+NAMES_OF_V1_2 = (
+    *_names("animal", "bird ground-animal"),
+    *_names("construction--barrier", "curb fence guard-rail other-barrier wall"),
+    *_names(
+        "construction--flat", "bike-lane crosswalk-plain curb-cut parking pedestrian-area rail-track road service-lane sidewalk"
+    ),
+    *_names("construction--structure", "bridge building tunnel"),
+    *_names("human", "person rider--bicyclist rider--motorcyclist rider--other-rider"),
+    *_names("marking", "crosswalk-zebra general"),
+    *_names("nature", "mountain sand sky snow terrain vegetation water"),
+    *_names(
+        "object", "banner bench bike-rack billboard catch-basin cctv-camera fire-hydrant junction-box mailbox manhole phone-booth"
+    ),
+    *_names("object", "pothole street-light support--pole support--traffic-sign-frame support--utility-pole traffic-light"),
+    *_names("object", "traffic-sign--back traffic-sign--front trash-can"),
+    *_names("object--vehicle", "bicycle boat bus car caravan motorcycle on-rails other-vehicle trailer truck wheeled-slow"),
+    *_names("void", "car-mount ego-vehicle unlabeled"),
 )
 
 # Class -> names, each of which also stands for all that continue it with "--". The longest match decides.
@@ -53,51 +52,21 @@ _SEVEN = {  # DADA's (Vu et al., ICCV 2019); unlike Cityscapes', terrain is flat
     "vehicle": ("object--vehicle",),
 }
 _NINETEEN = {  # by the definitions of Cityscapes' classes; anything else is left out
-    "road": (
-        "construction--flat--road",
-        "construction--flat--bike-lane",
-        "construction--flat--crosswalk-plain",
-        "construction--flat--service-lane",
-        "marking",
-        "marking-only",
-        "object--catch-basin",
-        "object--manhole",
-        "object--pothole",
-    ),
-    "sidewalk": (
-        "construction--flat--sidewalk",
-        "construction--flat--curb-cut",
-        "construction--flat--pedestrian-area",
-        "construction--flat--traffic-island",
-        "construction--barrier--curb",
-    ),
-    "building": ("construction--structure--building", "construction--structure--garage"),
+    "road": _names("construction--flat", "road bike-lane crosswalk-plain service-lane")
+    + _names("object", "catch-basin manhole pothole")
+    + ("marking", "marking-only"),
+    "sidewalk": _names("construction--flat", "sidewalk curb-cut pedestrian-area traffic-island")
+    + ("construction--barrier--curb",),
+    "building": _names("construction--structure", "building garage"),
     "wall": ("construction--barrier--wall",),
     "fence": ("construction--barrier--fence",),
-    "pole": (
-        "object--support--pole",
-        "object--support--utility-pole",
-        "object--support--traffic-sign-frame",
-        "object--street-light",
-    ),
+    "pole": _names("object--support", "pole utility-pole traffic-sign-frame") + ("object--street-light",),
     "light": ("object--traffic-light",),
-    "sign": (
-        "object--traffic-sign--front",
-        "object--traffic-sign--direction-front",
-        "object--traffic-sign--information-parking",
-        "object--traffic-sign--temporary-front",
-    ),
-    "vegetation": ("nature--vegetation",),
-    "terrain": ("nature--terrain",),
-    "sky": ("nature--sky",),
-    "person": ("human--person",),
-    "rider": ("human--rider",),
-    "car": ("object--vehicle--car",),
-    "truck": ("object--vehicle--truck",),
-    "bus": ("object--vehicle--bus",),
+    "sign": _names("object--traffic-sign", "front direction-front information-parking temporary-front"),
+    **{name: (f"nature--{name}",) for name in ("vegetation", "terrain", "sky")},
+    **{name: (f"human--{name}",) for name in ("person", "rider")},
+    **{name: (f"object--vehicle--{name}",) for name in ("car", "truck", "bus", "motorcycle", "bicycle")},
     "train": ("object--vehicle--on-rails",),
-    "motorcycle": ("object--vehicle--motorcycle",),
-    "bicycle": ("object--vehicle--bicycle",),
 }
 
 # Version of the labels -> folders below a split where they may lie, and config files that name their ids.
@@ -192,7 +161,7 @@ def mapillary_id_map(names: tuple[str, ...], num_classes: int) -> np.ndarray:
         names: `construction--flat--road` and so on.
         num_classes: 19, 16, 13 (by Cityscapes' definitions) or 7 (DADA's map).
     """
-    classes = street_classes(num_classes)
+    classes = LABEL_SETS[num_classes].names
     train_ids = {
         begin: classes.index(name)
         for name, begins in (_SEVEN if num_classes == 7 else _NINETEEN).items()

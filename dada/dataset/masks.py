@@ -109,7 +109,7 @@ def positions_of_colors(
     positions = _table(tuple(colors))[numbers]
     if strict and (strange := positions == IGNORE_LABEL).any():
         row, column = np.argwhere(strange)[0]
-        color = _channels(int(numbers[row, column]))
+        color = tuple(int(numbers[row, column]) >> shift & 255 for shift in (0, 8, 16))
         distance = np.abs(np.array(colors) - color).max(axis=1)
         others = len(np.unique(numbers[strange])) - 1
         raise image_files.LabelIdError(
@@ -120,10 +120,6 @@ def positions_of_colors(
             "right come from smoothing or JPEG: export the masks again without them. Otherwise, add the colour."
         )
     return Image.fromarray(positions)
-
-
-def _channels(number: int) -> Color:
-    return number & 255, number >> 8 & 255, number >> 16
 
 
 @lru_cache(maxsize=4)

@@ -205,12 +205,8 @@ def _entry(kind: str, *fields: Any) -> Entry:
 
 def index_bytes(entries: Mapping[str, Entry], parts: Sequence[Part], size: int, made_with: Mapping[str, str]) -> bytes:
     """The content of packed.json."""
-    files = {
-        name: [BROKEN, e.message] if e.kind == BROKEN else [e.kind, e.offset, e.shape, e.crc, e.size]
-        for name, e in entries.items()
-    }
-    content = {"bytes": size, "made_with": made_with, "parts": parts, "files": files}
-    text = json.dumps(content)
+    files = {name: [BROKEN, e.message] if e.kind == BROKEN else e[:-1] for name, e in entries.items()}
+    text = json.dumps({"bytes": size, "made_with": made_with, "parts": parts, "files": files})
     return json.dumps({"format": FORMAT, "version": VERSION, "checksum": _checksum(text), "content": text}).encode()
 
 

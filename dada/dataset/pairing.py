@@ -126,10 +126,17 @@ def paired(
         )
     missing = [image for image, key in zip(images, keys) if key not in found]
     if missing and not some:
-        raise FileNotFoundError(
-            f"{len(missing)} of {len(images)} images have no {what}: {image_files.first_few(missing)}.\n"
-            + _advice(missing[0], keys, list(found), image_pattern, pattern, root, what, list_setting)
-        )
+        key = image_pattern.key(missing[0])
+        none = f"{len(missing)} of {len(images)} images have no {what}: {image_files.first_few(missing)}.\n"
+        rule = f"  An image and its {what} are paired by what * and ** stand for: {key!r} for {missing[0]} in {image_pattern}"
+        if not found:
+            raise FileNotFoundError(f"{none}{rule}; but no file in {root} matches {pattern}.")
+        names = image_files.first_few([repr(name) for name in sorted(found)], 3)
+        if better := _better(key, keys, list(found), image_pattern, pattern):
+            change = f"Did you mean {' and '.join(map(str, better))}?"
+        else:
+            change = f"Correct the patterns, add the files, or name the images that have one in a list file ({list_setting})."
+        raise FileNotFoundError(f"{none}{rule}; {names} for the {what}s in {pattern}.\n  {change}")
     owner: dict[str, str] = {}
     for image, key in zip(images, keys):
         if key not in found:
@@ -145,28 +152,6 @@ def paired(
                 f"Narrow {image_pattern} until only one is left, or add ** to both patterns to tell folders apart."
             )
     return [found[key][0] if key in found else None for key in keys]
-
-
-def _advice(
-    missing: str,
-    keys: Sequence[str],
-    found: Sequence[str],
-    image_pattern: Pattern,
-    pattern: Pattern,
-    root: str | Path,
-    what: str,
-    list_setting: str,
-) -> str:
-    key = image_pattern.key(missing)
-    rule = f"An image and its {what} are paired by what * and ** stand for: {key!r} for {missing} in {image_pattern}"
-    if not found:
-        return f"  {rule}; but no file in {root} matches {pattern}."
-    names = image_files.first_few([repr(name) for name in sorted(found)], 3)
-    better = _better(key, keys, found, image_pattern, pattern)
-    change = f"Did you mean {' and '.join(map(str, better))}?" if better else "Correct the patterns, add the files"
-    return f"  {rule}; {names} for the {what}s in {pattern}.\n  {change}" + (
-        "" if better else f", or name the images that have one in a list file ({list_setting})."
-    )
 
 
 def _better(key: str, keys: Sequence[str], found: Sequence[str], image_pattern: Pattern, pattern: Pattern) -> list[Pattern]:

@@ -1,4 +1,4 @@
-"""What the published datasets share: how they are asked for, scanned, listed and mapped to classes.
+"""What all kinds of datasets share: how they are asked for, scanned, listed and mapped to classes.
 
 A dataset of this kind is a subclass that says where its files lie (`find`) and what its ids mean (`map_of`,
 `num_ids`); see cityscapes.py for a short one. Most need no class, only an entry in street_table.py.
@@ -7,19 +7,19 @@ A dataset of this kind is a subclass that says where its files lie (`find`) and 
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from dada.dataset import image_files, storage
-from dada.dataset.base import Item, SegmentationDataset, check_items, check_not_empty
+from dada.dataset.base import Item, SegmentationDataset
 from dada.dataset.lists import Line, read_list
-from dada.label_sets import IGNORE_LABEL, LabelInfo, defined_ids, label_set, label_set_from_info
+from dada.label_sets import IGNORE_LABEL, LabelInfo, label_set, label_set_from_info
 
 
 class PublishedDataset(SegmentationDataset):
-    """A dataset in the layout in which it is published.
+    """A dataset in the layout in which it is published; that of a user's own folder is a `Folder`.
 
     Args:
         root: its folder or zip archive.
@@ -70,7 +70,8 @@ class PublishedDataset(SegmentationDataset):
         if with_depth and not self.has_depth:
             raise ValueError(f"{self.title} has no depth here. Set USE_DEPTH to False, or take SYNTHIA as the source.")
         self.root, self.split = Path(root), split or self.splits[0]
-        self.list_file, self.with_labels, self.with_depth = list_file, with_labels, with_depth
+        self.list_file, self.with_labels, self.with_depth = str(list_file).replace("{}", self.split), with_labels, with_depth
+        self.labelled_only = labelled_only
         self.role = role or self.usual_role
         self.setting = f"DATA_DIRECTORY_{self.role.upper()}"
         self.list_setting = list_setting or f"DATA_LIST_{self.role.upper()}"
@@ -78,22 +79,13 @@ class PublishedDataset(SegmentationDataset):
         if labelled_only:
             missing = image_files.missing_files({item.label for item in items if item.label})
             items = [item for item in items if item.label and item.label not in missing]
-        check_items(items, self.title, self.setting, self.list_setting, self.label_advice)
+        self.check_files(items)
         num_classes = num_classes or self.label_sets[0]
         classes, id_map = self.classes_and_map(num_classes, info)
-        # The 7 categories leave no class out: what they ignore is not a class.
-        finest = num_classes if num_classes == 7 else max(self.label_sets)
-        super().__init__(
-            self.title,
-            items,
-            classes=classes,
-            id_map=id_map,
-            defined_ids=defined_ids(range(self.num_ids)),
-            labelled_ids=self.map_of(finest) != IGNORE_LABEL,
-            transform=transform,
-            seed=seed,
-            stream=self.title if self.role == self.usual_role else f"{self.title} as {self.role}",
-        )
+        defined, labelled = self.defined_and_labelled(num_classes)
+        stream = self.title if self.role == self.usual_role else f"{self.title} as {self.role}"
+        ids = {"id_map": id_map, "defined_ids": defined, "labelled_ids": labelled}
+        super().__init__(self.title, items, classes=classes, **ids, transform=transform, seed=seed, stream=stream)
 
     # ---- what a dataset says of itself
 
@@ -126,31 +118,73 @@ class PublishedDataset(SegmentationDataset):
             raise ValueError(f"NUM_CLASSES is {num_classes}, but {self.title} has {known} classes")
         return LabelInfo(label_set(num_classes), self.map_of(num_classes))
 
+    def defined_and_labelled(self, num_classes: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """As of SegmentationDataset."""
+        # The 7 categories leave no class out: what they ignore is not a class.
+        finest = num_classes if num_classes == 7 else max(self.label_sets)
+        ids = np.arange(256)
+        return (ids < self.num_ids) | (ids == IGNORE_LABEL), self.map_of(finest) != IGNORE_LABEL
+
+    def check_files(self, items: Sequence[Item]) -> None:
+        """Raise FileNotFoundError unless all files of all items exist; it counts the missing ones, and shows a few of either."""
+        release = f"The list file {self.list_setting} and the folder {self.setting} must be of one release of {self.title}."
+        unpack = f"Unpack the labels again, or name in a list file ({self.list_setting}) only images that have one."
+        for field, what, advice in (
+            ("image", f"{self.title} images", release),
+            ("label", f"labels of {self.title} images", self.label_advice or unpack),
+            ("depth", f"depth files of {self.title} images", "Unpack the Depth folder again, or set USE_DEPTH to False."),
+        ):
+            paths = [path for item in items if (path := getattr(item, field)) is not None]
+            image_files.require_files(paths, what=what, advice=advice)
+
     # ---- help for find()
 
     def require(self, folder: str, what: str, *, holds: str = "", download: str = "") -> None:
         """Raise FileNotFoundError, which says what is there and what to do, unless root/folder exists."""
-        image_files.require_folder(
-            self.root / folder,
-            self.root,
-            what=f"{self.title} {what}",
-            setting=self.setting,
-            holds=holds or self.holds,
-            source=download or self.download,
+        root, path = self.root, self.root / folder
+        if storage.is_dir(path):
+            return
+        advice = ""
+        if storage.is_dir(root):
+            # The deepest folder on the way that exists, so that a wrong split name shows the right ones.
+            there = next(parent for parent in path.parents if storage.is_dir(parent))
+            found = storage.list_dir(there)
+            seen = f"{there} exists and " + (f"contains: {image_files.first_few(found, 10)}" if found else "is empty")
+            unreadable = storage.unreadable_archives(there)
+            seen += "".join(f";\n  {reason}" for reason in unreadable.values())
+            others = (root / name for name in storage.list_dir(root) if str(root / name) not in unreadable)
+            if inside := next((other for other in others if storage.is_dir(other / folder)), None):
+                advice = f" Did you mean '{inside}'?"
+        elif root.is_file():
+            seen = f"{root} is a file, neither a folder nor a .zip archive: unpack it, or pack it again as .zip"
+        else:
+            seen = f"{root} does not exist either"
+        raise FileNotFoundError(
+            f"{self.title} {what} not found: {path} does not exist\n  ({seen}).\n  Set {self.setting} to the folder that holds "
+            f"{holds or self.holds}; it is now '{root}'.{advice}\n  {download or self.download}"
         )
 
     def scan(self, folder: str, *patterns: str) -> list[str]:
         """Sorted paths, from the root, of the files in root/folder that match one of the patterns; at least one."""
         found = {f"{folder}/{path}" for pattern in patterns for path in storage.glob(pattern, self.root / folder)}
-        check_not_empty(found, self.root / folder, " or ".join(patterns), self.title, self.setting)
-        return sorted(found)
+        return self.some(sorted(found), folder, " or ".join(patterns))
+
+    def some(self, found: list[str], folder: str, patterns: str, advice: str = "") -> list[str]:
+        """What was `found` in root/folder, or FileNotFoundError, which says what is there, for nothing."""
+        if found:
+            return found
+        there = image_files.first_few(storage.list_dir(self.root / folder), 10)
+        raise FileNotFoundError(
+            f"no {self.title} images in {self.root / folder}: no file matches {patterns} "
+            f"({f'it contains: {there}' if there else 'it is empty'}).\n  "
+            + (advice or f"Check that the archive was unpacked completely, and that {self.setting} is the right folder.")
+        )
 
     def lines(self, folder: str, *patterns: str) -> list[Line]:
         """The images of the list file, with any labels that it names, or all in root/folder that match a pattern."""
         if not self.list_file:
             return [Line(image) for image in self.scan(folder, *patterns)]
-        path = Path(str(self.list_file).replace("{}", self.split))
-        return read_list(path, self.list_setting, self.root, lambda: self.scan(folder, *patterns))
+        return read_list(Path(self.list_file), self.list_setting, self.root, lambda: self.scan(folder, *patterns))
 
     def item(self, line: Line, label: str, depth: str = "", name: str = "") -> Item:
         """The Item of an image, with what was asked for.

@@ -6,7 +6,6 @@ Hoyer et al. (DAFormer), CVPR 2022, arXiv:2111.14887.
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 from functools import partial
 from pathlib import Path
@@ -20,7 +19,7 @@ from dada.dataset.base import SegmentationDataset
 from dada.dataset.parallel_map import parallel_map
 from dada.dataset.sampler import mixed_seed
 from dada.dataset.statistics import class_frequencies
-from dada.files import write_whole
+from dada.files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -95,9 +94,8 @@ def class_counts(dataset: SegmentationDataset, cache: Path, num_workers: int = 0
     # A generator of its own: the run draws the same whether its labels were counted before or not.
     loader = parallel_map(partial(_counts, dataset), range(len(dataset)), num_workers, generator=torch.Generator())
     counts = np.stack(list(tqdm(loader, desc="classes", unit="label", dynamic_ncols=True, disable=None)))
-    content = io.BytesIO()
-    np.save(content, counts)
-    write_whole(path, content.getvalue())
+    with whole_file(path, ".npy") as part:
+        np.save(part, counts)
     return counts
 
 

@@ -50,10 +50,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Stack samples into a Batch; the `collate_fn` of every loader here.
 
     Raises:
-        ValueError: the list is empty, the sizes differ, or only some samples have a field.
+        ValueError: the sizes differ, or only some samples have a field.
     """
-    if not samples:
-        raise ValueError("a batch needs at least one sample, got none")
     return Batch(
         image=_stack(samples, "image"),
         label=_stack(samples, "label"),

@@ -58,14 +58,6 @@ class StepSampler(Sampler):
     by_class: Sequence[Callable[..., tuple[int, int]]] = ()
     slots: range | None = None
 
-    def __post_init__(self) -> None:
-        if self.num_samples < 1 or self.batch_size < 1:
-            raise ValueError(f"num_samples and batch_size must be at least 1, got {self.num_samples} and {self.batch_size}")
-        if not 0 <= self.start_step <= self.stop_step:
-            raise ValueError(
-                f"expected 0 <= start_step <= stop_step, got start_step {self.start_step}, stop_step {self.stop_step}"
-            )
-
     def __len__(self) -> int:
         return self.stop_step - self.start_step
 

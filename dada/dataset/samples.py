@@ -243,11 +243,6 @@ def as_stored(picture: Image.Image, stored: Stored) -> Image.Image:
     return picture.transpose(TURNS[back]) if stored.turned else picture
 
 
-def upright(picture: Image.Image, stored: Stored) -> Image.Image:
-    """`picture`, which was made of `stored`, turned as EXIF says."""
-    return picture if stored.orientation == 1 or stored.turned else picture.transpose(TURNS[stored.orientation])
-
-
 def _pages(image: Image.Image) -> int:
     """The number of pictures in an opened file, without the smaller copies of the first that some TIFFs hold."""
     count = getattr(image, "n_frames", 1)

@@ -50,15 +50,10 @@ def class_overlap(source: np.ndarray, target: np.ndarray) -> Overlap:
     """Exact shares over all pairs, from which classes each image holds.
 
     Args:
-        source: (n, K) pixels of each class in each source image, or whether there are any.
+        source: (n, K) pixels of each class in each of n > 0 source images, or whether there are any.
         target: (m, K) the same of the target.
-
-    Raises:
-        ValueError: one of them holds no image, or they differ in classes.
     """
     held, met = np.asarray(source) > 0, np.asarray(target) > 0
-    if held.ndim != 2 or met.ndim != 2 or held.shape[1] != met.shape[1] or not len(held) or not len(met):
-        raise ValueError(f"expected (images, classes) of both domains, at least one image each, got {held.shape} and {met.shape}")
     # Images are drawn independently, so that a share over pairs is a product of shares over images.
     p, q = held.mean(axis=0), met.mean(axis=0)
     # That a whole set of classes is held is not independent; few distinct sets occur, and those are compared.

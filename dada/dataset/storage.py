@@ -27,6 +27,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -38,11 +39,6 @@ _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 MOST_BYTES = 1 << 30  # of one file in an archive
 _DEEPEST = 100  # folders within folders in an archive
 _ENCRYPTED = 0x1  # bit of a zip entry's flags
-
-
-def exists(path: str | Path) -> bool:
-    """Whether there is a file or folder of that name."""
-    return is_file(path) or is_dir(path)
 
 
 def is_file(path: str | Path) -> bool:
@@ -127,53 +123,32 @@ def _size(path: str) -> int:
 
 def _content(path: str) -> str:
     """The same for files of the same content, and for pictures of packed copies with the same pixels."""
-    place = _in_pack(path)
+    place = in_pack(path)
     return place[0].checksum(place[1]) if place else hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def decoded_pixels(path: str | Path, kind: str) -> np.ndarray | None:
     """The pixels of a picture in a packed copy, see Pack.array; None if `path` does not lead into one."""
-    place = _in_pack(path)
+    place = in_pack(path)
     return place and place[0].array(place[1], kind)
-
-
-def packed_kind(path: str | Path) -> str:
-    """What a picture in a packed copy holds; "" if `path` does not lead into one."""
-    place = _in_pack(path)
-    return place[0].files[place[1]].kind if place else ""
 
 
 def original_size(path: str | Path) -> tuple[int, int] | None:
     """(height, width) of a picture before it was packed and resized; None if it was not."""
-    place = _in_pack(path)
+    place = in_pack(path)
     return place and place[0].files[place[1]].size
-
-
-def pack_of(path: str | Path) -> Pack | None:
-    """The packed copy that holds the file."""
-    place = _in_pack(path)
-    return place and place[0]
 
 
 def unreadable_archives(folder: str | Path) -> dict[str, str]:
     """Zip archives in a folder on disk that cannot be read, by path, and what is wrong with each."""
-    reasons = {}
-    for path in _archive_paths(str(folder)):
-        try:
-            _archive(path)
-        except ValueError as error:
-            reasons[path] = str(error)
-    return reasons
-
-
-def is_archive_name(path: str | Path) -> bool:
-    return str(path).lower().endswith(".zip")
+    return _archives_in(str(folder))[1]
 
 
 # ---- from paths to places
 
 
-def _in_pack(path: str | Path) -> tuple[Pack, str] | None:
+def in_pack(path: str | Path) -> tuple[Pack, str] | None:
+    """The packed copy that holds the file, and the file's name in it; None if `path` does not lead into one."""
     places = _in_archives(path)
     return places[0] if places and isinstance(places[0][0], Pack) and places[0][1] in places[0][0].files else None
 
@@ -187,27 +162,21 @@ def _in_archives(path: str | Path) -> list[tuple[_Archive | Pack, str]]:
     if os.path.isdir(on_disk or os.curdir):
         if inner and (pack := pack_in(on_disk)):
             return [(pack, inner)]
-        return [(archive, inner) for archive in _archives_in(on_disk)] if inner else []
-    return [(_archive(on_disk), inner)] if is_archive_name(on_disk) else []
+        return [(archive, inner) for archive in _archives_in(on_disk)[0]] if inner else []
+    return [(_archive(on_disk), inner)] if on_disk.lower().endswith(".zip") else []
 
 
-def _archives_in(folder: str) -> list[_Archive]:
-    archives = []
-    for path in _archive_paths(folder):
-        try:
-            archives.append(_archive(path))
-        except ValueError:  # archives that the user did not name may be anything, such as an unfinished download
-            continue
-    return archives
-
-
-def _archive_paths(folder: str) -> list[str]:
-    try:
-        names = os.listdir(folder or os.curdir)
-    except (FileNotFoundError, NotADirectoryError, PermissionError):
-        return []
-    paths = (os.path.join(folder, name) for name in sorted(names) if is_archive_name(name))
-    return [path for path in paths if os.path.isfile(path)]
+def _archives_in(folder: str) -> tuple[list[_Archive], dict[str, str]]:
+    """The archives in a folder on disk, and what is wrong with those that cannot be read, such as an unfinished download."""
+    archives, reasons = [], {}
+    with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
+        for path in sorted(os.path.join(folder, name) for name in os.listdir(folder or os.curdir)):
+            if path.lower().endswith(".zip") and os.path.isfile(path):
+                try:
+                    archives.append(_archive(path))
+                except ValueError as error:
+                    reasons[path] = str(error)
+    return archives, reasons
 
 
 def _scan(path: str | Path) -> dict[str, bool]:
@@ -285,8 +254,6 @@ class _Archive:
         self._opened: dict[int, zipfile.ZipFile] = {}
         try:
             self._opened[os.getpid()] = archive = zipfile.ZipFile(path)
-        except FileNotFoundError:
-            raise
         except Exception as error:
             raise ValueError(
                 f"{path} is not a readable zip archive ({os.path.getsize(path)} bytes): {error}. It is cut short "
@@ -297,14 +264,12 @@ class _Archive:
             name = posixpath.normpath(info.filename.replace("\\", "/")).lstrip("/")
             if name == ".." or name.startswith("../") or name.count("/") > _DEEPEST:
                 continue
-            is_folder = info.filename.endswith(("/", "\\"))
-            if not is_folder:
+            if not info.filename.endswith(("/", "\\")):
                 self.files[name] = info
-            elif name == ".":
-                continue
-            else:
+                add_to_folders(self.folders, name, is_folder=False)
+            elif name != ".":
                 self.folders.setdefault(name, {})
-            add_to_folders(self.folders, name, is_folder)
+                add_to_folders(self.folders, name, is_folder=True)
 
     def size(self, name: str) -> int:
         return self.files[name].file_size

@@ -60,6 +60,11 @@ def _same(*names: str) -> dict[str, str]:
     return {name: name for name in names}
 
 
+_ANONYMOUS = Layout(  # of ACDC and DarkZurich
+    ("rgb_anon/{split}/*/*_rgb_anon.png",),
+    (("gt/{split}/*/*_gt_labelIds.png", LABEL_IDS), ("gt/{split}/*/*_gt_labelTrainIds.png", TRAIN_IDS)),
+)
+
 TABLE = (
     Entry(
         "GTA5",
@@ -102,20 +107,11 @@ TABLE = (
 
         Layout: the README of github.com/lhoyer/DAFormer, and its own, flat one that it asks for, with train ids.
         """,
-        (
-            Layout(
-                ("rgb_anon/{split}/*/*_rgb_anon.png",),
-                (("gt/{split}/*/*_gt_labelIds.png", LABEL_IDS), ("gt/{split}/*/*_gt_labelTrainIds.png", TRAIN_IDS)),
-            ),
-            Layout(("rgb_anon/{name}/*_rgb_anon.png",), (("gt/{name}/*_gt_labelTrainIds.png", TRAIN_IDS),)),
-        ),
+        (_ANONYMOUS, Layout(("rgb_anon/{name}/*_rgb_anon.png",), (("gt/{name}/*_gt_labelTrainIds.png", TRAIN_IDS),))),
         {
-            **{split: f"*/{split}" for split in ("train", "val", "test")},
-            **{
-                f"{sky}_{split}": f"{sky}/{split}"
-                for sky in ("fog", "night", "rain", "snow")
-                for split in ("train", "val", "test")
-            },
+            split if sky == "*" else f"{sky}_{split}": f"{sky}/{split}"
+            for sky in ("*", "fog", "night", "rain", "snow")
+            for split in ("train", "val", "test")
         },
         "rgb_anon_trainvaltest.zip and gt_trainval.zip are at https://acdc.vision.ee.ethz.ch/download.",
     ),
@@ -125,12 +121,7 @@ TABLE = (
 
         Layout: the README and dark_zurich.py of github.com/lhoyer/DAFormer and github.com/open-mmlab/mmsegmentation.
         """,
-        (
-            Layout(
-                ("rgb_anon/{split}/*/*_rgb_anon.png",),
-                (("gt/{split}/*/*_gt_labelIds.png", LABEL_IDS), ("gt/{split}/*/*_gt_labelTrainIds.png", TRAIN_IDS)),
-            ),
-        ),
+        (_ANONYMOUS,),
         {
             **{split: f"{split}/night" for split in ("train", "val", "test")},
             "train_twilight": "train/twilight",

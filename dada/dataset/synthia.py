@@ -16,13 +16,12 @@ RAW_LABELS = "GT/LABELS"  # as downloaded: 16-bit, several channels, the first i
 
 
 class SYNTHIA(PublishedDataset):
-    """RGB/<name>, labels in parsed_LABELS/<name> or GT/LABELS/<name>, depth in Depth/<name>.
+    """RGB/<name>, labels in parsed_LABELS/<name> or, without that folder, in GT/LABELS/<name>, depth in Depth/<name>.
 
     Splits: "all". A list file has one image per line, `0000000.png` (ADVENT, DADA) or
     `RGB/0000000.png<TAB>GT/LABELS/0000000.png` (PLCA).
 
     Args:
-        labels: "parsed", "raw", or "auto" for parsed_LABELS if it exists, else GT/LABELS.
         published: for 7 classes, DADA's map; see synthia_id_map.
         options: of PublishedDataset.
     """
@@ -36,10 +35,8 @@ class SYNTHIA(PublishedDataset):
     holds = "RGB/"
     download = "SYNTHIA-RAND-CITYSCAPES (RGB/, GT/LABELS/, Depth/) is at https://synthia-dataset.net/downloads/."
 
-    def __init__(
-        self, root: str | Path, split: str = "", num_classes: int = 0, *, labels: str = "auto", published: bool = False, **options
-    ) -> None:
-        self.labels, self.published = labels, published
+    def __init__(self, root: str | Path, split: str = "", num_classes: int = 0, *, published: bool = False, **options) -> None:
+        self.published = published
         super().__init__(root, split, num_classes, **options)
 
     def find(self) -> list[Item]:
@@ -47,7 +44,7 @@ class SYNTHIA(PublishedDataset):
         if not self.list_file:
             self.check_split()
         lines = self.lines("RGB", "*.png", "*.PNG")
-        labels = self._label_folder()
+        labels = PARSED_LABELS if storage.is_dir(self.root / PARSED_LABELS) else RAW_LABELS
         if self.with_labels:
             self.require(labels, "labels")
         if self.with_depth:
@@ -57,10 +54,3 @@ class SYNTHIA(PublishedDataset):
 
     def map_of(self, num_classes: int) -> np.ndarray:
         return synthia_id_map(num_classes, self.published)
-
-    def _label_folder(self) -> str:
-        if self.labels not in ("auto", "parsed", "raw"):
-            raise ValueError(f"labels must be 'auto', 'parsed' or 'raw', not {self.labels!r}")
-        if self.labels == "auto":
-            return PARSED_LABELS if storage.is_dir(self.root / PARSED_LABELS) else RAW_LABELS
-        return PARSED_LABELS if self.labels == "parsed" else RAW_LABELS

@@ -74,24 +74,13 @@ class TrainTransform:
         color_jitter: float = 0.0,
         second_view: bool = False,
     ) -> None:
-        resizes = {"resize": resize, "cover": cover, "fit": fit, "load_size": load_size}
-        given = [f"{name} {tuple(value)}" for name, value in resizes.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"give {' or '.join(given)}, not both")
-        if crop is not None and (cover is not None or fit is not None):
-            raise ValueError(f"{given[0]} is the size of what comes out; leave crop {tuple(crop)} out")
-        if load_size is not None and not 0 < load_size[0] <= load_size[1]:
-            raise ValueError(f"load_size is (lowest, highest) shorter side in pixels, got {tuple(load_size)}")
-        for name, value in (("flip", flip), ("color_jitter", color_jitter)):
-            if not 0.0 <= value <= 1.0:
-                raise ValueError(f"{name} must be from 0 to 1, got {value}")
+        rules = {"resize": resize, "cover": cover, "fit": fit}
+        # The rule, width and height by which all images are resized, whatever is drawn; None: they are not.
+        self.fixed_resize: tuple[str, int, int] | None = next(((rule, *size) for rule, size in rules.items() if size), None)
         self.normalization = normalization
-        self.resize = _checked_size(resize, "resize")
         self.load_size = load_size
-        self.cover = _checked_size(cover, "cover")
-        self.fit = _checked_size(fit, "fit")
-        whole = self.cover or self.fit
-        self.crop = whole[::-1] if whole else _checked_size(crop, "crop")
+        whole = cover or fit
+        self.crop = whole[::-1] if whole else crop
         self.flip = flip
         self.photometric = _photometric(color_jitter)
         self.second_view = _photometric(_SECOND_VIEW_JITTER, blur=0.5, grey=0.2) if second_view else None
@@ -128,23 +117,12 @@ class TrainTransform:
             view=None if self.second_view is None else self._finished(pixels, self.second_view),
         )
 
-    @property
-    def fixed_resize(self) -> tuple[str, int, int] | None:
-        """The rule ("resize", "cover" or "fit"), width and height by which all images are resized, whatever is drawn."""
-        for rule in ("resize", "cover", "fit"):
-            if (size := getattr(self, rule)) is not None:
-                return rule, *size
-        return None
-
     def resized(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> tuple:
         """All three resized by `fixed_resize`, the image bicubic and the others nearest; doing so twice changes nothing."""
-        if self.resize is not None:
-            size = self.resize[::-1]
-        elif self.cover is not None:
-            size = _covering(image.size, self.cover)
-        else:
-            size = _filling(image.size, self.fit)[::-1]
-        return _resized(image, label, depth, size, v2.InterpolationMode.BICUBIC)
+        rule, *size = self.fixed_resize
+        if rule != "resize":
+            size = (_covering if rule == "cover" else _filling)(image.size, size)
+        return _resized(image, label, depth, size[::-1], v2.InterpolationMode.BICUBIC)
 
     def _box_with(self, wanted: int, label: Tensor | None, height: int, width: int) -> tuple[int, int, int, int] | None:
         """As _crop_box; of several, one that shows enough pixels of the class `wanted`, or else the most."""
@@ -212,16 +190,12 @@ class EvalTransform:
         keep_ratio: bool = False,
         pad: bool = False,
     ) -> None:
-        if keep_ratio and pad:
-            raise ValueError("keep_ratio and pad are two ways to keep an image's shape; give one of them")
-        if resample not in (*_RESAMPLE, _ALIASED):
-            raise ValueError(f"resample must be one of {', '.join((*_RESAMPLE, _ALIASED))}, not {resample!r}")
         self.normalization = normalization
-        self.size = _checked_size(size, "size")
+        self.size = size
         self.resample = resample
         self.keep_ratio = keep_ratio
         self.pad = pad
-        self.label_size = _checked_size(label_size, "label_size")
+        self.label_size = label_size
 
     def __call__(self, image: Image.Image, label: Image.Image | None = None, depth: np.ndarray | None = None) -> Views:
         """As TrainTransform takes and returns; depth is resized with the label."""
@@ -302,11 +276,11 @@ def _photometric(jitter: float, blur: float = 0.0, grey: float = 0.0) -> v2.Tran
 
 
 def _covering(size: tuple[int, int], wanted: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of an image of (width, height) `size` once it just covers `wanted`, its aspect kept."""
+    """(width, height) `size` scaled until it just covers `wanted`."""
     (width, height), (least_width, least_height) = size, wanted
     if width * least_height >= height * least_width:
-        return least_height, max(least_width, round(width * least_height / height))
-    return max(least_height, round(height * least_width / width)), least_width
+        return max(least_width, round(width * least_height / height)), least_height
+    return least_width, max(least_height, round(height * least_width / width))
 
 
 def _filling(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
@@ -337,15 +311,6 @@ def _fitting(size: tuple[int, int], bounds: tuple[int, int]) -> tuple[int, int]:
     """(width, height) `size` scaled so that its longer side fits the longer of `bounds`, its shorter the shorter."""
     scale = min(max(bounds) / max(size), min(bounds) / min(size))
     return max(int(size[0] * scale + 0.5), 1), max(int(size[1] * scale + 0.5), 1)
-
-
-def _checked_size(size: tuple[int, int] | None, name: str) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    size = tuple(int(side) for side in size)
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"{name} must be two sides of at least 1 pixel, got {size}")
-    return size
 
 
 def _randint(low: int, high: int) -> int:
