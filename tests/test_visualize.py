@@ -2,6 +2,7 @@
 
 import itertools
 import re
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -27,6 +28,7 @@ from dada.figures.scalars import Curve, read_scalars, smoothed, thinned
 from dada.figures.scores import draw_classes, draw_confusion, shares_of_labels
 from dada.label_sets import LabelSet, label_set
 from dada.runs import save_snapshot
+from dada.segmenter import Segmenter
 
 THREE = LabelSet(("road", "car", "sky"), np.array([[128, 64, 128], [0, 0, 142], [70, 130, 180]]))
 
@@ -251,17 +253,17 @@ def test_script_draws_reports_and_names_what_it_cannot_read(tmp_path, capsys, ru
 def test_a_checkpoint_gives_panels_arrows_and_maps(tiny_cfg, tmp_path, city):
     torch.manual_seed(0)
     path = save_snapshot(tmp_path / "run", build_network(tiny_cfg, ""), 3, plain_cfg(cfg))
-    options = visualize.Options(overrides=["TEST.INPUT_SIZE_TARGET=[256, 128]"])
-    visualize.panels([path], [tmp_path / "p.png"], options, images=1)
+    read = partial(Segmenter.from_checkpoint, options=["TEST.INPUT_SIZE_TARGET=[256, 128]"])
+    style.save_figure(visualize.panels([path], read, images=1), tmp_path / "p.png")
     palette = [tuple(c) for c in label_set(16).palette.tolist()]
     pixels = {c for _, c in Image.open(tmp_path / "p.png").convert("RGB").getcolors(1 << 20)}
     assert palette[0] in pixels and palette[2] in pixels and ERRORS["wrong"] in pixels
-    visualize.cycles(path, [tmp_path / "c.png"], options, count=4)
-    visualize.maps(path, [tmp_path / "m.png"], options, of="road")
+    style.save_figure(visualize.cycles(path, read, count=4), tmp_path / "c.png")
+    style.save_figure(visualize.maps(path, read, of="road"), tmp_path / "m.png")
     assert min((tmp_path / name).stat().st_size for name in ("c.png", "m.png")) > 10_000
     with pytest.raises(ValueError, match="there is no class 'lorry'; the classes are road, sidewalk"):
-        visualize.maps(path, [tmp_path / "m.png"], options, of="lorry")
+        visualize.maps(path, read, of="lorry")
     with pytest.raises(ValueError, match="41 pairs of images are asked for, but the data hold 4 and"):
-        visualize.cycles(path, [tmp_path / "c.png"], options, pair=40)
+        visualize.cycles(path, read, pair=40)
     with pytest.raises(FileNotFoundError, match="DATA_DIRECTORY_TARGET"):
-        visualize.panels([path], [tmp_path / "p.png"], visualize.Options(overrides=[f"DATA_DIRECTORY_TARGET={tmp_path}"]))
+        visualize.panels([path], partial(Segmenter.from_checkpoint, options=[f"DATA_DIRECTORY_TARGET={tmp_path}"]))

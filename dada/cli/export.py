@@ -6,14 +6,13 @@ dada export --checkpoint model_3000.pth --out model.pt2 --layout NHWC
 
 import argparse
 
-from dada.cli.shared import add_set_flag, print_facts
+from dada.cli.shared import add_network_flags, print_facts
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="FILE", help="snapshot, release, or published weights")
     parser.add_argument("--out", required=True, metavar="FILE", help="file to write, ending in .onnx or .pt2")
-    parser.add_argument("--cfg", nargs="+", metavar="FILE", help="what describes published weights, as in test")
-    add_set_flag(parser, "override options of the cfg")
+    add_network_flags(parser, device=False)
     parser.add_argument("--layout", default="NCHW", help="of the images, NCHW or NHWC (%(default)s)")
     parser.add_argument("--size", nargs=2, type=int, metavar=("WIDTH", "HEIGHT"), help="of all images; else they are of any size")
     parser.add_argument("--no-resize", action="store_true", help="leave resizing to TEST.INPUT_SIZE_TARGET to the caller")

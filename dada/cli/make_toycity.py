@@ -24,11 +24,5 @@ def main(args: argparse.Namespace) -> list[str]:
     args.size = parse_size(args.size)
     out = write_city(**vars(args))
     print(f"{out}: {args.source} source and {args.target} target pictures")
-    return [
-        "train",
-        "--cfg",
-        "toycity.yml",
-        "--set",
-        f"DATA_DIRECTORY_SOURCE={out}/SYNTHIA",
-        f"DATA_DIRECTORY_TARGET={out}/Cityscapes",
-    ]
+    folders = f"DATA_DIRECTORY_SOURCE={out}/SYNTHIA", f"DATA_DIRECTORY_TARGET={out}/Cityscapes"
+    return ["train", "--cfg", "toycity.yml", "--set", *folders]

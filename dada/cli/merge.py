@@ -41,17 +41,9 @@ def main(args: argparse.Namespace) -> list[str]:
 
     from dada.commands.merge import merge
 
-    said = merge(
-        cfg,
-        args.networks,
-        args.out,
-        how=args.how,
-        by=args.by,
-        images=args.judge_images,
-        refresh=args.refresh_bn,
-        share=args.bn_share,
-        target=photographs(args.images) if args.images else (),
-    )
+    target = photographs(args.images) if args.images else ()
+    options = {"how": args.how, "by": args.by, "images": args.judge_images, "refresh": args.refresh_bn, "share": args.bn_share}
+    said = merge(cfg, args.networks, args.out, **options, target=target)
     for tried, score in said.get("scores", ()):
         print(f"{tried:<30} {args.by} {score:.4f}")
     for part, chosen in said["parts"].items():

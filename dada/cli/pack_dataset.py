@@ -46,15 +46,8 @@ def main(args: argparse.Namespace) -> list[str]:
         raise ValueError(f"give {', '.join(f'--{flag}' for flag in missing)}, or --check DIR")
     load_cfg(args)
 
-    copies = pack_each(
-        cfg,
-        args.role,
-        args.out,
-        splits=tuple(args.splits),
-        original_size=args.original_size,
-        workers=args.workers,
-        overwrite=args.overwrite,
-    )
+    options = {name: getattr(args, name) for name in ("splits", "original_size", "workers", "overwrite")}
+    copies = pack_each(cfg, args.role, args.out, **options)
     for done in copies:
         for part in done.parts:
             how = f"resized: {part.resized[0]} {part.resized[1]}x{part.resized[2]}" if part.resized else "at their own size"

@@ -11,7 +11,7 @@ repeat the command: it continues where it stopped.
 import argparse
 from pathlib import Path
 
-from dada.cli.shared import add_device_flag, add_set_flag, network_flags
+from dada.cli.shared import add_network_flags, network_flags
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -20,8 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", required=True, action="append", metavar="FILE", help="snapshot, release or weights; several: an ensemble"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write to")
-    parser.add_argument("--cfg", nargs="+", metavar="FILE", help="what describes published weights, as in test")
-    add_set_flag(
+    add_network_flags(
         parser, "override options, such as TEST.SLIDE_CROP=[512,512] TEST.FLIP=True TEST.KEEP_RATIO=True ON_BAD_FILE=skip"
     )
     parser.add_argument(
@@ -35,7 +34,6 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--alpha", type=float, default=0.5, help="share of the colours in overlays (%(default)s)")
     parser.add_argument("--batch", type=int, default=1, help="images that are predicted together (%(default)s)")
-    add_device_flag(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace existing predictions")
 
 
@@ -49,11 +47,5 @@ def main(args: argparse.Namespace) -> list[object]:
         segmenter, args.inputs, args.out, kinds=args.write, alpha=args.alpha, batch=args.batch, overwrite=args.overwrite
     )
     print(f"{done}: {args.out}")
-    return [
-        "export",
-        "--checkpoint",
-        args.checkpoint[0],
-        *network_flags(args),
-        "--out",
-        Path(args.checkpoint[0]).with_suffix(".onnx"),
-    ]
+    first = args.checkpoint[0]
+    return ["export", "--checkpoint", first, *network_flags(args), "--out", Path(first).with_suffix(".onnx")]

@@ -72,6 +72,14 @@ def add_set_flag(parser: argparse.ArgumentParser, meaning: str = "override optio
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=meaning)
 
 
+def add_network_flags(parser: argparse.ArgumentParser, meaning: str = "override options of the cfg", device: bool = True) -> None:
+    """--cfg, --set and --device of a command that takes a checkpoint."""
+    parser.add_argument("--cfg", nargs="+", metavar="FILE", help="what describes published weights, as in test")
+    add_set_flag(parser, meaning)
+    if device:
+        add_device_flag(parser)
+
+
 def add_device_flag(parser: argparse.ArgumentParser) -> None:
     """--device: one more option among those that --set gives."""
     parser.add_argument(
@@ -88,8 +96,7 @@ def add_device_flag(parser: argparse.ArgumentParser) -> None:
 
 def cfg_flags(args: argparse.Namespace) -> list[str]:
     """The flags of `add_cfg_flags` as they were given, for the command that comes next."""
-    suffix = ["--exp-suffix", args.exp_suffix] if args.exp_suffix else []
-    return ["--cfg", *args.cfg, *(["--set", *args.set] if args.set else []), *suffix]
+    return [*network_flags(args), *(["--exp-suffix", args.exp_suffix] if args.exp_suffix else [])]
 
 
 def network_flags(args: argparse.Namespace) -> list[str]:

@@ -5,9 +5,10 @@ dada visualize panels model_a.pth model_b.pth --names source-only adapted
 
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
-from dada.cli.shared import add_device_flag, add_set_flag, network_flags, release_of
+from dada.cli.shared import add_network_flags, network_flags, release_of
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -27,9 +28,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         kind.add_argument(
             "checkpoints" if several else "checkpoint", nargs="+" if several else None, metavar="CHECKPOINT", help=what
         )
-        kind.add_argument("--cfg", nargs="+", default=[], metavar="FILE", help="YAML files, for weights without a configuration")
-        add_set_flag(kind)
-        add_device_flag(kind)
+        add_network_flags(kind)
 
     for name, meaning in (
         ("cycles", "Cycles between a source and a target image as arrows."),
@@ -66,24 +65,14 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> list[object]:
     from dada.commands import visualize
+    from dada.figures.style import check_formats, save_figure
+    from dada.segmenter import Segmenter
 
-    options = visualize.Options(args.cfg, args.set) if "cfg" in args else None
-    if args.kind == "cycles":
-        more = {"pair": args.pair or 0, "level": args.level, "count": args.count, "only": args.of}
-        visualize.cycles(args.checkpoint, args.out, options, **more)
-    elif args.kind == "maps":
-        visualize.maps(args.checkpoint, args.out, options, of=args.of, pair=args.pair, level=args.level)
-    elif args.kind == "features":
-        more = {"names": args.names, "pairs": args.pairs, "per_class": args.per_class}
-        visualize.features(args.checkpoints, args.out, options, **more)
-    elif args.kind == "panels":
-        visualize.panels(args.checkpoints, args.out, options, names=args.names, images=args.images)
-    elif args.kind == "confusion":
-        visualize.confusion(args.report, args.out)
-    elif args.kind == "classes":
-        visualize.classes(args.reports, args.out, names=args.names)
-    else:
-        visualize.curves(args.logs, args.out, names=args.names, tags=args.tags)
+    given = {name: value for name, value in vars(args).items() if name not in ("kind", "out", "cfg", "set")}
+    if "cfg" in args:
+        given["read"] = partial(Segmenter.from_checkpoint, cfg=args.cfg, options=args.set)
+    check_formats(args.out)  # before networks run
+    save_figure(getattr(visualize, args.kind)(**given), *args.out)
     print(f"written: {', '.join(map(str, args.out))}")
     return _next(args)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import time
 from itertools import islice
@@ -26,7 +25,7 @@ from dada.evaluation.cycle_closure import cycle_closure
 from dada.evaluation.evaluator import confusions, to_json
 from dada.evaluation.selection import judge
 from dada.evaluation.tester import evaluate_run, load_predictor, protocol
-from dada.files import write_whole
+from dada.files import whole_file, write_whole
 from dada.runs import file_hash, find_snapshots, run_of, versions
 from dada.training.loop import Training
 
@@ -121,11 +120,17 @@ def train_and_test(job: Job) -> dict[str, Any]:
     return json.loads(report.read_text())
 
 
-def suggest_labels(job: Job) -> None:
-    """Write the lists of what the last snapshot suggests to label, see `list_of`; those of the same weights stay."""
+def _last(job: Job) -> tuple[Any, Path, str]:
+    """The cfg of a finished run, its last snapshot, and the checksum of that."""
     cfg = job.cfg()
     snapshot = find_snapshots(run_of(cfg).snapshots)[-1]
-    marker, checksum = list_of(job, 0).with_name("label_next.sha256"), file_hash(snapshot)
+    return cfg, snapshot, file_hash(snapshot)
+
+
+def suggest_labels(job: Job) -> None:
+    """Write the lists of what the last snapshot suggests to label, see `list_of`; those of the same weights stay."""
+    cfg, snapshot, checksum = _last(job)
+    marker = list_of(job, 0).with_name("label_next.sha256")
     if marker.is_file() and marker.read_text() == checksum:
         return
     most = list_of(job, max(LABELS))
@@ -140,10 +145,7 @@ def counts_of(job: Job) -> list[np.ndarray]:
 
     If weights or images have changed, they are counted again.
     """
-    cfg = job.cfg()
-    run = run_of(cfg)
-    snapshot = find_snapshots(run.snapshots)[-1]
-    checksum = file_hash(snapshot)
+    cfg, snapshot, checksum = _last(job)
     cfg.TEST.BATCH_SIZE_TARGET = 1
     return [_counts_on(one, snapshot, checksum) for one in each_dataset(cfg, "target")]
 
@@ -157,10 +159,9 @@ def _counts_on(cfg: Any, snapshot: Path, checksum: str) -> np.ndarray:
     with on_device(cfg) as device:
         predictor = load_predictor(cfg, [snapshot], device)
         loader = eval_loader(cfg, predictor.networks[0].normalization)
-        found = list(confusions(predictor, loader, cfg.NUM_CLASSES, device, cfg.TEST.CLASS_RULE))
-    counts = torch.stack(found).numpy()
-    np.save(buffer := io.BytesIO(), counts)
-    write_whole(kept, buffer.getvalue())
+        counts = torch.stack(list(confusions(predictor, loader, cfg.NUM_CLASSES, device, cfg.TEST.CLASS_RULE))).numpy()
+    with whole_file(kept, ".npy") as part:
+        np.save(part, counts)
     return counts
 
 
@@ -170,9 +171,8 @@ def look_at(job: Job) -> dict[str, Any]:
     Returns:
         "criteria" of `judge`, and "cycles", the figures of a `Closure`.
     """
-    cfg = job.cfg()
-    snapshot = find_snapshots(run_of(cfg).snapshots)[-1]
-    kept, checksum = snapshot.with_name(f"look_{snapshot.stem}.json"), file_hash(snapshot)
+    cfg, snapshot, checksum = _last(job)
+    kept = snapshot.with_name(f"look_{snapshot.stem}.json")
     if kept.is_file() and (earlier := json.loads(kept.read_text()))["sha256"] == checksum:
         return earlier
     criteria = judge(snapshot, [f"DEVICE={cfg.DEVICE}", f"GPU_ID={cfg.GPU_ID}"]).criteria

@@ -11,8 +11,7 @@ import yaml
 
 from dada.commands import bench_methods as known
 from dada.commands.jobs import Job
-from dada.config import flat_options, plain_cfg
-from dada.config.loading import option_value
+from dada.config import flat_options, option_value, plain_cfg
 from dada.runs import run_of
 
 

@@ -109,9 +109,7 @@ def _scores(methods: Methods, records: Records) -> str:
                 spoken(target.share(name, without, ORACLE), ".0f", " %") if name in shares else ""
             )
         columns["on the source"] = lambda name: spoken(source.miou(name))
-    lines = ["| method | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += [f"| {name} | " + " | ".join(column(name) for column in columns.values()) + " |" for name in methods]
-    return "\n".join(lines)
+    return _table(["method", *columns], [[name, *(column(name) for column in columns.values())] for name in methods])
 
 
 def _labels(methods: Methods, records: Records) -> str:
@@ -120,14 +118,12 @@ def _labels(methods: Methods, records: Records) -> str:
     if not known or any(r.get("counts") is None for r in records):
         return ""
     scores = Bootstrap(counts_by_method(records), records[0].get("protocol", {}).get("CLASS_RULE", "ignore"))
-    lines = ["| labelled images | at random | suggested | suggested over random |", "|---|---|---|---|"]
-    if "ours" in methods:
-        lines.append(f"| 0 | {spoken(scores.miou('ours'))} | | |")
+    rows = [["0", spoken(scores.miou("ours")), "", ""]] if "ours" in methods else []
     for n in known:
         random, suggested = labelled(n, "random"), labelled(n, "suggested")
-        cells = (spoken(scores.miou(random)), spoken(scores.miou(suggested)), spoken(scores.gain(suggested, random), "+.1f"))
-        lines.append(f"| {n} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        gain = spoken(scores.gain(suggested, random), "+.1f")
+        rows.append([str(n), spoken(scores.miou(random)), spoken(scores.miou(suggested)), gain])
+    return _table(["labelled images", "at random", "suggested", "suggested over random"], rows)
 
 
 def _mean(runs: Mapping[int, Mapping[str, Any]]) -> float:
@@ -139,13 +135,13 @@ def _ablation(methods: Methods, steps: Sequence[str]) -> str:
     present = [name for name in steps if name in methods]
     if len(present) < 2:
         return ""
-    lines = ["| one part at a time | mIoU | over the row above | by seed |", "|---|---|---|---|"]
+    rows = []
     for before, name in zip([None, *present], present):
         base = methods[before] if before else {}
         gains = [_headline(r) - _headline(base[seed]) for seed, r in methods[name].items() if seed in base]
         cells = (_spread(gains, "+.1f"), ", ".join(f"{gain:+.1f}" for gain in gains)) if gains else ("", "")
-        lines.append(f"| {name} | {_spread([_headline(r) for r in methods[name].values()], '.1f')} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+        rows.append([name, _spread([_headline(r) for r in methods[name].values()], ".1f"), *cells])
+    return _table(["one part at a time", "mIoU", "over the row above", "by seed"], rows)
 
 
 def _classes(methods: Methods) -> str:
@@ -164,14 +160,15 @@ def _cycles(methods: Methods) -> str:
 
 
 def _grid(title: str, methods: Methods, names: Sequence[str], value: Callable[[Mapping[str, Any], str], float | None]) -> str:
-    lines = [f"| {title} | " + " | ".join(methods) + " |", "|---" * (len(methods) + 1) + "|"]
-    for name in names:
-        cells = []
-        for runs in methods.values():
-            seen = [v for v in (value(r, name) for r in runs.values()) if v is not None]
-            cells.append(f"{np.mean(seen):.1f}" if seen else "-")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    def cell(runs: Mapping[int, Mapping[str, Any]], name: str) -> str:
+        seen = [v for v in (value(r, name) for r in runs.values()) if v is not None]
+        return f"{np.mean(seen):.1f}" if seen else "-"
+
+    return _table([title, *methods], [[name, *(cell(runs, name) for runs in methods.values())] for name in names])
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" if row else "|---" * len(head) + "|" for row in (head, (), *rows))
 
 
 def _criteria(methods: Methods) -> str:
@@ -180,18 +177,17 @@ def _criteria(methods: Methods) -> str:
     if len(usable) < 3:
         return ""
     seeds = sorted(set.intersection(*(set(runs) for runs in usable.values())))
-    best = max(np.mean([_headline(r) for r in runs.values()]) for runs in usable.values())
-    correlation = "rank correlation with mIoU, of means | of the methods of each seed"
-    lines = [f"| criterion | {correlation} | it chooses | mIoU of that, below the best |", "|---|---|---|---|---|"]
+    scores = {name: _mean(runs) for name, runs in usable.items()}
+    rows = []
     for criterion in MEANINGS:
         judged = {name: np.mean([r["criteria"][criterion] for r in runs.values()]) for name, runs in usable.items()}
-        scores = {name: np.mean([_headline(r) for r in runs.values()]) for name, runs in usable.items()}
+        of_means = rank_correlation(list(judged.values()), list(scores.values()))
         of_seeds = []
         for s in seeds:
             alike = [runs[s] for runs in usable.values()]
             of_seeds.append(rank_correlation([r["criteria"][criterion] for r in alike], [_headline(r) for r in alike]))
-        by_seed = ", ".join(f"{r:+.2f}" for r in of_seeds)
         chosen = max(judged, key=judged.get)
-        of_means = rank_correlation(list(judged.values()), list(scores.values()))
-        lines.append(f"| {criterion} | {of_means:+.2f} | {by_seed} | {chosen} | {best - scores[chosen]:.1f} |")
-    return "\n".join(lines)
+        below = f"{max(scores.values()) - scores[chosen]:.1f}"
+        rows.append([criterion, f"{of_means:+.2f}", ", ".join(f"{r:+.2f}" for r in of_seeds), chosen, below])
+    correlations = ["rank correlation with mIoU, of means", "of the methods of each seed"]
+    return _table(["criterion", *correlations, "it chooses", "mIoU of that, below the best"], rows)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dada.commands.jobs import Job, run_all, train_unless_finished
-from dada.commands.visualize import Options, panels
+from dada.commands.visualize import panels
 from dada.dataset.toycity import write_city
 from dada.evaluation.evaluator import Evaluation, table, to_json
 from dada.evaluation.tester import evaluate_run, protocol
+from dada.figures.style import save_figure
 from dada.files import write_whole
 from dada.runs import find_snapshots, run_of, versions
+from dada.segmenter import Segmenter
 
 CITY = {"source": 300, "target": 240, "val": 80, "size": (512, 256), "seed": 0}
 QUICK_CITY = {"source": 80, "target": 60, "val": 16, "size": (256, 128), "seed": 0}
@@ -45,9 +48,14 @@ def demo(out: Path, seeds: Sequence[int], overrides: Sequence[str] = (), city: M
     summary = _summary(results, seeds)
     print(f"\nHeld-out target images, seed {seeds[0]}, last snapshot\n{text}\n\n{summary}")
     write_whole(out / "table.txt", f"{text}\n\n{summary}\n".encode())
-    write_whole(
-        out / "results.json", to_json(_as_dict(results, seeds, city, protocol(_job(out, "adapted", seeds[0], overrides).cfg())))
-    )
+    runs = [
+        {"method": name, "seed": seed, **evaluation.as_dict()}
+        for name, evaluations in results.items()
+        for seed, evaluation in zip(seeds, evaluations)
+    ]
+    measured = protocol(_job(out, "adapted", seeds[0], overrides).cfg())
+    about = {"city": dict(city), "protocol": measured, "versions": versions()}
+    write_whole(out / "results.json", to_json({**about, "runs": runs}))
     _draw(out / "figure.png", out, seeds[0], overrides)
     print(f"written: {out / 'table.txt'}, {out / 'results.json'}, {out / 'figure.png'}")
 
@@ -93,21 +101,10 @@ def _summary(results: dict[str, list[Evaluation]], seeds: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def _as_dict(results: dict[str, list[Evaluation]], seeds: Sequence[int], city: Mapping[str, Any], measured: dict) -> dict:
-    return {
-        "city": dict(city),
-        "protocol": measured,
-        "versions": versions(),
-        "runs": [
-            {"method": name, "seed": seed, **evaluation.as_dict()}
-            for name, evaluations in results.items()
-            for seed, evaluation in zip(seeds, evaluations)
-        ],
-    }
-
-
 def _draw(path: Path, out: Path, seed: int, overrides: Sequence[str]) -> None:
     """Evenly spaced test images, not chosen ones: image, label, source-only, adapted."""
     runs = [run_of(_job(out, name, seed, overrides).cfg()) for name in METHODS]
     snapshots = [find_snapshots(run.snapshots)[-1] for run in runs]
-    panels(snapshots, [path], Options(overrides=overrides), names=list(METHODS), images=PICTURES, errors=False)
+    read = partial(Segmenter.from_checkpoint, options=overrides)
+    figure = panels(snapshots, read, names=list(METHODS), images=PICTURES, errors=False)
+    save_figure(figure, path)

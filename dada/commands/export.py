@@ -121,7 +121,7 @@ def export(
     transform = eval_transform(segmenter.cfg, network.normalization)
     inside = Resampling(transform) if resize else None
     module = Exportable(network, segmenter.predictor.align_corners, layout, inside).eval()
-    metadata = {**_metadata(segmenter, layout), **_preparation(transform, inside is not None)}
+    metadata = _metadata(segmenter, layout, transform, resize)
     if out.suffix == ".pt2":
         _to_torch_export(module, out, size, metadata)
     else:
@@ -162,7 +162,8 @@ def _warn_of_left_out(segmenter: Segmenter) -> None:
         log.warning("%s: not part of what is exported, a single pass over the whole image", ", ".join(left_out))
 
 
-def _metadata(segmenter: Segmenter, layout: str) -> dict[str, str]:
+def _metadata(segmenter: Segmenter, layout: str, transform: EvalTransform, resized: bool) -> dict[str, str]:
+    """All that a file says of itself but for its sizes; `resized` is whether it resizes images itself."""
     said = read_metadata(segmenter.checkpoints[0])
     licence = said.get("encoder_licence") or encoder_licence(segmenter.cfg)
     return {
@@ -176,12 +177,6 @@ def _metadata(segmenter: Segmenter, layout: str) -> dict[str, str]:
         **({"encoder_licence": licence} if licence else {}),
         "versions": json.dumps(versions()),
         **({"model_card": segmenter.card} if segmenter.card else {}),
-    }
-
-
-def _preparation(transform: EvalTransform, resized: bool) -> dict[str, str]:
-    """How images are prepared; `resized` says whether the file resizes them itself. Normalization is always inside."""
-    return {
         "resized_inside": str(resized),
         "input_size": json.dumps(transform.size),
         "resampling": transform.resample,

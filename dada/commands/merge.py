@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from easydict import EasyDict
 
 from dada.build import build_network, on_device, target_images
@@ -77,7 +75,13 @@ def merge(
         states = [network.state_dict() for network in networks]
         network = networks[0].to(device).eval()
         states[0] = {name: value.clone() for name, value in states[0].items()}
-        refreshed = partial(_set, data, network, device=device, images=refresh, share=share)
+
+        def refreshed(state: State) -> None:
+            """Give `network` a state, with batch-norm statistics of target images if there are to be any."""
+            network.load_state_dict(state)
+            if refresh:
+                batches = statistics_loader(data, network, refresh)
+                adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in batches), share)
 
         def score(state: State) -> float:
             refreshed(state)
@@ -90,14 +94,6 @@ def merge(
     out, iteration = Path(out), max(map(iteration_of, map(Path, files)))
     save_whole(out, {**snapshot(out.parent, network, iteration, plain_cfg(cfg)), "merged": said})
     return said
-
-
-def _set(data: Any, network: SegmentationModel, state: State, *, device: torch.device, images: int, share: float) -> None:
-    """Give `network` a state, with batch-norm statistics of target images if there are to be `images`."""
-    network.load_state_dict(state)
-    if images:
-        loader = statistics_loader(data, network, images)
-        adapt_batch_norm(network, (batch.image.to(device, non_blocking=True) for batch in loader), share)
 
 
 def _cfg_of(path: str | Path, otherwise: Any) -> EasyDict:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -74,7 +75,7 @@ def pack(
     role: str,
     out: str | Path,
     *,
-    splits: tuple[str, ...] = SPLITS,
+    splits: Sequence[str] = SPLITS,
     original_size: bool = False,
     workers: int = 0,
     overwrite: bool = False,
@@ -164,12 +165,11 @@ def _write(
 ) -> Packed:
     entries: dict[str, Entry] = {}
     from_bytes = 0
-    loader = parallel_map(partial(_checked_pictures, cfg.ON_BAD_FILE == "skip"), jobs, workers)
+    loader = parallel_map(partial(_pictures, cfg.ON_BAD_FILE == "skip"), jobs, workers)
     with whole_file(out / DATA) as part:
         with open(part, "wb") as file:
-            for picture in _beside(root):
-                entries[picture.name] = _append(file, picture)
-            for pictures in tqdm(loader, desc=f"packing {role}", unit="image", disable=None, dynamic_ncols=True):
+            progress = tqdm(loader, desc=f"packing {role}", unit="image", disable=None, dynamic_ncols=True)
+            for pictures in itertools.chain([_beside(root)], progress):
                 for picture in pictures:
                     entries[picture.name] = _append(file, picture)
                     from_bytes += picture.from_bytes
@@ -211,26 +211,20 @@ def _beside(root: Path) -> Iterator[_Picture]:
         if name.endswith(".json") and storage.is_file(root / name):
             content = storage.read_bytes(root / name)
             if len(content) <= MOST_BESIDE:
-                yield _Picture(name, FILE, np.frombuffer(content, np.uint8), None, "", len(content))
+                yield _Picture(name, FILE, np.frombuffer(content, np.uint8), None, "", 0)
 
 
-def _checked_pictures(keep_broken: bool, job: _Job) -> list[_Picture]:
-    item = job.dataset.items[job.index]
+def _pictures(keep_broken: bool, job: _Job) -> list[_Picture]:
+    dataset, item = job.dataset, job.dataset.items[job.index]
     try:
-        job.dataset._read(job.index)  # every check that training makes, before anything is resized
-        return _pictures(job)
+        image, _, _ = dataset._read(job.index)  # every check that training makes, before anything is resized
+        label = dataset.read_ids(job.index)
+        depth = None if item.depth is None else image_files.read_distances(item.depth)
     except (ValueError, OSError) as error:
         if not keep_broken:
             raise
         named = [(name, path) for name, path in zip(job.names, item[:3]) if name is not None]
         return [_Picture(name, BROKEN, None, None, str(error), _bytes_of(path)) for name, path in named]
-
-
-def _pictures(job: _Job) -> list[_Picture]:
-    dataset, item = job.dataset, job.dataset.items[job.index]
-    label = dataset.read_ids(job.index)
-    depth = None if item.depth is None else image_files.read_distances(item.depth)
-    image = dataset.read_image(job.index, label, depth)
     label_kind = COLORS if dataset.label_kind == COLORS else packed.ids_kind(label) if label is not None else ""
     whole: tuple[int, int] | None = None
     if job.resize:

@@ -200,33 +200,31 @@ def _picture(path: Path, white: float) -> Image.Image:
 def _read(work: Sequence[Work], batch: int, skip: bool, done: Done, white: float) -> Iterator[list[tuple[Work, Image.Image]]]:
     """Batches of images; the next ones are read while the present one is predicted."""
     group: list[tuple[Work, Image.Image]] = []
-    ahead: deque[tuple[Work, Future]] = deque()
-    todo = iter(work)
-    bar = tqdm(total=len(work), desc="predicting", unit="image", dynamic_ncols=True, disable=None if work else True)
-    with bar, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        while True:
-            while len(ahead) < 2 * batch and (w := next(todo, None)) is not None:
-                ahead.append((w, pool.submit(_picture, w.path, white)))
-            if not ahead:
-                break
-            w, reading = ahead.popleft()
-            try:
-                group.append((w, reading.result()))
-            except (ValueError, OSError) as error:
-                if not skip:
-                    for _, other in ahead:
-                        other.cancel()
-                    raise ValueError(f"{error}\nWith --set ON_BAD_FILE=skip the other images are predicted.") from error
-                log.warning("skipped: %s", error)
-                done.unreadable += (str(w.path),)
-                bar.update()
-            if len(group) == batch:
-                yield group
-                bar.update(len(group))
-                group = []
-        if group:
+    bar = {"desc": "predicting", "unit": "image", "dynamic_ncols": True, "disable": None if work else True}
+    for w, reading in tqdm(_ahead(work, 2 * batch, white), total=len(work), **bar):
+        try:
+            group.append((w, reading.result()))
+        except (ValueError, OSError) as error:
+            if not skip:
+                raise ValueError(f"{error}\nWith --set ON_BAD_FILE=skip the other images are predicted.") from error
+            log.warning("skipped: %s", error)
+            done.unreadable += (str(w.path),)
+        if len(group) == batch:
             yield group
-            bar.update(len(group))
+            group = []
+    if group:
+        yield group
+
+
+def _ahead(work: Sequence[Work], count: int, white: float) -> Iterator[tuple[Work, Future[Image.Image]]]:
+    """Each file and its picture, of which `count` are read in advance."""
+    waiting: deque[tuple[Work, Future[Image.Image]]] = deque()
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        for w in work:
+            waiting.append((w, pool.submit(_picture, w.path, white)))
+            if len(waiting) > count:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _write(prediction: Prediction, outputs: dict[str, Path], alpha: float) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from dada.build import on_device
@@ -61,27 +60,23 @@ def replay(cfg: Any, content: Mapping[str, Any]) -> Replay:
         ValueError: the weights do not fit the network of `cfg`.
     """
     with on_device(cfg) as device:
-        return _replay(cfg, content, device)
-
-
-def _replay(cfg: Any, content: Mapping[str, Any], device: torch.device) -> Replay:
-    trainer = build_trainer(cfg, device)
-    networks = _networks(trainer)
-    states = [content["state_dict"], *content["discriminators"]]
-    if trainer.teacher is not None:  # a run without one is replayed with the student in its place
-        states.insert(1, content.get("teacher", content["state_dict"]))
-    for (name, network), state in zip(networks.items(), states):
-        try:
-            network.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f"the weights of the post-mortem do not fit the {name} of this configuration: {error}") from None
-    step = trainer.step(*(None if (batch := content.get(name)) is None else batch.to(device) for name in BATCHES))
-    weights = not_finite(_parameters(networks))
-    sizes = {name: p.detach().abs().max().item() for name, p in _parameters(networks).items()}
-    largest = max(sizes, key=lambda name: (math.isnan(sizes[name]), sizes[name]))
-    set_torch_rng_state(content["rng"], device)
-    with _watch(networks, step) as found:
-        values, notes = trainer.backward(step, content["iter"], check=False)  # on to the gradients
+        trainer = build_trainer(cfg, device)
+        networks = _networks(trainer)
+        states = [content["state_dict"], *content["discriminators"]]
+        if trainer.teacher is not None:  # a run without one is replayed with the student in its place
+            states.insert(1, content.get("teacher", content["state_dict"]))
+        for (name, network), state in zip(networks.items(), states):
+            try:
+                network.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f"the weights of the post-mortem do not fit the {name} of this configuration: {error}") from None
+        step = trainer.step(*(None if (batch := content.get(name)) is None else batch.to(device) for name in BATCHES))
+        weights = not_finite(_parameters(networks))
+        sizes = {name: p.detach().abs().max().item() for name, p in _parameters(networks).items()}
+        largest = max(sizes, key=lambda name: (math.isnan(sizes[name]), sizes[name]))
+        set_torch_rng_state(content["rng"], device)
+        with _watch(networks, step) as found:
+            values, notes = trainer.backward(step, content["iter"], check=False)  # on to the gradients
     gradients = {name: p.grad for name, p in _parameters(networks).items() if p.grad is not None}
     return Replay(
         content["values"],

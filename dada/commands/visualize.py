@@ -1,9 +1,10 @@
-"""What `dada visualize` draws: figures of checkpoints, test reports and logs, each written to all paths in `out`."""
+"""What `dada visualize` draws: figures of checkpoints, test reports and logs; a function for each kind."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,43 +22,34 @@ from dada.figures.embedding import draw_embedding, principal_components, sample_
 from dada.figures.panels import draw_panel, predict_labels
 from dada.figures.scalars import read_scalars
 from dada.figures.scores import draw_classes, draw_confusion
-from dada.figures.style import check_formats, class_id, save_figure
+from dada.figures.style import class_id
 from dada.label_sets import LabelSet
 from dada.matmul_precision import matmul_precision
 from dada.segmenter import Segmenter
 
-Paths = Sequence[str | Path]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-
-class Options:
-    """How networks are read: configurations for files that hold none, and options over any of them."""
-
-    def __init__(self, cfg: Sequence[str] = (), overrides: Sequence[str] = ()) -> None:
-        self._cfg, self._overrides = list(cfg), list(overrides)
-
-    def segmenter(self, checkpoint: str | Path) -> Segmenter:
-        return Segmenter.from_checkpoint(checkpoint, self._cfg or None, options=self._overrides)
+Read = Callable[[str | Path], Segmenter]  # Segmenter.from_checkpoint, with the cfg and the options that were given
 
 
 def cycles(
-    checkpoint: str, out: Paths, options: Options, *, pair: int = 0, level: str = "features", count: int = 6, only: str = ""
-) -> None:
-    """Arrows of `count` cycles of one image pair, without and with aggregation; of the class `only`, if one is named."""
-    check_formats(out)
-    segmenter = options.segmenter(checkpoint)
-    chosen = class_id(only, segmenter.classes) if only else None
-    scenes = _scenes(segmenter, _pairs(segmenter, pair + 1)[pair], level)
-    save_figure(draw_arrows(scenes, segmenter.classes, count, chosen), *out)
+    checkpoint: str, read: Read, *, pair: int | None = None, level: str = "features", count: int = 6, of: str = ""
+) -> Figure:
+    """Arrows of `count` cycles of one image pair, without and with aggregation; of the class `of`, if one is named."""
+    segmenter = read(checkpoint)
+    chosen = class_id(of, segmenter.classes) if of else None
+    scenes = _scenes(segmenter, _pairs(segmenter, (pair or 0) + 1)[pair or 0], level)
+    return draw_arrows(scenes, segmenter.classes, count, chosen)
 
 
-def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | None = None, level: str = "features") -> None:
+def maps(checkpoint: str, read: Read, *, of: str, pair: int | None = None, level: str = "features") -> Figure:
     """Maps of all cycles that start at the class `of`, without and with aggregation, of one image pair.
 
     Args:
         pair: its number; None: of the first ten the one with most pixels of the class.
     """
-    check_formats(out)
-    segmenter = options.segmenter(checkpoint)
+    segmenter = read(checkpoint)
     chosen = class_id(of, segmenter.classes)
     if pair is None:
         found = max(_pairs(segmenter, None), key=lambda p: int((p.source.labels == chosen).sum()))
@@ -67,50 +59,36 @@ def maps(checkpoint: str, out: Paths, options: Options, *, of: str, pair: int | 
         raise ValueError(
             f"{found.source.name} has no pixel of {of} at the resolution of the features; take another --class or --pair"
         )
-    save_figure(draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen), *out)
+    return draw_class_maps(_scenes(segmenter, found, level), segmenter.classes, chosen)
 
 
 def features(
-    checkpoints: Sequence[str | Path],
-    out: Paths,
-    options: Options,
-    *,
-    names: Sequence[str] = (),
-    pairs: int = 8,
-    per_class: int = 40,
-) -> None:
+    checkpoints: Sequence[str | Path], read: Read, *, names: Sequence[str] = (), pairs: int = 8, per_class: int = 40
+) -> Figure:
     """Features of both domains along the first two principal components of each network, side by side.
 
     The target has the classes of the test labels.
     """
-    check_formats(out)
     embeddings = {}
     for name, checkpoint in zip(_names(names, checkpoints, "checkpoints"), checkpoints):
-        segmenter = options.segmenter(checkpoint)
+        segmenter = read(checkpoint)
         read = _pairs(segmenter, pairs, with_target_labels=True)
         views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
         points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
         places, shares = principal_components(points.features, 2)
         embeddings[f"{name}: components 1 and 2, {100 * shares.sum():.0f} % of the variance"] = places, points
-    save_figure(draw_embedding(embeddings, segmenter.classes, "classes by its labels"), *out)
+    return draw_embedding(embeddings, segmenter.classes, "classes by its labels")
 
 
 def panels(
-    checkpoints: Sequence[str | Path],
-    out: Paths,
-    options: Options,
-    *,
-    names: Sequence[str] = (),
-    images: int = 4,
-    errors: bool = True,
-) -> None:
+    checkpoints: Sequence[str | Path], read: Read, *, names: Sequence[str] = (), images: int = 4, errors: bool = True
+) -> Figure:
     """Evenly spaced test images: image, label, the prediction of each checkpoint, and the `errors` of the last."""
-    check_formats(out)
     names = _names(names, checkpoints, "checkpoints")
     predictions: dict[str, list[np.ndarray]] = {}
     labels: LabelSet | None = None
     for name, checkpoint in zip(names, checkpoints):
-        segmenter = options.segmenter(checkpoint)
+        segmenter = read(checkpoint)
         normalization = segmenter.predictor.networks[0].normalization
         dataset = eval_loader(segmenter.cfg, normalization).dataset
         samples = [dataset[k] for k in spread(len(dataset), images)]
@@ -121,32 +99,29 @@ def panels(
     shapes = [{ids.shape for ids in column} for column in predictions.values()]
     if any(shape != shapes[0] for shape in shapes):
         raise ValueError("the checkpoints are tested at labels of different sizes; set TEST.OUTPUT_SIZE_TARGET with --set")
-    save_figure(draw_panel(samples, predictions, normalization, labels, errors), *out)
+    return draw_panel(samples, predictions, normalization, labels, errors)
 
 
-def confusion(report: str, out: Paths) -> None:
+def confusion(report: str) -> Figure:
     """The confusion matrix of a test report."""
-    check_formats(out)
     found = read_report(report)
-    save_figure(draw_confusion(found.confusion, found.classes), *out)
+    return draw_confusion(found.confusion, found.classes)
 
 
-def classes(reports: Sequence[str], out: Paths, *, names: Sequence[str] = ()) -> None:
+def classes(reports: Sequence[str], *, names: Sequence[str] = ()) -> Figure:
     """IoU of every class in test reports, and the differences from the first."""
-    check_formats(out)
     found = [read_report(path) for path in reports]
     names = _names(names, reports, "reports")
     largest = max(found, key=lambda report: len(report.iou)).classes
     scores, means = ({n: getattr(r, what) for n, r in zip(names, found)} for what in ("iou", "means"))
-    save_figure(draw_classes(scores, means, largest), *out)
+    return draw_classes(scores, means, largest)
 
 
-def curves(logs: Sequence[str], out: Paths, *, names: Sequence[str] = (), tags: Sequence[str] = USUAL) -> None:
+def curves(logs: Sequence[str], *, names: Sequence[str] = (), tags: Sequence[str] = USUAL) -> Figure:
     """Scalars that training logged, one line for each folder of logs."""
-    check_formats(out)
     names = _names(names, logs, "folders of logs")
     runs = {name: read_scalars(folder) for name, folder in zip(names, logs)}
-    save_figure(draw_curves({name: [run] for name, run in runs.items()}, chosen_tags(runs, tags)), *out)
+    return draw_curves({name: [run] for name, run in runs.items()}, chosen_tags(runs, tags))
 
 
 def _pairs(segmenter: Segmenter, count: int | None, with_target_labels: bool = False) -> list[Pair]:
