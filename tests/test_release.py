@@ -14,6 +14,7 @@ from dada.config import ConfigError, cfg, cfg_from_list
 from dada.evaluation.tester import evaluate_run as run_test
 from dada.model import build_model
 from dada.model.weight_files import read_weights
+from dada.publishing.model_card import model_card
 from dada.publishing.release_file import write_release
 from dada.runs import file_hash, find_snapshots, run_of
 from dada.training.loop import train
@@ -75,6 +76,21 @@ def test_a_release_says_what_it_is_and_is_tested_like_its_snapshot(trained, tmp_
     assert cfg.TRAIN.HEAD_BIAS is False and cfg.NUM_WORKERS == 0
     (again,) = run_test(cfg, run_of(cfg)).values()
     assert again.as_dict()["confusion"] == before["confusion"]
+
+
+@pytest.mark.parametrize(
+    "options, title, terms",
+    [
+        (["EXP_NAME=orchard"], "SYNTHIA to Cityscapes", "SYNTHIA and of Cityscapes"),
+        (["SOURCE=[GTA5, SYNTHIA]", "TARGET=SYNTHIA"], "GTA5+SYNTHIA to SYNTHIA", "GTA5 and of SYNTHIA"),
+        (["TARGET=Folder", "EXP_NAME=orchard"], "SYNTHIA to Folder", "SYNTHIA and of the pictures that they were trained on"),
+        (["SOURCE=Folder", "TARGET=Folder", "EXP_NAME=orchard"], "orchard", "the pictures that they were trained on"),
+        (["SOURCE=Folder", "TARGET=Folder"], "Folder to Folder", "the pictures that they were trained on"),
+    ],
+)
+def test_a_card_names_the_run_and_each_dataset_whose_terms_may_bind_once(options, title, terms):
+    card = model_card(cfg_from_list(options), ["road"], versions={}, commit=None, checkpoint="model_1.pth", sha256="ab")
+    assert card.startswith(f"# {title}: {cfg.TRAIN.MODEL}\n") and f"The terms of {terms} may bind" in card
 
 
 def test_a_test_of_another_file_of_the_same_name_is_left_out(trained, tmp_path, caplog):

@@ -2,8 +2,10 @@
 
 import math
 import re
+import shlex
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from browser import Browser, find_chromium
@@ -136,12 +138,27 @@ def test_what_cannot_be_is_told_and_nothing_written(unlabelled, city, tmp_path, 
     assert re.search(message, str(error.value)) and not out.exists()
 
 
-def test_a_folder_of_photographs_is_looked_at_for_a_network_of_the_same_classes(unlabelled, tmp_path):
+def test_a_folder_of_photographs_is_looked_at_for_a_network_of_the_same_classes(unlabelled, tmp_path, capsys):
     snapshot, root = unlabelled
-    out = tmp_path / "next.txt"
-    main(["suggest", "--checkpoint", str(snapshot), "--images", str(root / "leftImg8bit"), "--count", "1", "--out", str(out)])
+    photos, out = root / "leftImg8bit", tmp_path / "next.txt"
+    asked = ["suggest", "--checkpoint", str(snapshot), "--images", str(photos), "--count", "1"]
+    main([*asked, "--out", str(out)])
     (path,) = suggested(out)
-    assert (root / "leftImg8bit" / path).is_file()
+    said = capsys.readouterr().out
+    assert (
+        photos / path
+    ).is_file() and f"label these images, as train ids, each at its own path below {photos / 'masks'}, and" in said
+    # Its label, there, is what the next command learns, and no image to choose from.
+    mask = photos / "masks" / path
+    mask.parent.mkdir(parents=True)
+    Image.fromarray(np.full((64, 128), 3, np.uint8)).save(mask)
+    reset()
+    cfg_from_list([*tiny_options(root, tmp_path), *shlex.split(said.partition("--set ")[2])])
+    (item,) = labelled_target(cfg).items
+    assert (item.image, item.label) == (str(photos / path), str(mask))
+    reset()
+    with pytest.raises(SystemExit, match="there are 6 images of the target to choose from, 1 of which --exclude names"):
+        main([*asked[:-1], "6", "--out", str(tmp_path / "again.txt"), "--exclude", str(out)])
 
 
 @pytest.mark.skipif(find_chromium() is None, reason="no Chromium here")

@@ -116,12 +116,16 @@ def one_or_list(values: Sequence[object]) -> str:
 
 
 def photographs(folder: str) -> list[str]:
-    """`KEY=value` pairs over the cfg that make the pictures in a folder, and in any folders below, the target."""
+    """`KEY=value` pairs over the cfg that make the pictures in a folder, and in any folders below, the target.
+
+    Those in its folder `masks` are the labels of the others, as train ids: masks/a/b.png is that of a/b.jpg.
+    """
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"--images {folder} is not a folder; give the one that the photographs lie in")
     of_several = [f"{name}={flat_options()[name].default}" for name in several_values(cfg, "target")]
     options = [*of_several, "TARGET=Folder", f"DATA_DIRECTORY_TARGET={folder}", "DATA_LIST_TARGET="]
-    return [*options, "FOLDER_TARGET.IMAGES=**/*.*", "FOLDER_TARGET.LABEL_FORMAT=ids", "FOLDER_TARGET.LABEL_MAP={}"]
+    files = ["FOLDER_TARGET.IMAGES=**/*.*", "FOLDER_TARGET.LABELS=masks/**/*.*"]
+    return [*options, *files, "FOLDER_TARGET.LABEL_FORMAT=ids", "FOLDER_TARGET.LABEL_MAP={}"]
 
 
 class _AddDevice(argparse.Action):

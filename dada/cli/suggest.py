@@ -44,6 +44,7 @@ def main(args: argparse.Namespace) -> list[object]:
         for one in found:
             print(f"{one.score:.4f}  {one.path}")
         print(f"written: {out}, {page}")
-    print("label these images, then train with them")
+    where = f", as train ids, each at its own path below {Path(args.images) / 'masks'}," if args.images else ""
+    print(f"label these images{where} and train with them")
     files, labelled = args.cfg or [args.checkpoint], one_or_list([one.out for one in done])
     return ["train", "--cfg", *files, "--exp-suffix", "labelled", "--set", *args.set, f"TARGET_LABELLED={labelled}"]

@@ -65,9 +65,16 @@ def model_card(
     }
     if cfg.IMPORTS:
         facts["Trained with code of its own"] = f"{', '.join(cfg.IMPORTS)}, not part of this file"
-    lines = [f"# {in_words(cfg.SOURCE)} to {in_words(cfg.TARGET)}: {train.MODEL}", "", "| | |", "|---|---|"]
+    data = f"{in_words(cfg.SOURCE)} to {in_words(cfg.TARGET)}"
+    title = cfg.EXP_NAME if set(_datasets(cfg)) == {"Folder"} and cfg.EXP_NAME else data
+    lines = [f"# {title}: {train.MODEL}", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in facts.items()]
     return "\n".join([*lines, "", *_result(test), "", *_licence(cfg, licence, encoder_licence), "", *_use()]) + "\n"
+
+
+def _datasets(cfg: Any) -> list[str]:
+    """Names of what it was trained on, each once."""
+    return list(dict.fromkeys(one[role.upper()] for role in ("source", "target") for one in each_dataset(cfg, role)))
 
 
 def _data(cfg: Any, role: str) -> str:
@@ -126,9 +133,10 @@ def _licence(cfg: Any, licence: str, encoder_licence: str) -> list[str]:
     lines = ["## Licence", "", f"Of these weights: {licence or 'not stated'}."]
     if encoder_licence:
         lines.append(f"Of the pretrained encoder that they started from: {encoder_licence}.")
+    terms = ("the pictures that they were trained on" if name == "Folder" else name for name in _datasets(cfg))
     lines.append(
-        f"The terms of {in_words(cfg.SOURCE)} and of {in_words(cfg.TARGET)} may bind what is learnt from them; whether they "
-        "allow your use is for you to check."
+        f"The terms of {' and of '.join(terms)} may bind what is learnt from them; whether they allow your use is for you to "
+        "check."
     )
     return lines
 
