@@ -19,7 +19,6 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     both_ways.py     for cosines, both directions of the cycles in one pass
     aggregation.py   spatial aggregation and its gradient
     attention.py     aggregation of probabilities on a CPU
-    ring.py          the loss of images whose pixels lie on several ranks
     operators.py     these as operators of torch, so that a model around them can be compiled
 
 Letters as in the dense form: C channels, S source and T target pixels, N and M either, R rows of a stripe;
