@@ -31,17 +31,9 @@ triton = importlib.util.find_spec("triton") is not None
 CASES = ("cos-512-92", "cos-2048-92", "kl-19-92")
 ALPHA = 0.5
 STATIC = form.Form(static=True)
-FORMS = {"streaming": STATIC, "compiled": STATIC._replace(compiled=True), "kernels": form.Form(True, True, True)}
+FORMS = {"streaming": STATIC, "kernels": form.Form(static=True, kernels=True)}
 # Passes that a compiler cannot join: a sum over rows ends before what needs it; sums over columns go the other way.
-PASSES = {
-    "_softmax_": 3,
-    "maxima": 2,
-    "_other_softmax_": 1,
-    "_both_": 1,
-    "_weigh_pair_": 1,
-    "_pull_pair_": 2,
-    "_weigh_and_pull_": 1,
-}
+PASSES = {"_weigh_pair_": 1, "_pull_pair_": 2}
 
 
 class Counter(TorchDispatchMode):
@@ -93,7 +85,7 @@ class Counter(TorchDispatchMode):
 def like_a_gpu(counter: Counter, rows: int | None) -> Iterator[None]:
     """Shapes of a GPU for tensors of a CPU; `rows` sets the height of stripes."""
     form.STATIC_DEVICES = form.GPUS = ("cpu",)
-    form._compiled = counter.compiled
+    aggregation._compiled = counter.compiled
     if rows:
         tiles.stripe_height = lambda *_: rows
     aggregation.pair_side = lambda channels, device: 2048

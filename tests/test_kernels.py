@@ -3,8 +3,9 @@
 import pytest
 import torch
 from test_streaming_association import random_case, run
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from dada.domain_adaptation.association import aggregation, both_ways, check, form, products, streamed_loss, tiles
+from dada.domain_adaptation.association import aggregation, check, form, products, streamed_loss, tiles
 from dada.domain_adaptation.contrastive_learning import cycle_associate, dense_aggregation, direction, similarity
 
 pytest.importorskip("triton", exc_type=ImportError)
@@ -75,8 +76,7 @@ CASES = [(metric, *case) for metric, sizes in (("kl", SIZES), ("cos", FEWER)) fo
 def low_stripes(monkeypatch):
     """Of a few rows, the last one lower; and the plain forms of what the kernels do are not there."""
     monkeypatch.setattr(tiles, "stripe_height", lambda *_: 4)
-    for module, name in ((tiles, "_softmax_"), (both_ways, "_both_"), (both_ways, "_other_softmax_")):
-        monkeypatch.setattr(module, name, None)
+    monkeypatch.setattr(tiles, "contrast_scale", None)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 1.0])
@@ -144,24 +144,47 @@ def test_float64_is_left_to_tiles(monkeypatch):
     torch.testing.assert_close(mixed, dense_aggregation(x, 0.5, "cos"))
 
 
-@pytest.mark.parametrize("error", [0.0, 0.5])
-def test_auto_takes_the_kernel_only_if_no_row_is_wrong(error, monkeypatch, caplog):
+@pytest.fixture
+def like_cuda(monkeypatch):
+    """A device with kernels, and small maps for the check."""
     for name in ("STATIC_DEVICES", "KERNEL_DEVICES"):
         monkeypatch.setattr(form, name, (DEVICE,))
-    monkeypatch.setattr(form, "can_compile", lambda device: True)
-    monkeypatch.setattr(form, "_compiled", lambda epilogue: epilogue)
+    monkeypatch.setattr(aggregation, "_compiled", lambda epilogue: epilogue)
     for name, size in (("SOURCE", (5, 5)), ("TARGET", (3, 9))):
         monkeypatch.setattr(check, name, size)
-    right = stripe_kernel.of_rows
+    monkeypatch.setattr(check, "_passed", {})
 
-    def of_rows(*arguments, **options):
-        tile, found = right(*arguments, **options)
-        tile[-1] *= 1 - error
-        return tile, found
 
-    monkeypatch.setattr(stripe_kernel, "of_rows", of_rows)
-    assert check._passes(torch.device(DEVICE), "cos", torch.float32) is not error
+@pytest.mark.parametrize("module, name, row", [(stripe_kernel, "of_rows", -1), (aggregation, "_pull_pair_", 0)])
+@pytest.mark.parametrize("error", [0.0, 0.5])
+def test_auto_takes_kernels_only_if_no_row_is_wrong(error, module, name, row, like_cuda, monkeypatch, caplog):
+    right = getattr(module, name)
+
+    def wrong(*arguments, **options):
+        tile, *found = right(*arguments, **options)
+        tile[row] *= 1 - error
+        return tile, *found
+
+    monkeypatch.setattr(module, name, wrong)
+    assert check._passes(torch.device(DEVICE), "cos") is not error
     assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(error)
+
+
+@pytest.mark.parametrize("mode", ["inference", "autocast", "default device", "dispatch"])
+def test_the_check_does_not_depend_on_where_it_is_made(mode, like_cuda):
+    class Nothing(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            raise AssertionError("the check is seen by what watches the step")
+
+    x = torch.rand(1, 4, 3, 4, device=DEVICE)
+    modes = {
+        "inference": torch.inference_mode(),
+        "autocast": torch.autocast(DEVICE, dtype=torch.bfloat16),
+        "default device": torch.device("meta"),
+        "dispatch": Nothing(),
+    }
+    with modes[mode]:
+        assert check.auto_takes_fused(x, "kl")
 
 
 @pytest.mark.gpu

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association import few_channels
-from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu, writable
+from dada.domain_adaptation.association.form import GPU_ROWS, PLAIN, Form, on_gpu
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels, channel_dot
 from dada.domain_adaptation.association.products import addmm_, mm, operand
 from dada.domain_adaptation.association.tiles import TILE_ELEMENTS, even_parts, softmax_, stripes, tiles_in
@@ -41,7 +43,7 @@ def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> tuple[Tensor, Tensor]:
         weight_RN, softmax = softmax_(product_RN, rows_CR, pixels, own_N[part], contrast)
         torch.lerp(x_CN[:, part], mm(weight_RN, values_CN.mT).mT, alpha, out=out_CN[:, part])
         scale_N[part], level_N[part] = softmax.scale[:, 0], softmax.level[:, 0]
-        del weight_RN  # a compiled epilogue writes the next one elsewhere
+        del weight_RN  # a kernel writes the next one elsewhere
     return scale_N, level_N
 
 
@@ -71,25 +73,18 @@ def _unmix_distributions(
     pixels: Pixels, grad_CN: Tensor, grad_mixed_CN: Tensor, _: Tensor, level_N: Tensor, mean_N: Tensor, alpha: float
 ) -> None:
     """Add the gradient of one image through weights and values, stripe by stripe."""
-    form = pixels.form
     x_CN, grad_mixed_CN = operand(pixels.x_CN), operand(grad_mixed_CN)
     shift_N = level_N - math.log(alpha)
     for part, weight_RN, pull_RN in stripes(x_CN.shape[1], pixels, tiles=2):
         rows_CR, grad_rows_CR = pixels.rows(part), grad_mixed_CN[:, part]
         pixels.product(rows_CR, out_RN=weight_RN)
         mm(grad_rows_CR.mT, x_CN, out=pull_RN)
-        weight_RN, pull_RN = form.of(_weigh_and_pull_)(weight_RN, pull_RN, shift_N[part].clone(), mean_N[part].clone())
+        weight_RN.sub_(shift_N[part, None]).exp_()  # alpha * w
+        pull_RN.sub_(mean_N[part, None]).mul_(weight_RN)
         addmm_(grad_CN, grad_rows_CR, weight_RN)  # as values
         pixels.add_column_gradient(rows_CR, pull_RN)  # as keys
         grad_CN[:, part] += pixels.gradient_of_rows(pull_RN)  # as queries
     pixels.finish_gradient()
-
-
-def _weigh_and_pull_(weight_RN: Tensor, pull_RN: Tensor, shift_R: Tensor, mean_R: Tensor) -> tuple[Tensor, Tensor]:
-    weight_RN, pull_RN = writable(weight_RN), writable(pull_RN)
-    weight_RN.sub_(shift_R[:, None]).exp_()  # alpha * w
-    pull_RN.sub_(mean_R[:, None]).mul_(weight_RN)
-    return weight_RN, pull_RN
 
 
 def _unmix_directions(
@@ -102,13 +97,14 @@ def _unmix_directions(
     products for two tiles instead of ten. Everything lies in memory as (I, K), that of tile (K, I) as well.
     Factors of the pixels I go to their vectors, once for all tiles: not into the tiles.
     """
-    unit_N, form = pixels.unit_N, pixels.form
+    unit_N, kernels = pixels.unit_N, pixels.form.kernels
+    weigh, pull = (_compiled(f) if kernels else f for f in (_weigh_pair_, _pull_pair_))
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
     half = x_CN.dtype is torch.bfloat16  # and so is what is multiplied with it
     numbers = (unit_N, scale_N, math.log(alpha) - level_N, -mean_N * scale_N)
     along_N = torch.zeros_like(mean_N)  # sum over k of pull_ik cos_ik
     parts = even_parts(x_CN.shape[1], pair_side(x_CN.shape[0], x_CN.device))
-    buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(3 if form.compiled else 5)]
+    buffers = [grad_CN.new_empty(parts[0].stop ** 2) for _ in range(3 if kernels else 5)]
     for i, first in enumerate(parts):
         x_CI, grad_mixed_CI = x_CN[:, first], grad_mixed_CN[:, first]
         of_I = Rows(*(v[first].clone() for v in numbers))
@@ -119,13 +115,13 @@ def _unmix_directions(
             of_K = Rows(*(v[second].clone() for v in numbers))
             cos_IK, pull_IK, other_IK, *weights = tiles_in(buffers, x_CI.shape[1], x_CK.shape[1])
             mm(unit_CI.mT, x_CK, out=cos_IK)
-            cos_IK, weight_IK, back_IK = form.of(_weigh_pair_)(cos_IK, *(weights or (None, None)), of_I, of_K, half)
+            cos_IK, weight_IK, back_IK = weigh(cos_IK, *(weights or (None, None)), of_I, of_K, half)
             addmm_(grad_CN[:, second], grad_mixed_CI, weight_IK)  # as values
             if first != second:
                 addmm_(grad_CN[:, first], grad_mixed_CK, back_IK.mT)
             mm(scaled_CI.mT, x_CK, out=pull_IK)
             mm(x_CI.mT, grad_mixed_CK, out=other_IK)
-            pull_IK, along_K = form.of(_pull_pair_)(cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K, half)
+            pull_IK, along_K = pull(cos_IK, weight_IK, back_IK, pull_IK, other_IK, of_I, of_K, half)
             addmm_(grad_unit_CI, x_CK, pull_IK.mT)  # as queries and keys
             if first != second:
                 addmm_(grad_CN[:, second], unit_CI, pull_IK)
@@ -134,6 +130,21 @@ def _unmix_directions(
         along_N[first] += channel_dot(unit_CI, grad_unit_CI)
     # Take away what points along the pixel itself: length does not change a cosine.
     grad_CN.addcmul_(pixels.x_CN, along_N * unit_N.square(), value=-1)
+
+
+@cache
+def _compiled(epilogue: Callable) -> Callable:
+    """Two kernels in place of a pass over the tiles for each operation. Hand it no views into larger tensors: a compiler tells
+    them apart by their place there, and would compile anew for some of them.
+    """
+    return torch.compile(epilogue, dynamic=True)
+
+
+def _writable(tile: Tensor) -> Tensor:
+    """A tile that an epilogue may overwrite. In a compiled one a new tensor: what is written into an argument would be written
+    elsewhere first and then copied, a pass more. The copy here is compiled away.
+    """
+    return tile.clone() if torch.compiler.is_compiling() else tile
 
 
 class Rows(NamedTuple):
@@ -151,7 +162,7 @@ def _weigh_pair_(
     """Cosines from products with directions I; alpha * the weights of both tiles, in the tiles given, or in new ones, which are
     bfloat16 if `half`, as the products take them.
     """
-    cos_IK = writable(cos_IK)
+    cos_IK = _writable(cos_IK)
     cos_IK.mul_(of_K.unit)
     weight_IK, back_IK = _weights(cos_IK, weight_IK, back_IK, of_I, of_K)
     return cos_IK, *((weight_IK.bfloat16(), back_IK.bfloat16()) if half else (weight_IK, back_IK))
@@ -166,7 +177,7 @@ def _pull_pair_(
     cos_IK: Tensor, weight_IK: Tensor, back_IK: Tensor, pull_IK: Tensor, other_IK: Tensor, of_I: Rows, of_K: Rows, half: bool
 ) -> tuple[Tensor, Tensor]:
     """The gradient of the cosines of both tiles, times the unit of K; and its share along the pixels K."""
-    pull_IK, other_IK = writable(pull_IK), writable(other_IK)
+    pull_IK, other_IK = _writable(pull_IK), _writable(other_IK)
     if half:  # once more instead of rounded ones
         weight_IK, back_IK = _weights(cos_IK, None, None, of_I, of_K)
     pull_IK.add_(of_I.less[:, None]).mul_(weight_IK)  # the scale of I came with the product

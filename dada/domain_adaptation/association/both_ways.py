@@ -13,10 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import writable
 from dada.domain_adaptation.association.pixels import Directions
 from dada.domain_adaptation.association.products import addmm_, mm, operand
-from dada.domain_adaptation.association.tiles import by_kernel, mean_of_rows, softmax_, stripes
+from dada.domain_adaptation.association.tiles import by_kernel, mean_of_rows, softmax_, stripes, take_one
 
 
 def sum_both_ways(
@@ -55,7 +54,7 @@ def _there_and_back(
         target.add_column_gradient(rows_CR, grad_RN)
         if source.grad_CN is not None:
             source.add_row_gradient(part, target.gradient_of_rows(grad_RN).mul_(source.unit_N[part]))
-        del grad_RN  # a compiled epilogue writes the next one elsewhere
+        del grad_RN  # a kernel writes the next one elsewhere
     return loss
 
 
@@ -86,7 +85,7 @@ def _way_back(source: Directions, target: Directions, closed: int, back_T: Tenso
         back.bias_N[index] = factor_R.log() - softmax.level[:, 0]
         back.factor_N[index] = factor_R
         if any_open:
-            _take_one(p_RN, chosen_R)
+            take_one(p_RN, chosen_R)
             grad_RN, columns_CN = p_RN[:, open_ones].mul_(source.unit_N[open_ones]), source.columns_CN[:, open_ones]
             if source.grad_CN is not None:
                 addmm_(source.grad_CN[:, open_ones], rows_CR * factor_R, grad_RN)
@@ -112,28 +111,10 @@ def _both_ways(
         mean_R = mean_of_rows(rows_CR, target)
         grad_RN, (_, _, log_p_R) = stripe_kernel.of_rows(product_RN, target.unit_N, mean_R, j_R, both=(weight_R, *back, row_N))
         return grad_RN, log_p_R
-    out_RN = None if target.form.compiled else tiles_RN[1]
-    back_RN = target.form.of(_other_softmax_)(product_RN, back.scale_N, back.bias_N, out_RN)
+    back_RN = torch.addcmul(back.bias_N, product_RN, back.scale_N, out=tiles_RN[1]).exp_()
     p_RN, softmax = softmax_(product_RN, rows_CR, target, j_R, contrast=True)
-    _take_one(p_RN, j_R)
+    take_one(p_RN, j_R)
     inside_N = (row_N >= 0) & (row_N < len(j_R))
     back_RN.scatter_add_(0, (row_N * inside_N)[None], (-back.factor_N * inside_N)[None])
-    grad_RN = target.form.of(_both_)(back_RN, p_RN, weight_R[:, None] * softmax.scale, target.unit_N)
-    return operand(grad_RN), softmax.log_p[:, 0]
-
-
-def _take_one(p_RN: Tensor, chosen_R: Tensor) -> None:
-    """p - onehot, in place."""
-    p_RN.scatter_add_(1, chosen_R[:, None], p_RN.new_full((1, 1), -1.0).expand(len(chosen_R), 1))
-
-
-# What is done to a tile between two products, as in tiles.py.
-
-
-def _other_softmax_(product_RN: Tensor, scale_N: Tensor, bias_N: Tensor, out_RN: Tensor | None) -> Tensor:
-    """exp(scale * product + bias), of columns."""
-    return torch.addcmul(bias_N, product_RN, scale_N, out=out_RN).exp_()
-
-
-def _both_(tile_RN: Tensor, p_RN: Tensor, factor_R1: Tensor, unit_N: Tensor) -> Tensor:
-    return writable(tile_RN).addcmul_(p_RN, factor_R1).mul_(unit_N)
+    back_RN.addcmul_(p_RN, weight_R[:, None] * softmax.scale).mul_(target.unit_N)
+    return operand(back_RN), softmax.log_p[:, 0]

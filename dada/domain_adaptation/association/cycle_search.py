@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
-from dada.domain_adaptation.association.tiles import maxima, row_argmax, stripes
+from dada.domain_adaptation.association.tiles import row_argmax, stripes
 from dada.matmul_precision import full_float32_products
 
 COLUMNS_AT_ONCE = 2048
@@ -61,13 +61,13 @@ def _most_similar(
     row_N = torch.zeros(width, dtype=torch.long, device=rows.x_CN.device)
     for part, tile_RN in stripes(count, columns):
         rows_CR = rows.rows(part if index_M is None else index_M[part])
+        sim_RN = columns.similarity(rows_CR, out_RN=tile_RN)
         if columns.form.static:
-            product_RN = columns.product(rows_CR, out_RN=tile_RN)
-            column_M[part], top_N, first_N = columns.form.of(maxima)(product_RN, columns.unit_N)
+            column_M[part] = sim_RN.argmax(dim=1)
+            top_N, first_N = sim_RN.max(dim=0)
             row_N = torch.where(top_N > best_N, part.start + first_N, row_N)
             best_N = torch.maximum(top_N, best_N)
             continue
-        sim_RN = columns.similarity(rows_CR, out_RN=tile_RN)
         column_M[part] = row_argmax(sim_RN)
         if columns_too:
             top_N = sim_RN.amax(dim=0)

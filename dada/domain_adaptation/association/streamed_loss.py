@@ -10,7 +10,7 @@ from dada.domain_adaptation.association.both_ways import sum_both_ways
 from dada.domain_adaptation.association.cycle_search import cycles_by_kernel, image_cycles
 from dada.domain_adaptation.association.form import PLAIN, Form
 from dada.domain_adaptation.association.pixels import PIXELS, Directions, Pixels
-from dada.domain_adaptation.association.tiles import softmax_, stripes
+from dada.domain_adaptation.association.tiles import softmax_, stripes, take_one
 
 
 def ways(source: Tensor, target: Tensor, metric: str, form: Form = PLAIN) -> tuple[Tensor, Tensor, Tensor]:
@@ -90,17 +90,12 @@ def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Te
         index = part if index_K is None else index_K[part]
         chosen_R, weight_R, rows_CR = chosen_M[index], weight_M[index], rows.rows(index)
         product_RN = columns.product(rows_CR, out_RN=tile_RN)
-        grad_RN, softmax = softmax_(product_RN, rows_CR, columns, chosen_R, contrast=True, times_unit=wants_gradient)
+        grad_RN, softmax = softmax_(product_RN, rows_CR, columns, chosen_R, contrast=True)
         loss -= weight_R @ softmax.log_p[:, 0]
-        if wants_gradient:
-            factor_R, onehot_R1 = weight_R * softmax.scale[:, 0], grad_RN.new_full((1, 1), -1.0).expand(len(chosen_R), 1)
-            if columns.unit_N is not None:  # the products had it as a factor
-                onehot_R1 = -columns.unit_N[chosen_R, None]
-            grad_RN.scatter_add_(1, chosen_R[:, None], onehot_R1)
+        if wants_gradient:  # of divergences: both_ways.py takes cosines
+            factor_R = weight_R * softmax.scale[:, 0]
+            take_one(grad_RN, chosen_R)
             columns.add_column_gradient(rows_CR * factor_R, grad_RN)
             if rows.grad_CN is not None:
-                if rows.unit_N is not None:
-                    factor_R = factor_R * rows.unit_N[index]
                 rows.add_row_gradient(index, columns.gradient_of_rows(grad_RN).mul_(factor_R))
-        del grad_RN  # a compiled epilogue writes the next one elsewhere
     return loss

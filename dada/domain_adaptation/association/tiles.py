@@ -9,14 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import (
-    GPU_FEW_CHANNELS,
-    GPU_FEW_TILE_ELEMENTS,
-    GPU_ROWS,
-    GPU_TILE_ELEMENTS,
-    on_gpu,
-    writable,
-)
+from dada.domain_adaptation.association.form import GPU_FEW_CHANNELS, GPU_FEW_TILE_ELEMENTS, GPU_ROWS, GPU_TILE_ELEMENTS, on_gpu
 from dada.domain_adaptation.association.pixels import Pixels
 from dada.domain_adaptation.contrastive_learning import contrast_scale
 
@@ -45,9 +38,8 @@ def stripes(rows: int, columns: Pixels, tiles: int = 1) -> Iterator[tuple]:
     The next stripe reuses the same tensors: copy what you keep.
     """
     channels, width = columns.x_CN.shape
-    alive = 2 * tiles if columns.form.compiled else tiles  # a compiled epilogue writes new ones
+    alive = tiles + by_kernel(columns)  # a kernel writes another one
     parts = even_parts(rows, stripe_height(width, channels, columns.x_CN.device, alive))
-    # Each in memory of its own: a compiler need not ask whether they overlap.
     buffers = [columns.x_CN.new_empty(parts[0].stop * width) for _ in range(tiles)] if parts else []
     for part in parts:
         yield part, *tiles_in(buffers, part.stop - part.start, width)
@@ -83,13 +75,7 @@ def by_kernel(columns: Pixels) -> bool:
 
 
 def softmax_(
-    product_RN: Tensor,
-    rows_CR: Tensor,
-    columns: Pixels,
-    chosen_R: Tensor,
-    contrast: bool,
-    times_unit: bool = False,
-    tile: bool = True,
+    product_RN: Tensor, rows_CR: Tensor, columns: Pixels, chosen_R: Tensor, contrast: bool, tile: bool = True
 ) -> tuple[Tensor, Softmax]:
     """The softmax of each row, from `columns.product`.
 
@@ -97,70 +83,46 @@ def softmax_(
         product_RN: of rows_CR with all columns; not to be used afterwards.
         chosen_R: a place in each row, that of its greatest similarity: its probability is no rounded zero.
         contrast: contrast-normalize, that is, take 1 / std of the row as scale; otherwise the scale is 1.
-        times_unit: multiply the tile at last by `columns.unit_N`, if the columns have that.
         tile: whether it is wanted at all, or only what its rows are.
 
     Returns:
         The tile (R, N), as it is or as an operand of the next product; and what its rows are. The level is that of similarities
         without `row_constant`.
     """
-    mean_R1 = constant_R1 = None
+    unit_N, chosen_R1 = columns.unit_N, chosen_R[:, None]
     if contrast:
-        mean_R1, constant_R1 = mean_of_rows(rows_CR, columns)[:, None], columns.row_constant(rows_CR)
-        if columns.unit_N is not None and by_kernel(columns):  # never `times_unit`: both_ways.py takes the gradients of cosines
+        mean_R1 = mean_of_rows(rows_CR, columns)[:, None]
+        if unit_N is not None and by_kernel(columns):
             from dada.domain_adaptation.association import stripe_kernel  # needs triton
 
-            weight_RN, found = stripe_kernel.of_rows(product_RN, columns.unit_N, mean_R1[:, 0], chosen_R, tile)
+            weight_RN, found = stripe_kernel.of_rows(product_RN, unit_N, mean_R1[:, 0], chosen_R, tile)
             return weight_RN, Softmax(*(x[:, None] for x in found))
-    softmax = columns.form.of(_softmax_)
-    tile_RN, *of_rows = softmax(product_RN, columns.unit_N, mean_R1, constant_R1, chosen_R.clone()[:, None], times_unit)
-    return tile_RN, Softmax(*of_rows)
+        # Centred first, so that the sum of squares has nothing to cancel.
+        if unit_N is None:
+            product_RN.sub_(mean_R1)
+        else:
+            torch.addcmul(-mean_R1, product_RN, unit_N, out=product_RN)
+        norm_R1 = torch.linalg.vector_norm(product_RN, dim=1, keepdim=True)
+        std_R1 = norm_R1 / math.sqrt(max(product_RN.shape[1] - 1, 1))
+        scale_R1 = contrast_scale(mean_R1 + columns.row_constant(rows_CR), std_R1)
+        level_R1 = (product_RN.gather(1, chosen_R1) + mean_R1) * scale_R1
+        product_RN.mul_(scale_R1)
+    else:
+        scale_R1 = product_RN.new_ones(product_RN.shape[0], 1)
+        level_R1 = product_RN.gather(1, chosen_R1)
+    tile_RN = torch.softmax(product_RN, dim=1, out=product_RN)  # the same memory: each row is read before it is written
+    log_p_R1 = tile_RN.gather(1, chosen_R1).log()
+    return tile_RN, Softmax(scale_R1, level_R1 - log_p_R1, log_p_R1)
+
+
+def take_one(p_RN: Tensor, chosen_R: Tensor) -> None:
+    """p - onehot, in place."""
+    p_RN.scatter_add_(1, chosen_R[:, None], p_RN.new_full((1, 1), -1.0).expand(len(chosen_R), 1))
 
 
 def mean_of_rows(rows_CR: Tensor, columns: Pixels) -> Tensor:
     """Of the similarities of each row but for `row_constant`, (R,)."""
     return torch.mv(rows_CR.mT, columns.mean_column_C)
-
-
-# What is done to a tile between two products: functions of tensors alone, to be compiled or not.
-
-
-def _softmax_(
-    tile_RN: Tensor,
-    unit_N: Tensor | None,
-    mean_R1: Tensor | None,
-    constant_R1: Tensor | None,
-    chosen_R1: Tensor,
-    times_unit: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tile_RN = writable(tile_RN)
-    if mean_R1 is None or constant_R1 is None:
-        scale_R1 = tile_RN.new_ones(tile_RN.shape[0], 1)
-        level_R1 = tile_RN.gather(1, chosen_R1)
-    else:
-        # Centred first, so that the sum of squares has nothing to cancel.
-        if unit_N is None:
-            tile_RN.sub_(mean_R1)
-        else:
-            torch.addcmul(-mean_R1, tile_RN, unit_N, out=tile_RN)
-        norm_R1 = torch.linalg.vector_norm(tile_RN, dim=1, keepdim=True)
-        scale_R1 = contrast_scale(mean_R1 + constant_R1, norm_R1 / math.sqrt(max(tile_RN.shape[1] - 1, 1)))
-        level_R1 = (tile_RN.gather(1, chosen_R1) + mean_R1) * scale_R1
-        tile_RN.mul_(scale_R1)
-    torch.softmax(tile_RN, dim=1, out=tile_RN)  # the same memory: each row is read before it is written
-    log_p_R1 = tile_RN.gather(1, chosen_R1).log()
-    if unit_N is not None and times_unit:
-        tile_RN.mul_(unit_N)
-    return tile_RN, scale_R1, level_R1 - log_p_R1, log_p_R1
-
-
-def maxima(product_RN: Tensor, unit_N: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Of similarities: place of the greatest of each row (R,); greatest of each column and its place (N,).
-
-    The first of equals, as torch has it for `argmax` and `max`.
-    """
-    sim_RN = product_RN if unit_N is None else product_RN * unit_N
-    return sim_RN.argmax(dim=1), sim_RN.amax(dim=0), sim_RN.argmax(dim=0)
 
 
 def row_argmax(x_RN: Tensor) -> Tensor:
