@@ -41,7 +41,6 @@ LONG = [
     "objectives",
     "folder_dataset",
     "streaming_association",
-    "compiling",
     "faults",
     "own_code",
     "loader",
