@@ -158,9 +158,7 @@ def _as_published(cfg, trainer, source, target, device: torch.device):
     batches = Timed(zip(*map(iter, loaders)))
 
     def iterate(number: int) -> None:
-        for schedule, optimizer in zip(trainer.schedules, trainer.optimizers):
-            schedule.set(number)
-            optimizer.zero_grad()
+        trainer.begin(number)
         for _ in range(train.ITER_SIZE):
             s, t = next(batches)
             s, t = [x.to(device) for x in s], [x.to(device) for x in t]

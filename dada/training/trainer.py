@@ -24,7 +24,7 @@ from dada.training.post_mortem import FailedStep, not_finite
 from dada.training.prefetch import Pair
 from dada.training.repeating_sgd import RepeatingSGD, times_listed
 from dada.training.rng import torch_rng_state
-from dada.training.schedule import PolySchedule
+from dada.training.schedule import set_poly_lr
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class Trainer:
         self.objective = objective
         self._losses = with_joint_gradients(objective, network)
         self.optimizers = [optimizer, *(a.optimizer for a in objective.adversaries)]
-        self.schedules = [PolySchedule(o, max_iterations=max_iterations, power=power, warmup=warmup) for o in self.optimizers]
+        self._schedule = {"max_iterations": max_iterations, "power": power, "warmup": warmup}
         self.iter_size = iter_size
         self.align_corners = align_corners
         self.autocast = autocast
@@ -121,7 +121,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: before anything moves; the message names the term, `failed` holds the step.
         """
-        self._begin(iteration)
+        self.begin(iteration)
         values = []
         for k in range(self.iter_size):
             step = self.step(*next(batches))
@@ -130,9 +130,10 @@ class Trainer:
         self._move(iteration)
         return Iteration(_means(values), step, notes)
 
-    def _begin(self, iteration: int) -> None:
-        for schedule, optimizer in zip(self.schedules, self.optimizers):
-            schedule.set(iteration)
+    def begin(self, iteration: int) -> None:
+        """Set the learning rates of an iteration, and no gradients."""
+        for optimizer in self.optimizers:
+            set_poly_lr(optimizer, iteration, **self._schedule)
             optimizer.zero_grad(set_to_none=True)
 
     def _add_gradients(self, step: Step, iteration: int, more: bool) -> tuple[dict[str, Tensor], Notes]:
