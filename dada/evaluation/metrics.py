@@ -28,8 +28,6 @@ from torch import Tensor
 
 from dada.label_sets import OTHER_LABEL
 
-__all__ = ["RULES", "confusion_matrix", "iou", "mean_iou"]
-
 RULES = ("ignore", "count")
 
 

@@ -23,7 +23,7 @@ def shares_of_labels(confusion: np.ndarray) -> np.ndarray:
 
 
 @styled
-def draw_confusion(confusion: np.ndarray, classes: LabelSet, title: str = "") -> Figure:
+def draw_confusion(confusion: np.ndarray, classes: LabelSet) -> Figure:
     """Rows are labels, columns predictions; the number is the percentage of the row, 0 is left out, - is a class without
     pixels. A row beyond the classes is "other": labelled, with a class that is not predicted.
     """
@@ -32,8 +32,7 @@ def draw_confusion(confusion: np.ndarray, classes: LabelSet, title: str = "") ->
 
     shares = shares_of_labels(confusion)
     rows, columns = shares.shape
-    cell, margin = min(0.28, (PAGE - 1.5) / columns), 0.8
-    above = 0.25 if title else 0.04
+    cell, margin, above = min(0.28, (PAGE - 1.5) / columns), 0.8, 0.04
     figure = Figure(figsize=(cell * columns + margin + 0.6, cell * rows + margin + above))
     wide, tall = figure.get_size_inches()
     axis = figure.add_axes((margin / wide, margin / tall, cell * columns / wide, cell * rows / tall))
@@ -49,8 +48,6 @@ def draw_confusion(confusion: np.ndarray, classes: LabelSet, title: str = "") ->
     axis.spines[:].set_visible(False)
     _class_marks(axis, classes, along_y=True)
     _class_marks(axis, classes, along_y=False)
-    if title:
-        axis.set_title(title)
     place = ((margin + cell * columns + 0.08) / wide, margin / tall, 0.1 / wide, cell * rows / tall)
     colours = figure.colorbar(ScalarMappable(cmap=NUMBERS), cax=figure.add_axes(place), ticks=[0, 0.5, 1])
     colours.ax.set_yticklabels(["0", "50", "100 %"])

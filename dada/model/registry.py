@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,22 +20,13 @@ from dada.normalization import TORCHVISION_RGB
 TIMM_PREFIX = "timm:"
 
 
-def torchvision_resnet(depth: int) -> Callable[..., DeepLabV2]:
-    """DeepLabV2 on a ResNet whose strides, initialisation and images are those of torchvision's weights."""
-
-    def build(num_classes: int, **options: Any) -> DeepLabV2:
-        return DeepLabV2(num_classes, depth=depth, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB, **options)
-
-    return build
-
-
+# Strides, initialisation and images of torchvision's weights.
+_TORCHVISION = partial(DeepLabV2, strided_conv=2, init="kaiming", normalization=TORCHVISION_RGB)
 # "DeepLabv2_depth" is what DADA calls DeepLabv2 with the depth block, which every network can have.
 MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "DeepLabv2": DeepLabV2,
     "DeepLabv2_depth": DeepLabV2,
-    "resnet-18": torchvision_resnet(18),
-    "resnet-34": torchvision_resnet(34),
-    "resnet-50": torchvision_resnet(50),
+    **{f"resnet-{depth}": partial(_TORCHVISION, depth=depth) for depth in (18, 34, 50)},
     "resnet-18_undilated": undilated_resnet18,
 }
 

@@ -1,19 +1,6 @@
 """Load weights of published networks and of our own checkpoints completely, or refuse them and name what does not fit.
 
-Accepted files, all read with torch.load(weights_only=True) or safetensors:
-
-| what | how it is recognised |
-| --- | --- |
-| ADVENT, DADA: bare state dict | every value is a tensor |
-| Caffe ImageNet ResNet-101 for ADVENT, DADA, PLCA | names start with `Scale.`; trunk only |
-| DADA fork | {"state_dict": ..., "iter": ...}; the ResNet-18 head is called `layer5` |
-| PLCA | {"weights": ...}, or {"model_state_dict": ...}; names `backbone.*`, `classifier.*`; own class order |
-| any of these inside other dicts | {"state_dict_ema": ...}, {"model": {"state_dict": ...}}, {"teacher": ...} |
-| any of these with prefixes | `module.`, `_orig_mod.` and the like; or one before all names: `backbone.`, `model.` |
-| a snapshot of this project | {"state_dict": ..., "iter": ..., "cfg": ...} |
-| a release of this project | safetensors whose metadata holds the cfg; see dada.publishing.release_file |
-| torchvision or timm classification weights | bare state dict, with or without the classifier; trunk only |
-| DINOv2, ConvNeXt and others as their authors publish them | names that timm converts; trunk only |
+docs/models.md lists what is accepted; weight_files.py finds the state dict in a file, weight_formats.py recognises its names.
 """
 
 from __future__ import annotations

@@ -109,7 +109,7 @@ def differing_options(groups: Sequence[Group]) -> dict[str, list[Any]]:
     for name in dict.fromkeys(n for g in groups for n in g.options):
         values = [g.options.get(name, usual.get(name)) if g.options else None for g in groups]
         known = [v for v, g in zip(values, groups) if g.options]
-        if any(not _same(v, known[0]) for v in known):
+        if any(v != known[0] for v in known):
             rows[name] = values
     return rows
 
@@ -118,7 +118,7 @@ def common_options(groups: Sequence[Group]) -> dict[str, Any]:
     """Options that all methods share, and that are not the defaults."""
     usual, differing = defaults(), differing_options(groups)
     first = next((g.options for g in groups if g.options), {})
-    return {n: v for n, v in first.items() if n not in differing and n in usual and not _same(v, usual[n])}
+    return {n: v for n, v in first.items() if n not in differing and n in usual and v != usual[n]}
 
 
 def differing_protocols(groups: Sequence[Group]) -> dict[str, list[Any]]:
@@ -128,7 +128,7 @@ def differing_protocols(groups: Sequence[Group]) -> dict[str, list[Any]]:
     rows = {}
     for name in dict.fromkeys(n for s in known for n in s):
         values = [s.get(name) for s in known if name in s]  # older reports say less
-        if name != "PROTOCOL" and any(not _same(v, values[0]) for v in values):
+        if name != "PROTOCOL" and any(v != values[0] for v in values):
             rows[name] = [None if s is None else s.get(name) for s in settings]
     return rows
 
@@ -145,10 +145,6 @@ def best(values: Sequence[Value]) -> int | None:
     if len(known) < 2 or known.count(max(known)) > 1:
         return None
     return next(k for k, v in enumerate(values) if v.count and round(v.mean, 1) == max(known))
-
-
-def _same(a: Any, b: Any) -> bool:
-    return a == b or (isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)) and list(a) == list(b))
 
 
 def _file_names(value: Any) -> str | list[str]:

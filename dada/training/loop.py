@@ -118,8 +118,8 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
             _validate(training, training.own, signals, monitor)
         try:
             for done, found in training.iterations(signals):
-                if done == start + 1 and is_main():
-                    _claim_folder(training)
+                if done == start + 1 and is_main():  # the run is sound: data, network and losses worked once
+                    training.claim_folder()
                 _show(done, found, progress, monitor, training.trainer)
                 training.save_networks(done)
                 _validate(training, done, signals, monitor)
@@ -128,12 +128,6 @@ def _run(training: Training, signals: StopSignals, tensorboard: bool, bar_positi
             if training.done == start:  # there is nothing new to go on from
                 sys.exit(130 if signals.received == Signals.SIGINT else 75)
             _save_checkpoint(training, training.done, signals)
-
-
-def _claim_folder(training: Training) -> None:
-    """After the first iteration the run is sound: data, network and losses worked once."""
-    if former := training.claim_folder():
-        log.info("files of an earlier run, which are no part of this one, are now in %s", former)
 
 
 def _show(done: int, found: Iteration, progress: Progress, monitor: Monitor, trainer: Trainer) -> None:
@@ -308,14 +302,14 @@ class Training:
                 raise self._with_post_mortem(error) from error
             yield iteration + 1, found
 
-    def claim_folder(self) -> Path | None:
-        """Make the folder this run's: set aside what an earlier one has left there, write cfg and IMPORTS. Returns where to."""
+    def claim_folder(self) -> None:
+        """Make the folder this run's: set aside what an earlier one has left there, write cfg and IMPORTS."""
         remove_parts(self.run.snapshots)
-        former = set_aside(self.run.snapshots, after=self.own, logs=self.run.logs)
+        if former := set_aside(self.run.snapshots, after=self.own, logs=self.run.logs):
+            log.info("files of an earlier run, which are no part of this one, are now in %s", former)
         save_cfg(self.cfg, self.run.snapshots / "train_cfg.yml")
         for name, code in imported_sources(self.cfg).items():
             write_whole(self.run.snapshots / name, code)
-        return former
 
     def save_networks(self, done: int) -> None:
         """If it is due, write the snapshot `model_{done}.pth`, and the teacher's, `teacher_{done}.pth`, if there is one."""

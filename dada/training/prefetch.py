@@ -17,8 +17,6 @@ def paired(
     source: Iterable[Batch] | None, target: Iterable[Batch] | None, labelled: Iterable[Batch] | None = None
 ) -> Iterator[Pair]:
     """Batches of both domains, step by step; None for one that is not read. There is at least one."""
-    if source is None and target is None and labelled is None:
-        raise ValueError("there are neither batches of the source nor of the target")
     domains = [source, target, *([] if labelled is None else [labelled])]
     each = [repeat(None) if domain is None else iter(domain) for domain in domains]
     try:
