@@ -42,7 +42,7 @@ def _mix(pixels: Pixels, alpha: float, out_CN: Tensor) -> tuple[Tensor, Tensor]:
         # Nothing is more similar to a pixel than itself, by either metric.
         weight_RN, softmax = softmax_(product_RN, rows_CR, pixels, own_N[part], contrast)
         torch.lerp(x_CN[:, part], mm(weight_RN, values_CN.mT).mT, alpha, out=out_CN[:, part])
-        scale_N[part], level_N[part] = softmax.scale[:, 0], softmax.level[:, 0]
+        scale_N[part], level_N[part] = softmax.scale, softmax.level
         del weight_RN  # a kernel writes the next one elsewhere
     return scale_N, level_N
 

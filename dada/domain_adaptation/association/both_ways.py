@@ -79,10 +79,10 @@ def _way_back(source: Directions, target: Directions, closed: int, back_T: Tenso
         chosen_R, weight_R, rows_CR = back_T[index], weight_T[index], target.rows(index)
         product_RN = source.product(rows_CR, out_RN=tile_RN)
         p_RN, softmax = softmax_(product_RN, rows_CR, source, chosen_R, contrast=True, tile=any_open)
-        loss -= weight_R @ softmax.log_p[:, 0]
-        factor_R = weight_R * softmax.scale[:, 0]
-        back.scale_N[index] = softmax.scale[:, 0] * target.unit_N[index]
-        back.bias_N[index] = factor_R.log() - softmax.level[:, 0]
+        loss -= weight_R @ softmax.log_p
+        factor_R = weight_R * softmax.scale
+        back.scale_N[index] = softmax.scale * target.unit_N[index]
+        back.bias_N[index] = factor_R.log() - softmax.level
         back.factor_N[index] = factor_R
         if any_open:
             take_one(p_RN, chosen_R)
@@ -109,12 +109,12 @@ def _both_ways(
         from dada.domain_adaptation.association import stripe_kernel  # needs triton
 
         mean_R = mean_of_rows(rows_CR, target)
-        grad_RN, (_, _, log_p_R) = stripe_kernel.of_rows(product_RN, target.unit_N, mean_R, j_R, both=(weight_R, *back, row_N))
-        return grad_RN, log_p_R
+        grad_RN, softmax = stripe_kernel.of_rows(product_RN, target.unit_N, mean_R, j_R, both=(weight_R, *back, row_N))
+        return grad_RN, softmax.log_p
     back_RN = torch.addcmul(back.bias_N, product_RN, back.scale_N, out=tiles_RN[1]).exp_()
     p_RN, softmax = softmax_(product_RN, rows_CR, target, j_R, contrast=True)
     take_one(p_RN, j_R)
     inside_N = (row_N >= 0) & (row_N < len(j_R))
     back_RN.scatter_add_(0, (row_N * inside_N)[None], (-back.factor_N * inside_N)[None])
-    back_RN.addcmul_(p_RN, weight_R[:, None] * softmax.scale).mul_(target.unit_N)
-    return operand(back_RN), softmax.log_p[:, 0]
+    back_RN.addcmul_(p_RN, (weight_R * softmax.scale)[:, None]).mul_(target.unit_N)
+    return operand(back_RN), softmax.log_p

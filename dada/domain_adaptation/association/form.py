@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 STATIC_DEVICES = ("cuda",)  # where waiting for a value costs more than computing rows in vain
 KERNEL_DEVICES = ("cuda",)  # of triton
@@ -36,3 +37,11 @@ PLAIN = Form()
 def form_for(device: torch.device, fused: bool) -> Form:
     """The form of `impl="fused"`, or of `impl="streaming"`, on a device."""
     return Form(static=device.type in STATIC_DEVICES, kernels=fused and device.type in KERNEL_DEVICES)
+
+
+class Softmax(NamedTuple):
+    """What is known of rows whose softmax was made, p = exp(scale * similarity - level): (R,), or (B, N) of all images."""
+
+    scale: Tensor  # 1 / std, or 1
+    level: Tensor  # log sum_j exp(scale * similarity_j)
+    log_p: Tensor  # of the chosen place

@@ -8,13 +8,13 @@ products of three TF32 parts, as exact as one of float32. Every sum has one orde
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from dada.domain_adaptation.association.form import Softmax
 from dada.domain_adaptation.association.launch import Launcher
 from dada.domain_adaptation.contrastive_learning import EPS
 
@@ -97,14 +97,6 @@ _launch = Launcher(softmax_kernel, CONFIGS, "CNM", SMALL)
 def own_blocks(count: int, batch: int) -> Callable[[dict], tuple[int, ...]]:
     """A program for each block of `count` pixels of each image."""
     return lambda block: (triton.cdiv(count, block["OWN"]), batch)
-
-
-class Softmax(NamedTuple):
-    """p = exp(scale * product - level), of each row; all (B, N)."""
-
-    scale: Tensor
-    level: Tensor
-    log_p: Tensor  # of the chosen column
 
 
 def softmax(

@@ -91,9 +91,9 @@ def _cross_entropy(rows: Pixels, columns: Pixels, chosen_M: Tensor, weight_M: Te
         chosen_R, weight_R, rows_CR = chosen_M[index], weight_M[index], rows.rows(index)
         product_RN = columns.product(rows_CR, out_RN=tile_RN)
         grad_RN, softmax = softmax_(product_RN, rows_CR, columns, chosen_R, contrast=True)
-        loss -= weight_R @ softmax.log_p[:, 0]
+        loss -= weight_R @ softmax.log_p
         if wants_gradient:  # of divergences: both_ways.py takes cosines
-            factor_R = weight_R * softmax.scale[:, 0]
+            factor_R = weight_R * softmax.scale
             take_one(grad_RN, chosen_R)
             columns.add_column_gradient(rows_CR * factor_R, grad_RN)
             if rows.grad_CN is not None:

@@ -11,6 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from dada.domain_adaptation.association.form import Softmax
 from dada.domain_adaptation.association.launch import Launcher
 from dada.domain_adaptation.association.products import operand_type
 from dada.domain_adaptation.contrastive_learning import EPS, ROUNDINGS
@@ -93,9 +94,9 @@ _launch = Launcher(stripe_kernel, CONFIGS, ["M", "TILE", "BOTH"], {"COLUMNS": 32
 
 def of_rows(
     product_RN: Tensor, unit_N: Tensor, mean_R: Tensor, chosen_R: Tensor, tile: bool = True, both: tuple[Tensor, ...] = ()
-) -> tuple[Tensor, tuple[Tensor, ...]]:
+) -> tuple[Tensor, Softmax]:
     """Of a stripe of products its tile, as an operand of the next product; and scale, level and log p of the contrast-normalized
-    softmax of each row, (R,), as `tiles.Softmax` has them. Without `tile` only these.
+    softmax of each row. Without `tile` only these.
 
     The tile is that softmax. With `both` it is the gradient of both ways at the products, times unit.
 
@@ -106,7 +107,7 @@ def of_rows(
             integers, from the first one of the stripe.
     """
     rows, columns = product_RN.shape
-    found = product_RN.new_empty(3, rows).unbind()
+    found = Softmax(*product_RN.new_empty(3, rows))
     out = torch.empty_like(product_RN, dtype=operand_type(product_RN)) if tile else product_RN
     inputs = product_RN, unit_N, mean_R, chosen_R, *(both or (None,) * 5)
     _launch((rows,), *inputs, *found, out, columns, tile, bool(both), EPS, ROUNDING)

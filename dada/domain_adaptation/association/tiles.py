@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dada.domain_adaptation.association.form import GPU_FEW_CHANNELS, GPU_FEW_TILE_ELEMENTS, GPU_ROWS, GPU_TILE_ELEMENTS, on_gpu
+from dada.domain_adaptation.association.form import (
+    GPU_FEW_CHANNELS,
+    GPU_FEW_TILE_ELEMENTS,
+    GPU_ROWS,
+    GPU_TILE_ELEMENTS,
+    Softmax,
+    on_gpu,
+)
 from dada.domain_adaptation.association.pixels import Pixels
 from dada.domain_adaptation.contrastive_learning import contrast_scale
 
@@ -61,14 +67,6 @@ def tiles_in(buffers: list[Tensor], height: int, width: int) -> list[Tensor]:
     return [b[: height * width].view(height, width).data for b in buffers]
 
 
-class Softmax(NamedTuple):
-    """What `softmax_` tells of the rows of a stripe, p = exp(scale * sim - level). All (R, 1)."""
-
-    scale: Tensor  # 1 / std, or 1
-    level: Tensor  # log sum_j exp(scale * sim_j)
-    log_p: Tensor  # of the chosen place
-
-
 def by_kernel(columns: Pixels) -> bool:
     """Whether stripe_kernel.py takes stripes with these columns, if they are of cosines."""
     return columns.form.kernels and columns.x_CN.dtype is torch.float32
@@ -95,8 +93,7 @@ def softmax_(
         if unit_N is not None and by_kernel(columns):
             from dada.domain_adaptation.association import stripe_kernel  # needs triton
 
-            weight_RN, found = stripe_kernel.of_rows(product_RN, unit_N, mean_R1[:, 0], chosen_R, tile)
-            return weight_RN, Softmax(*(x[:, None] for x in found))
+            return stripe_kernel.of_rows(product_RN, unit_N, mean_R1[:, 0], chosen_R, tile)
         # Centred first, so that the sum of squares has nothing to cancel.
         if unit_N is None:
             product_RN.sub_(mean_R1)
@@ -112,7 +109,7 @@ def softmax_(
         level_R1 = product_RN.gather(1, chosen_R1)
     tile_RN = torch.softmax(product_RN, dim=1, out=product_RN)  # the same memory: each row is read before it is written
     log_p_R1 = tile_RN.gather(1, chosen_R1).log()
-    return tile_RN, Softmax(scale_R1, level_R1 - log_p_R1, log_p_R1)
+    return tile_RN, Softmax(scale_R1[:, 0], (level_R1 - log_p_R1)[:, 0], log_p_R1[:, 0])
 
 
 def take_one(p_RN: Tensor, chosen_R: Tensor) -> None:
