@@ -10,11 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from dada.config import flat_options
+from dada.config import flat_options, read_cfg
 from dada.config.removed_options import says_nothing
-from dada.config.yaml_files import read_yaml
 from dada.evaluation.reports import EvalReport, read_report
 from dada.figures.scalars import Curve, has_logs, read_scalars
 from dada.model.weight_files import read_weights
@@ -188,13 +186,7 @@ def _cfg_of(folder: Path, tests: Sequence[EvalReport]) -> Mapping[str, Any]:
     """As training wrote it; else as the test did."""
     path = folder / "train_cfg.yml"
     if path.is_file():
-        try:
-            content = read_yaml(path)
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path} is not valid YAML: {error}") from None
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{path} holds {type(content).__name__}, expected the options of a run")
-        return content
+        return read_cfg(path)
     return (tests[-1].content.get("cfg") if tests else None) or {}
 
 
