@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -111,11 +111,5 @@ class DeepLabV2(ResNet, DepthBlock, SegmentationModel):
         return [*heads, *self.depth_modules()]
 
 
-def undilated_resnet18(num_classes: int, **options: Any) -> DeepLabV2:
-    """The fork's ResNet-18: stride 1 in layer3 and layer4 but no dilation, on BGR images.
-
-    Args:
-        options: as for DeepLabV2.
-    """
-    options = {"init": "kaiming", "normalization": CAFFE_BGR, **options}
-    return DeepLabV2(num_classes, depth=18, dilated=False, **options)
+# The fork's ResNet-18: stride 1 in layer3 and layer4 but no dilation, on BGR images.
+undilated_resnet18 = partial(DeepLabV2, depth=18, dilated=False, init="kaiming", normalization=CAFFE_BGR)

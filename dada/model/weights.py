@@ -153,33 +153,22 @@ def _apply(model: SegmentationModel, adapted: Adapted, origin: str) -> LoadRepor
     ]
     gaps = [key for key in missing if not (adapted.trunk_only and key.startswith(head_prefixes(model)))]
     unexpected = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {tuple(value.shape)} for {tuple(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and value.shape != own[key].shape
-    ]
+    common = [(key, value, own[key]) for key, value in state.items() if key in own]
+    shapes = [f"{key} {tuple(x.shape)} for {tuple(y.shape)}" for key, x, y in common if x.shape != y.shape]
+    scales = [f"{key} {x:g} for {y:g}" for key, x, y in common if key.endswith("lora_scale") and x.shape == y.shape and x != y]
     kinds = [
-        f"{key} {str(value.dtype).removeprefix('torch.')}"
-        for key, value in state.items()
-        if key in own and own[key].is_floating_point() and not value.is_floating_point()
+        f"{key} {str(x.dtype).removeprefix('torch.')}"
+        for key, x, y in common
+        if y.is_floating_point() and not x.is_floating_point()
     ]
-    scales = [
-        f"{key} {value:g} for {own[key]:g}"
-        for key, value in state.items()
-        if key in own and key.endswith("lora_scale") and value.shape == own[key].shape and value != own[key]
-    ]
-    if gaps or unexpected or shapes or kinds or scales:
-        parts = []
-        if gaps:
-            parts.append(f"{len(gaps)} entries are missing: {shortened(gaps)}")
-        if unexpected:
-            parts.append(f"{len(unexpected)} have no place in the network: {shortened(unexpected)}")
-        if shapes:
-            parts.append(f"{len(shapes)} have another shape (file for network): {shortened(shapes)}")
-        if kinds:
-            parts.append(f"{len(kinds)} hold numbers of another kind: {shortened(kinds)}")
-        if scales:
-            parts.append(f"{len(scales)} scale adapters otherwise (file for network): {shortened(scales)}")
+    problems = {
+        "entries are missing": gaps,
+        "have no place in the network": unexpected,
+        "have another shape (file for network)": shapes,
+        "hold numbers of another kind": kinds,
+        "scale adapters otherwise (file for network)": scales,
+    }
+    if parts := [f"{len(found)} {what}: {shortened(found)}" for what, found in problems.items() if found]:
         raise ValueError(
             f"the weights {origin} do not fit {type(model).__name__}: {'; '.join(parts)}. "
             + _advice(gaps, unexpected, shapes, bool(scales))

@@ -300,17 +300,8 @@ def _origin(groups: Sequence[Group]) -> str:
             versions = ", ".join(f"{k} {v}" for k, v in content.get("versions", {}).items())
             hashes = ", ".join(f"{Path(c['file']).name} {c['sha256'][:12]}" for c in content.get("checkpoints", ()))
             protocol = content.get("protocol", {}).get("PROTOCOL", "")
-            cells = (
-                g.name,
-                _shown(run.seed),
-                hashes or (run.weights.name if run.weights else NONE),
-                versions or NONE,
-                protocol or NONE,
-            )
-            rows.append(
-                _row(
-                    escape(str(run.folder if run.folder.name == run.name else run.folder / run.name)),
-                    [_cell(c, True) for c in cells],
-                )
-            )
+            weights = hashes or (run.weights.name if run.weights else NONE)
+            cells = (g.name, _shown(run.seed), weights, versions or NONE, protocol or NONE)
+            place = run.folder if run.folder.name == run.name else run.folder / run.name
+            rows.append(_row(escape(str(place)), [_cell(cell, True) for cell in cells]))
     return _table(["run", "method", "seed", "weights, SHA-256", "versions", "protocol"], rows)

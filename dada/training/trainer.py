@@ -65,8 +65,8 @@ class Trainer:
         max_iterations: horizon of the poly schedule.
         power, warmup: of the schedule.
         iter_size: steps in an iteration.
-        align_corners, autocast, num_classes: see Step.
         teacher: moves with the network after every iteration, for objectives that use one.
+        of_steps: align_corners, autocast and num_classes of Step.
     """
 
     def __init__(
@@ -79,10 +79,8 @@ class Trainer:
         power: float = 0.9,
         warmup: int = 0,
         iter_size: int = 1,
-        align_corners: bool = True,
-        autocast: bool = False,
         teacher: Teacher | None = None,
-        num_classes: int = 0,
+        **of_steps: Any,
     ) -> None:
         self.network = network
         self.teacher = teacher
@@ -91,9 +89,7 @@ class Trainer:
         self.optimizers = [optimizer, *(a.optimizer for a in objective.adversaries)]
         self._schedule = {"max_iterations": max_iterations, "power": power, "warmup": warmup}
         self.iter_size = iter_size
-        self.align_corners = align_corners
-        self.autocast = autocast
-        self.num_classes = num_classes
+        self._of_steps = of_steps
         self.meanwhile: Callable[[], None] = lambda: None  # called when the work of a step is launched, before it is done
 
     def state_dict(self) -> dict[str, Any]:
@@ -151,8 +147,7 @@ class Trainer:
         return {**values, **{name: note.detach() for name, note in notes.scalars.items()}}, notes
 
     def step(self, source: Batch | None, target: Batch | None, labelled: Batch | None = None) -> Step:
-        options = {"align_corners": self.align_corners, "autocast": self.autocast, "num_classes": self.num_classes}
-        options |= {"teacher": self.teacher, "style": self.objective.style, "labelled": labelled}
+        options = {"teacher": self.teacher, "style": self.objective.style, "labelled": labelled, **self._of_steps}
         return Step(self.network, source, target, **options)
 
     def backward(self, step: Step, iteration: int, *, check: bool = True) -> tuple[dict[str, Tensor], Notes]:
