@@ -22,7 +22,7 @@ from dada.model import (
     select_domain,
     undilated_resnet18,
 )
-from dada.model.batch_norm import freeze_affine
+from dada.model.batch_norm import batch_norms
 from dada.model.weight_formats import convert_fork_resnet18, convert_plca
 
 CASES = golden_cases("models.npz")
@@ -80,7 +80,8 @@ def build(case: Case) -> nn.Module:
         model = undilated_resnet18(num_classes)
         for name, module in model.named_modules():  # the fork trains neither the stem's batch norms nor the shortcuts'
             if name == "bn1" or name.endswith("downsample"):
-                freeze_affine(module)
+                for norm in batch_norms(module):
+                    norm.requires_grad_(False)
         return model
     multi_level = "layer5.conv2d_list.0.weight" in keys
     with_depth = "enc4_1.weight" in keys

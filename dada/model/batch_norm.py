@@ -47,14 +47,6 @@ def check_bn_policy(policy: str) -> None:
         raise ValueError(f"unknown batch-norm policy {policy!r}; choose one of {known}")
 
 
-def freeze_affine(model: nn.Module) -> None:
-    """Stop the training of weight and bias of every batch norm in `model`; statistics are not touched."""
-    for norm in batch_norms(model):
-        if norm.affine:
-            norm.weight.requires_grad_(False)
-            norm.bias.requires_grad_(False)
-
-
 class DomainBatchNorm2d(nn.Module):
     """One batch norm for each of the two domains; the selected one is used, the other sees nothing.
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from dada.model.batch_norm import batch_norms, check_bn_policy, freeze_affine
+from dada.model.batch_norm import batch_norms, check_bn_policy
 from dada.model.outputs import Outputs
 from dada.normalization import Normalization
 
@@ -69,13 +69,10 @@ class SegmentationModel(nn.Module):
         """Set what batch norm does during training; call it before the optimizer is built."""
         check_bn_policy(policy)
         self.bn_policy = policy
-        if policy == "train":
-            for norm in batch_norms(self):
-                if norm.affine:
-                    norm.weight.requires_grad_(True)
-                    norm.bias.requires_grad_(True)
-        else:
-            freeze_affine(self)
+        for norm in batch_norms(self):
+            if norm.affine:
+                norm.weight.requires_grad_(policy == "train")
+                norm.bias.requires_grad_(policy == "train")
         self.train(self.training)
 
     def freeze_backbone(self) -> None:

@@ -136,17 +136,22 @@ def _bar(k: int, name: str, value: Value, first: Value, longest: float, runs: in
     who = f'<span class="who">{escape(name)}</span>'
     if not value.count:
         return f'<div class="bar">{who}<span class="note">not tested</span></div>'
-    spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
     interval = ""
-    if spread:
+    if not math.isnan(value.std):
         left, right = share(value.mean - value.std), share(value.mean + value.std)
         interval = f'<b style="left:{left};right:calc(100% - {right})"></b>'
-    change = f" <small>{value.mean - first.mean:+.1f}</small>" if k and first.count else ""
     seeds = f"<small>{runs} seed{'s' * (runs > 1)}</small>"
     return (
         f'<div class="bar">{who}<span class="track run{k % 6}"><i style="width:{share(value.mean)}"></i>{interval}</span>'
-        f"<span>{value.mean:.1f}{spread}{change} {seeds}</span></div>"
+        f"<span>{_number(value, first if k else None)} {seeds}</span></div>"
     )
+
+
+def _number(value: Value, first: Value | None) -> str:
+    """Mean, spread, and the difference from `first`."""
+    spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
+    change = f" <small>{value.mean - first.mean:+.1f}</small>" if first and first.count else ""
+    return f"{value.mean:.1f}{spread}{change}"
 
 
 def _means(groups: Sequence[Group]) -> list[str]:
@@ -154,15 +159,11 @@ def _means(groups: Sequence[Group]) -> list[str]:
 
 
 def _scores(values: Sequence[Value]) -> list[str]:
-    winner, first, cells = best(values), values[0], []
-    for k, value in enumerate(values):
-        if not value.count:
-            cells.append(_cell(NONE))
-            continue
-        spread = "" if math.isnan(value.std) else f" ± {value.std:.1f}"
-        change = f" <small>{value.mean - first.mean:+.1f}</small>" if k and first.count else ""
-        cells.append(f"<td{' class=best' if k == winner else ''}>{value.mean:.1f}{spread}{change}</td>")
-    return cells
+    winner, firsts = best(values), [None, *[values[0]] * (len(values) - 1)]
+    return [
+        f"<td{' class=best' if k == winner else ''}>{_number(value, first)}</td>" if value.count else _cell(NONE)
+        for k, (value, first) in enumerate(zip(values, firsts))
+    ]
 
 
 def _cell(text: str, left: bool = False) -> str:

@@ -61,7 +61,9 @@ def _most_similar(
     row_N = torch.zeros(width, dtype=torch.long, device=rows.x_CN.device)
     for part, tile_RN in stripes(count, columns):
         rows_CR = rows.rows(part if index_M is None else index_M[part])
-        sim_RN = columns.similarity(rows_CR, out_RN=tile_RN)
+        sim_RN = columns.product(rows_CR, out_RN=tile_RN)
+        if columns.unit_N is not None:
+            sim_RN.mul_(columns.unit_N)
         if columns.form.static:
             column_M[part] = sim_RN.argmax(dim=1)
             top_N, first_N = sim_RN.max(dim=0)

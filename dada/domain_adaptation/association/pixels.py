@@ -28,11 +28,13 @@ class Pixels(ABC):
         x_CN: the map.
         grad_CN: (C, N) where its gradient is collected, or None if none is wanted.
         compared_CN: (C, N) what rows are multiplied with.
+        column_grad_CN: (C, N) where that of `compared_CN` is collected, or None.
         unit_N: (N,) scales the products with this map as columns to similarities; None: they are similarities.
         form: how its tiles are worked on.
     """
 
     compared_CN: Tensor
+    column_grad_CN: Tensor | None
     unit_N: Tensor | None = None
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
@@ -52,20 +54,17 @@ class Pixels(ABC):
         """(C,); its product with a row is the mean of the row's similarities but for `row_constant`: no pass over the tile."""
 
     @abstractmethod
-    def rows(self, index: slice | Tensor) -> Tensor:
-        """(C, R): the pixels of `index` as rows."""
-
-    @abstractmethod
-    def row_constant(self, rows_CR: Tensor) -> Tensor:
-        """(R, 1): what row . column leaves out of the similarity, the same for all columns."""
-
-    @abstractmethod
-    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
-        """Add to the gradient of this map as columns, from that of the products (R, N)."""
-
-    @abstractmethod
     def finish_gradient(self) -> None:
         """Make of what was collected, for rows and columns as they are compared, the gradient of the map."""
+
+    def rows(self, index: slice | Tensor) -> Tensor:
+        """(C, R): the pixels of `index` as rows."""
+        # x_CN[:, index] is four times slower for places one by one.
+        return self.x_CN[:, index] if isinstance(index, slice) else self.x_CN.index_select(1, index)
+
+    def row_constant(self, rows_CR: Tensor) -> Tensor:
+        """(R, 1): what row . column leaves out of the similarity, the same for all columns."""
+        return rows_CR.new_zeros(rows_CR.shape[1], 1)
 
     @cached_property
     def _half_CN(self) -> Tensor:
@@ -84,11 +83,6 @@ class Pixels(ABC):
         """Gradient (C, R) of the rows compared with this map, from that of the products (R, N)."""
         return mm(grad_RN, self.columns_CN.mT).mT  # in this order: the other one is slow for odd R
 
-    def similarity(self, rows_CR: Tensor, out_RN: Tensor) -> Tensor:
-        """Of the rows to all pixels of this map as columns, written to `out_RN` and returned."""
-        sim_RN = self.product(rows_CR, out_RN)
-        return sim_RN if self.unit_N is None else sim_RN.mul_(self.unit_N)
-
     def add_row_gradient(self, index: slice | Tensor, grad_CR: Tensor) -> None:
         """Add to the gradient of the pixels of `index`, (C, R)."""
         if self.grad_CN is None:
@@ -98,6 +92,11 @@ class Pixels(ABC):
         else:
             self.grad_CN.index_add_(1, index, grad_CR)
 
+    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
+        """Add to the gradient of this map as columns, from that of the products (R, N)."""
+        if self.column_grad_CN is not None:
+            addmm_(self.column_grad_CN, rows_CR, grad_RN)
+
 
 class Directions(Pixels):
     """Cosine: rows and columns are x / |x|, never stored; 1 / |x| scales stripes and tiles instead."""
@@ -106,7 +105,7 @@ class Directions(Pixels):
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         super().__init__(x_CN, grad_CN, form)
-        self.compared_CN = x_CN
+        self.compared_CN, self.column_grad_CN = x_CN, grad_CN
         norm_N = channel_dot(x_CN, x_CN).sqrt()  # vector_norm down the rows is many times slower
         # A zero vector has no direction: similarity 0 to all, no gradient.
         self.unit_N = torch.where(norm_N == 0, 0.0, 1 / norm_N)
@@ -115,19 +114,12 @@ class Directions(Pixels):
     def usable_N(self) -> Tensor:
         return self.unit_N > 0
 
-    def rows(self, index: slice | Tensor) -> Tensor:
-        return columns_of(self.x_CN, index) * self.unit_N[index]
-
-    def row_constant(self, rows_CR: Tensor) -> Tensor:
-        return rows_CR.new_zeros(rows_CR.shape[1], 1)
-
     @cached_property
     def mean_column_C(self) -> Tensor:
         return torch.mv(self.x_CN, self.unit_N) / self.unit_N.numel()
 
-    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
-        if self.grad_CN is not None:
-            addmm_(self.grad_CN, rows_CR, grad_RN)
+    def rows(self, index: slice | Tensor) -> Tensor:
+        return super().rows(index) * self.unit_N[index]
 
     def finish_gradient(self) -> None:
         """(g - u (u . g)) / |x| with u = x / |x|; that g / |x| is what was collected."""
@@ -141,40 +133,28 @@ class Distributions(Pixels):
 
     def __init__(self, x_CN: Tensor, grad_CN: Tensor | None = None, form: Form = PLAIN):
         super().__init__(x_CN, grad_CN, form)
-        self.compared_CN = self.log_CN = torch.log(x_CN + EPS)
-        self.grad_log_CN = None if grad_CN is None else torch.zeros_like(x_CN)
+        self.compared_CN = torch.log(x_CN + EPS)
+        self.column_grad_CN = None if grad_CN is None else torch.zeros_like(x_CN)
 
     @property
     def usable_N(self) -> Tensor:
         return self.x_CN.new_ones(self.x_CN.shape[1], dtype=torch.bool)
 
-    def rows(self, index: slice | Tensor) -> Tensor:
-        return columns_of(self.x_CN, index)
+    @cached_property
+    def mean_column_C(self) -> Tensor:
+        return self.compared_CN.mean(dim=1)
 
     def row_constant(self, rows_CR: Tensor) -> Tensor:
         """-sum_c p_c log p_c of the row, which the softmax does not see."""
         return -channel_dot(rows_CR, torch.log(rows_CR + EPS))[:, None]
 
-    @cached_property
-    def mean_column_C(self) -> Tensor:
-        return self.log_CN.mean(dim=1)
-
-    def add_column_gradient(self, rows_CR: Tensor, grad_RN: Tensor) -> None:
-        if self.grad_log_CN is not None:
-            addmm_(self.grad_log_CN, rows_CR, grad_RN)
-
     def finish_gradient(self) -> None:
         """d log(p + EPS) = dp / (p + EPS)."""
-        if self.grad_CN is not None and self.grad_log_CN is not None:
-            self.grad_CN.addcdiv_(self.grad_log_CN, self.x_CN + EPS)
+        if self.grad_CN is not None and self.column_grad_CN is not None:
+            self.grad_CN.addcdiv_(self.column_grad_CN, self.x_CN + EPS)
 
 
 PIXELS: dict[str, Callable[..., Pixels]] = {"cos": Directions, "kl": Distributions}
-
-
-def columns_of(x_CN: Tensor, index: slice | Tensor) -> Tensor:
-    """x_CN[:, index], which is four times slower for places one by one."""
-    return x_CN[:, index] if isinstance(index, slice) else x_CN.index_select(1, index)
 
 
 def channel_dot(x_CN: Tensor, y_CN: Tensor) -> Tensor:
