@@ -88,18 +88,10 @@ def draw_classes(
             x = place + (k - 1 - (len(names) - 2) / 2) * width
             axes[1].bar(x, np.nan_to_num(difference), width, **bar(k))
             if len(names) <= 3:
-                for at, d in zip(x, difference):
-                    text = "" if np.isnan(d) else f"{d:+.1f}"
-                    up = np.nan_to_num(d) >= 0
-                    axes[1].annotate(
-                        text,
-                        (at, np.nan_to_num(d)),
-                        (0, 1 if up else -1),
-                        textcoords="offset points",
-                        ha="center",
-                        va="bottom" if up else "top",
-                        fontsize=5.5 if len(names) == 2 else 4.5,
-                    )
+                style = {"textcoords": "offset points", "ha": "center", "fontsize": 5.5 if len(names) == 2 else 4.5}
+                for at, d in zip(x[~np.isnan(difference)], difference[~np.isnan(difference)]):
+                    where, side = ((0, 1), "bottom") if d >= 0 else ((0, -1), "top")
+                    axes[1].annotate(f"{d:+.1f}", (at, d), where, va=side, **style)
         axes[1].axhline(0, color="black", linewidth=0.6)
         axes[1].margins(y=0.2)
         axes[1].set_ylabel(f"difference\nfrom {names[0]}")
