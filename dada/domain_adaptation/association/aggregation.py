@@ -98,7 +98,8 @@ def _unmix_directions(
     Factors of the pixels I go to their vectors, once for all tiles: not into the tiles.
     """
     unit_N, kernels = pixels.unit_N, pixels.form.kernels
-    weigh, pull = (_compiled(f) if kernels else f for f in (_weigh_pair_, _pull_pair_))
+    weigh: Callable = _compiled(_weigh_pair_) if kernels else _weigh_pair_
+    pull: Callable = _compiled(_pull_pair_) if kernels else _pull_pair_
     x_CN, grad_mixed_CN = pixels.columns_CN, operand(grad_mixed_CN)
     half = x_CN.dtype is torch.bfloat16  # and so is what is multiplied with it
     numbers = (unit_N, scale_N, math.log(alpha) - level_N, -mean_N * scale_N)

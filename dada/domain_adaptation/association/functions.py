@@ -83,5 +83,6 @@ class _Aggregation(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_mixed: Tensor) -> tuple[Tensor | None, ...]:
+        x, mixed, scale, level = ctx.saved_tensors
         with torch.autocast(grad_mixed.device.type, enabled=False):
-            return aggregation.aggregate_backward(*ctx.saved_tensors, grad_mixed, *ctx.options), None, None, None
+            return aggregation.aggregate_backward(x, mixed, scale, level, grad_mixed, *ctx.options), None, None, None
