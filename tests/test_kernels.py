@@ -155,18 +155,22 @@ def like_cuda(monkeypatch):
     monkeypatch.setattr(check, "_passed", {})
 
 
-@pytest.mark.parametrize("module, name, row", [(stripe_kernel, "of_rows", -1), (aggregation, "_pull_pair_", 0)])
+@pytest.mark.parametrize("where", ["stripes", "pairs of tiles"])
 @pytest.mark.parametrize("error", [0.0, 0.5])
-def test_auto_takes_kernels_only_if_no_row_is_wrong(error, module, name, row, like_cuda, monkeypatch, caplog):
-    right = getattr(module, name)
+def test_auto_takes_kernels_only_if_no_row_is_wrong(error, where, like_cuda, monkeypatch, caplog):
+    def wrong(right):
+        def run(*arguments, **options):
+            tile, *found = right(*arguments, **options)
+            tile[-1] *= 1 - error
+            return tile, *found
 
-    def wrong(*arguments, **options):
-        tile, *found = right(*arguments, **options)
-        tile[row] *= 1 - error
-        return tile, *found
+        return run
 
-    monkeypatch.setattr(module, name, wrong)
-    assert check._passes(torch.device(DEVICE), "cos") is not error
+    if where == "stripes":
+        monkeypatch.setattr(stripe_kernel, "of_rows", wrong(stripe_kernel.of_rows))
+    else:
+        monkeypatch.setattr(aggregation, "_compiled", wrong)
+    assert check._passes(torch.device(DEVICE), "cos") == (error == 0)
     assert [record.levelname for record in caplog.records] == ["WARNING"] * bool(error)
 
 
