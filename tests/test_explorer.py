@@ -330,6 +330,16 @@ def test_phone_shows_one_image_below_the_other_takes_taps_and_explains_terms(bro
         )
         assert target["y"] > source["y"] + source["height"] and source["width"] > 320
         assert browser.value("document.documentElement.scrollWidth") == 360
+        browser.value("for (const name of document.querySelectorAll('.name')) name.textContent = 'a_long_name/'.repeat(9)")
+        assert browser.value("[...document.querySelectorAll('figcaption')].every((said) => said.scrollWidth <= said.clientWidth)")
+        shift = """new Promise((done) => {
+            let total = 0;
+            const add = (list) => list.getEntries().forEach((move) => (total += move.value));
+            new PerformanceObserver(add).observe({type: "layout-shift", buffered: true});
+            requestAnimationFrame(() => setTimeout(() => done(total), 100));
+        })"""
+        browser.open(path)
+        assert browser.value(shift) < 0.05  # nothing jumps while the page is filled
         browser.tap(*middle(browser, "source", 66, 16, 12))
         assert shown(browser)["start"] == 66 and browser.value("state.pinned")
         x, y = browser.value("(({x, y}) => [x, y])($('#alpha legend').getBoundingClientRect())")
