@@ -261,6 +261,11 @@ def test_a_checkpoint_gives_panels_arrows_and_maps(tiny_cfg, tmp_path, city):
     style.save_figure(visualize.cycles(path, read, count=4), tmp_path / "c.png")
     style.save_figure(visualize.maps(path, read, of="road"), tmp_path / "m.png")
     assert min((tmp_path / name).stat().st_size for name in ("c.png", "m.png")) > 10_000
+    other = save_snapshot(tmp_path / "other", build_network(tiny_cfg, ""), 3, plain_cfg(cfg))  # the test has two images
+    style.save_figure(visualize.features([path, other], read, names=["one", "another"]), tmp_path / "f.png")
+    assert (tmp_path / "f.png").stat().st_size > 10_000
+    with pytest.raises(ValueError, match="3 pairs of images are asked for, but the data hold 4 and 2"):
+        visualize.features([path, other], read, names=["one", "another"], pairs=3)
     with pytest.raises(ValueError, match="there is no class 'lorry'; the classes are road, sidewalk"):
         visualize.maps(path, read, of="lorry")
     with pytest.raises(ValueError, match="41 pairs of images are asked for, but the data hold 4 and"):

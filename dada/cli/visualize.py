@@ -46,7 +46,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     kind = add("features", "Features of both domains along two principal components, for one network or several.")
     add_network(kind, several=True)
     add_names(kind)
-    kind.add_argument("--pairs", type=int, default=8, help="images of each domain (%(default)s)")
+    kind.add_argument("--pairs", type=int, help="images of each domain (8, or as many as there are)")
     kind.add_argument("--per-class", type=int, default=40, help="pixels of a class and domain (%(default)s)")
     kind = add("panels", "Test images: image, label, predictions, errors.")
     add_network(kind, several=True)

@@ -63,17 +63,20 @@ def maps(checkpoint: str, read: Read, *, of: str, pair: int | None = None, level
 
 
 def features(
-    checkpoints: Sequence[str | Path], read: Read, *, names: Sequence[str] = (), pairs: int = 8, per_class: int = 40
+    checkpoints: Sequence[str | Path], read: Read, *, names: Sequence[str] = (), pairs: int | None = None, per_class: int = 40
 ) -> Figure:
     """Features of both domains along the first two principal components of each network, side by side.
 
     The target has the classes of the test labels.
+
+    Args:
+        pairs: images of each domain; None: eight, or as many as there are.
     """
     embeddings = {}
     for name, checkpoint in zip(_names(names, checkpoints, "checkpoints"), checkpoints):
         segmenter = read(checkpoint)
-        read = _pairs(segmenter, pairs, with_target_labels=True)
-        views = [(domain, getattr(pair, domain)) for pair in read for domain in ("source", "target")]
+        looked_at = _pairs(segmenter, pairs, with_target_labels=True)[: pairs or 8]
+        views = [(domain, getattr(pair, domain)) for pair in looked_at for domain in ("source", "target")]
         points = sample_points([(domain, view.features, view.labels) for domain, view in views], per_class)
         places, shares = principal_components(points.features, 2)
         embeddings[f"{name}: components 1 and 2, {100 * shares.sum():.0f} % of the variance"] = places, points
