@@ -35,7 +35,7 @@ METHOD_LAYERS = (
     ("objectives",),
     ("association_term", "adversarial", "self_training"),
     ("step",),
-    ("cycle_rates", "cycle_association"),
+    ("cycle_association",),
     ("association",),
     ("contrastive_learning", "losses", "teacher"),
 )

@@ -7,10 +7,9 @@ import torch
 from tiny import TinyNetwork, random_batch
 
 from dada.config import cfg, cfg_from_list
-from dada.domain_adaptation.association_term import association_term
+from dada.domain_adaptation.association_term import association_term, turning_confidence
 from dada.domain_adaptation.contrastive_learning import Cycles, labels_at
 from dada.domain_adaptation.cycle_association import cycle_association_loss, find_cycles
-from dada.domain_adaptation.cycle_rates import turning_confidence
 from dada.domain_adaptation.objectives import build_objective
 from dada.domain_adaptation.step import Step
 from dada.evaluation.cycle_closure import cycle_closure

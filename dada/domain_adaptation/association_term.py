@@ -8,15 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.contrastive_learning import labels_at
+from dada.domain_adaptation.contrastive_learning import Cycles, labels_at
 from dada.domain_adaptation.cycle_association import Association, cycle_association_loss
-from dada.domain_adaptation.cycle_rates import per_class, turning_confidence
 from dada.domain_adaptation.step import Notes, Step, TermValue
 from dada.label_sets import IGNORE_LABEL
 from dada.model.outputs import Outputs
 from dada.parallel.device import widest
 from dada.parallel.ranks import joint_mean, joint_sum
 
+IDS = 256  # labels are bytes in the files: 0 .. 255
 METRIC_OF = {"fass": "cos", "cass": "kl"}  # features, and class probabilities
 
 
@@ -73,3 +73,25 @@ def _by_class(labels: Tensor, values: Tensor, weights: Tensor) -> Tensor:
     """Weighted means of `values` over the pixels of each label; NaN without any."""
     values, weights = (x.to(widest(x.device)) for x in (values, weights))
     return per_class(labels, values * weights) / per_class(labels, weights)
+
+
+def per_class(labels: Tensor, values: Tensor) -> Tensor:
+    """Sums of `values` over the pixels of each label, of all ranks: two tensors of one shape -> (256,)."""
+    sums = torch.zeros(IDS, dtype=values.dtype, device=values.device)
+    return joint_sum(sums.index_add_(0, labels.flatten(), values.flatten()))
+
+
+def turning_confidence(cycles: Cycles, labels: Tensor, probabilities: Tensor) -> Tensor:
+    """Probability of the class of pixel i at the pixel j*(i) where its cycle turns around.
+
+    Args:
+        labels: (B, S) of the pixels that start cycles.
+        probabilities: (B, K, ...) over the classes, of the T pixels at which cycles turn around.
+
+    Returns:
+        (B, S); 0 for labels that are no class.
+    """
+    k, pixels = probabilities.shape[1], probabilities[0, 0].numel()
+    known = (labels >= 0) & (labels < k)
+    place = torch.where(known, labels, 0) * pixels + cycles.target_index
+    return probabilities.flatten(1).gather(1, place) * known

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dada.dataset.sample import Batch
-from dada.domain_adaptation.association_term import METRIC_OF
+from dada.domain_adaptation.association_term import METRIC_OF, per_class
 from dada.domain_adaptation.contrastive_learning import labels_at
 from dada.domain_adaptation.cycle_association import find_cycles
-from dada.domain_adaptation.cycle_rates import per_class
 from dada.label_sets import IGNORE_LABEL
 from dada.model.batch_norm import SOURCE, TARGET, select_domain
 from dada.parallel.device import widest

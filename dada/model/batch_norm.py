@@ -40,13 +40,6 @@ def kept_statistics(model: nn.Module) -> Iterator[None]:
             norm.get_buffer("num_batches_tracked").copy_(count)
 
 
-def check_bn_policy(policy: str) -> None:
-    """Raise ValueError unless `policy` is one of BN_POLICIES."""
-    if policy not in BN_POLICIES:
-        known = "; ".join(f"{name!r}: {meaning}" for name, meaning in BN_POLICIES.items())
-        raise ValueError(f"unknown batch-norm policy {policy!r}; choose one of {known}")
-
-
 class DomainBatchNorm2d(nn.Module):
     """One batch norm for each of the two domains; the selected one is used, the other sees nothing.
 

