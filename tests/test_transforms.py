@@ -210,8 +210,3 @@ def test_aliased_bilinear_is_opencv_s_exactly_at_half_the_size_and_else_to_a_gre
 def test_an_image_that_keeps_its_shape_fits_into_the_size_either_way_round(size, fitted):
     image = EvalTransform(lambda x: x.float(), (64, 32), keep_ratio=True)(Image.new("RGB", size)).image
     assert tuple(image.shape) == (3, fitted[1], fitted[0])
-
-
-def test_an_unknown_resampling_lists_the_known():
-    with pytest.raises(ValueError, match="bicubic, bilinear, bilinear_aliased, not 'lanczos'"):
-        EvalTransform(CAFFE_BGR, resample="lanczos")
