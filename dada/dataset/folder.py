@@ -128,8 +128,8 @@ class Folder(PublishedDataset):
         if isinstance(label_map, str):
             if colors:
                 raise ValueError(
-                    f"{setting} is {label_map}, which numbers classes, but LABEL_FORMAT is {self.label_format!r}. Leave it "
-                    f"empty: colours are then those of the classes; and set {self.section}.DEFAULT to ignore, for the others."
+                    f"{setting} is {label_map}, which numbers classes, but LABEL_FORMAT is {self.label_format!r}. Leave "
+                    f"{setting} empty: colours are then those of the classes; set {self.section}.DEFAULT to ignore for others."
                 )
             try:
                 label_map = named_label_map(label_map, classes, IGNORE)
