@@ -10,7 +10,7 @@
 # The torch package brings its own CUDA libraries; the driver on the host must be new enough for them.
 FROM nvidia/cuda:12.8.1-base-ubuntu24.04
 
-# A compiler is what triton needs. Ubuntu's archive keeps no older versions of a package, so that one that is named would soon
+# A compiler is what TRAIN.COMPILE needs. Ubuntu's archive keeps no older versions of a package, so that one that is named would soon
 # be gone.
 # hadolint ignore=DL3008
 RUN apt-get update \

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dada.domain_adaptation.association.functions import stream_cycles, stream_loss
+from dada.domain_adaptation.association.operators import stream_cycles, stream_loss
 from dada.domain_adaptation.cycle_association import spatial_aggregation
 
 ALPHA = 0.5

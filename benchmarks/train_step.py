@@ -14,7 +14,7 @@ The variants all train the network of the cfg on the same files:
     published      their loading and their order of passes, for MinEnt and for the association of features; see published.py
     plain          ours, in float32, without any of the following
     packed         plain, from packed copies, which are made first
-    channels_last, bf16, recompute    plain with the switch of TRAIN that has this name
+    channels_last, bf16, compile, recompute    plain with the switch of TRAIN that has this name
     both           plain with channels_last and bf16
 
 Terms of weight 0 are left out of the objective. The published step associates features alone, leaves the source as it is, and is
@@ -45,6 +45,7 @@ from dada.cli.shared import add_cfg_flags, load_cfg, reporting_errors
 SWITCHES = {
     "channels_last": ("CHANNELS_LAST",),
     "bf16": ("BF16",),
+    "compile": ("COMPILE",),
     "recompute": ("RECOMPUTE",),
     "both": ("CHANNELS_LAST", "BF16"),
 }
@@ -93,7 +94,7 @@ def run_variant(args: argparse.Namespace) -> None:
 
     if args.threads:
         torch.set_num_threads(args.threads)
-    for switch in ("CHANNELS_LAST", "BF16", "RECOMPUTE"):
+    for switch in ("CHANNELS_LAST", "BF16", "COMPILE", "RECOMPUTE"):
         cfg.TRAIN[switch] = switch in SWITCHES.get(args.variant, ())
     cfg.DEVICE = args.device
     device = torch.device(args.device)

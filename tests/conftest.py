@@ -41,6 +41,7 @@ LONG = [
     "objectives",
     "folder_dataset",
     "streaming_association",
+    "compiling",
     "faults",
     "own_code",
     "loader",

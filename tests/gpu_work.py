@@ -17,7 +17,7 @@ from dada.build import build_network
 from dada.commands.export import Exportable
 from dada.config import cfg, cfg_from_list, reset
 from dada.domain_adaptation import adversarial, cycle_association, losses
-from dada.domain_adaptation.association import form
+from dada.domain_adaptation.association import form, operators
 from dada.domain_adaptation.objectives import METHODS, build_objective
 from dada.domain_adaptation.teacher import Teacher
 from dada.evaluation.criteria import label_free_criteria
@@ -163,13 +163,16 @@ def predictor_on(device: torch.device, members: int = 1, real: bool = False):
 
 
 class Watch(TorchDispatchMode):
-    """Sees every operator of torch that is called in the block.
+    """Sees every operator of torch that is called in the block, those inside the operators of the project too.
 
     What is defined by others, such as conv2d on tensors of inference mode, is seen as these.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
+        if func.namespace == "dada":
+            with self:
+                return getattr(operators, func._opname)._init_fn(*args, **kwargs)
         if func.namespace == "aten":
             with self:
                 parts = func.decompose(*args, **kwargs)

@@ -27,6 +27,8 @@ from dada.cli import shared
 from dada.cli.shared import reporting_errors
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation import adversarial
+from dada.domain_adaptation.association.ring import ring_association_loss
+from dada.domain_adaptation.cycle_association import cycle_association_loss
 from dada.domain_adaptation.objectives import Term, build_objective
 from dada.domain_adaptation.teacher import Teacher
 from dada.evaluation.tester import evaluate_run as run_test
@@ -115,6 +117,38 @@ def _mean_of(counts):
     mean = joint_mean(own, counts[ranks.rank()])
     mean.backward()
     return mean.item(), own.grad.item(), joint_sum(own).item(), joint_max(own).item()
+
+
+@pytest.mark.parametrize("metric, alpha", [("cos", 0.5), ("kl", 0.5), ("cos", 0.0)])
+def test_two_ranks_with_half_of_the_pixels_each_associate_the_whole_images(pair, metric, alpha):
+    g = torch.Generator().manual_seed(0)
+    source, target = (torch.randn(2, 5, 6, width, generator=g, dtype=torch.float64) for width in (7, 5))
+    source[0, :, 0, 0] = 0 if metric == "cos" else 1
+    source[:, :, 5, 3], target[:, :, 4, 2] = source[:, :, 1, 1], target[:, :, 0, 4]  # equal ones on both ranks
+    if metric == "kl":
+        source, target = source.softmax(1), target.softmax(1)
+    labels = torch.randint(0, 3, (2, 6, 7), generator=g)
+    labels[labels == 2] = 255
+    source.requires_grad_(), target.requires_grad_()
+    options = {"metric": metric, "aggregate": alpha > 0, "alpha": alpha, "impl": "dense"}
+    want = cycle_association_loss(source, target, labels, **options)
+    want.loss.backward()
+    alone = _ring(source.detach(), target.detach(), labels, metric, alpha)
+    found = pair(_ring, source.detach(), target.detach(), labels, metric, alpha)
+    for loss, closed, *_ in (alone, *found):
+        assert closed == want.closed.item() > 0
+        assert loss == pytest.approx(want.loss.item(), rel=1e-12)
+    for mine, grads in ((slice(0, 6), alone[2:]), (slice(0, 3), found[0][2:]), (slice(3, 6), found[1][2:])):
+        for grad, whole in zip(grads, (source.grad, target.grad)):
+            torch.testing.assert_close(grad, whole[:, :, mine], rtol=1e-9, atol=1e-12)
+
+
+def _ring(source, target, labels, metric, alpha):
+    ways = [x.chunk(ranks.world_size(), dim=-2)[ranks.rank()] for x in (source, target, labels)]
+    x, y = (way.clone().requires_grad_() for way in ways[:2])
+    loss, closed = ring_association_loss(x, y, ways[2], metric=metric, alpha=alpha)
+    loss.backward()
+    return loss.item(), closed.item(), x.grad, y.grad
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -14,7 +14,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dada.domain_adaptation import cycle_association
-from dada.domain_adaptation.association import aggregation, check, cycle_search, form, pixels, products, streamed_loss, tiles
+from dada.domain_adaptation.association import (
+    aggregation,
+    check,
+    cycle_search,
+    form,
+    operators,
+    pixels,
+    products,
+    streamed_loss,
+    tiles,
+)
 from dada.domain_adaptation.cycle_association import cycle_association_loss, find_cycles
 from dada.matmul_precision import full_float32_products
 
@@ -202,7 +212,7 @@ def test_nothing_is_checked_and_nothing_new_trusted_without_values(differences):
         fake = mode.from_tensor(x)
         assert not check.auto_takes_fused(fake, "cos")
     case = random_case(3, 1, 3, (3, 4), (4, 3), "cos", dtype=torch.float32)
-    step = torch.compile(lambda *x: cycle_association_loss(*x).loss, backend="eager")
+    step = torch.compile(lambda *x: cycle_association_loss(*x).loss, backend="eager", fullgraph=True)
     torch.testing.assert_close(step(*case), cycle_association_loss(*case, impl="dense").loss)
     assert not check._passed
     differences.append([(0.0, "the loss")])
@@ -255,7 +265,69 @@ def test_sums_over_channels_on_a_gpu_take_as_many_at_once_as_a_tile_has(channels
     torch.testing.assert_close(dot, torch.linalg.vecdot(x, y, dim=0))
 
 
-# ---- autograd ------------------------------------------------------------------------------------
+# ---- as operators of torch -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "metric, needs", [("cos", (True, True)), ("cos", (False, False)), ("kl", (True, True)), ("kl", (True, False))]
+)
+def test_the_operators_keep_the_contract_of_torch(metric, needs):
+    source, target, labels = random_case(1, 2, 3, (3, 4), (2, 5), metric, dtype=torch.float32)
+    source.requires_grad_(needs[0]), target.requires_grad_(needs[1])
+    j, back, usable = operators.follow_cycles(source.detach(), target.detach(), metric, True)
+    weights = torch.rand(usable.shape) * usable
+    torch.library.opcheck(operators.associate, (source, target, j, back, weights, metric, *needs, True))
+    torch.library.opcheck(operators.aggregate, (target, metric, 0.5, True))
+    torch.library.opcheck(operators.follow_cycles, (source, target, metric, True))
+    mixed, *softmax = (x.detach() for x in operators.aggregate(target, metric, 0.5, True))
+    torch.library.opcheck(operators.aggregate_backward, (target.detach(), mixed, *softmax, mixed, metric, 0.5, True))
+
+
+class Model(torch.nn.Module):
+    """A convolution with the loss and the cycles behind it."""
+
+    def __init__(self, impl, metric):
+        super().__init__()
+        torch.manual_seed(0)
+        self.convolution = torch.nn.Conv2d(3, 5, 1).double()
+        self.options = {"impl": impl, "metric": metric}
+
+    def forward(self, source, target, labels):
+        source, target = self.convolution(source), self.convolution(target)
+        if self.options["metric"] == "kl":
+            source, target = source.softmax(1), target.softmax(1)
+        result = cycle_association_loss(source, target, labels, **self.options)
+        return (3 * result.loss, result.closed, find_cycles(source, target, labels, **self.options).closed)
+
+
+@METRICS
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+@pytest.mark.parametrize("impl", ["streaming", "fused"])
+def test_a_model_around_it_is_compiled_as_one_graph(impl, backend, metric):
+    case = random_case(3, 2, 3, (5, 6), (6, 4), "cos")
+    plain = Model(impl, metric)
+    compiled = torch.compile(Model(impl, metric), backend=backend, fullgraph=True)
+    want, got = plain(*case), compiled(*case)
+    want[0].backward(), got[0].backward()
+    assert got[1].item() > 0
+    torch.testing.assert_close(got, want)
+    for parameter, other in zip(compiled.parameters(), plain.parameters()):
+        torch.testing.assert_close(parameter.grad, other.grad)
+
+
+@METRICS
+def test_backward_of_a_compiled_model_may_be_called_again(metric):
+    """Gradients are handed out scaled in place; a compiler has to see that as well."""
+    source, target, labels = random_case(4, 1, 4, (3, 4), (4, 3), metric)
+    source.requires_grad_()
+
+    @torch.compile(backend="aot_eager", fullgraph=True)
+    def step(x, y):
+        return cycle_association_loss(x, y, labels, metric=metric, impl="fused").loss
+
+    value = step(source, target)
+    first, second = (torch.autograd.grad(f * value, source, retain_graph=True)[0] for f in (1, -2))
+    torch.testing.assert_close(second, -2 * first)
 
 
 @METRICS

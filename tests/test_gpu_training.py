@@ -12,6 +12,8 @@ from tiny import TINY_NETWORK, random_batch
 
 from dada.config import cfg, cfg_from_list
 from dada.domain_adaptation.objectives import METHODS
+from dada.model import build_model
+from dada.model.compiling import compile_network
 from dada.training.prefetch import Prefetcher
 from dada.training.rng import rng_state, seed_all, set_rng_state
 from dada.training.trainer import build_trainer
@@ -116,6 +118,22 @@ def test_a_step_waits_for_the_device_in_two_places(method, record_property):
     waits = Counter(f"{Path(w.filename).name}:{w.lineno}" for w in heard if "synchroniz" in str(w.message))
     record_property("waits", dict(waits))
     assert sum(waits.values()) <= 2 + len(trainer.objective.adversaries)
+
+
+def test_a_compiled_network_computes_what_the_network_computes(device):
+    backend = "inductor" if device.type == "cuda" else "aot_eager"  # code for a CPU takes a minute
+    torch._dynamo.reset()
+    plain = build_model("resnet-18", 5).train().to(device)
+    compiled = copy.deepcopy(plain)
+    compile_network(compiled, backend)
+    image = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    for network in (plain, compiled):
+        network(image).logits.square().mean().backward()
+    assert compiled._compiled_call_impl is not None
+    for (name, a), b in zip(plain.named_parameters(), compiled.parameters()):
+        if a.grad is not None:
+            torch.testing.assert_close(b.grad, a.grad, rtol=1e-2, atol=1e-3 * a.grad.abs().max().item(), msg=name)
+    torch._dynamo.reset()
 
 
 def test_generators_are_put_back(device):

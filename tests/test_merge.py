@@ -13,7 +13,8 @@ from dada.build import build_network, target_loader
 from dada.cli import main
 from dada.cli.shared import photographs
 from dada.config import cfg, reset
-from dada.model.averaging import average, greedy, uniform
+from dada.model.averaging import average, by_layers, greedy, layer_groups, uniform
+from dada.model.registry import build_model
 from dada.publishing.release_file import write_release
 from dada.runs import file_hash
 from dada.training.adabn import adapt_batch_norm
@@ -33,7 +34,7 @@ def value(found):
 
 def test_the_average_is_the_mean_of_every_entry_and_the_largest_of_the_counters():
     found = uniform([state(1.0, 4), state(2.0, 9), state(6.0, 5)])
-    assert same(found.state, state(3.0, 9)) and found.members == [0, 1, 2]
+    assert same(found.state, state(3.0, 9)) and found.parts == {"all layers": [0, 1, 2]}
     halves = [{"w": tensor([x], dtype=torch.float16)} for x in (40000.0, 50048.0, 60096.0)]  # whose sum float16 lacks
     assert average(halves)["w"].dtype == torch.float16 and average(halves)["w"].item() == 50048
 
@@ -63,9 +64,40 @@ def test_a_network_joins_only_if_the_score_gets_no_worse():
     found = greedy([state(9.0), state(3.0), state(7.0), state(1.0)], score)
     # alone -5, -1, -3, -3: begin with 3; with 7 it is 5, no worse; with 1 11/3, better; with 9 5, worse
     assert asked == [9.0, 3.0, 7.0, 1.0, 5.0, pytest.approx(11 / 3), 5.0]
-    assert found.members == [1, 2, 3] and value(found.state) == pytest.approx(11 / 3)
+    assert found.parts == {"all layers": [1, 2, 3]} and value(found.state) == pytest.approx(11 / 3)
     assert [name for name, _ in found.scores[4:]] == ["1 + 2", "1 + 2 + 3", "1 + 2 + 3 + 0"]
     assert found.scores[-1][1] == -1.0
+
+
+def test_each_group_of_layers_is_the_average_or_one_networks():
+    def score(found):
+        return -abs(found["layer1.w"][0].item() - 2.0) - abs(found["head.w"][0].item() - 29.0)
+
+    found = by_layers([state(2.0), state(4.0)], score)  # average 3 and 30
+    assert found.parts == {"layer1": [0], "head": [0, 1]}
+    assert found.state["layer1.w"].tolist() == [2.0, 4.0] and found.state["head.w"].tolist() == [30.0]
+    assert found.scores == [
+        ("average of all", -2.0),
+        ("layer1 of 0", -1.0),
+        ("layer1 of 1", -3.0),
+        ("head of 0", -9.0),
+        ("head of 1", -11.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    "model, groups",
+    [
+        ("DeepLabv2", {"conv1", "bn1", "layer1", "layer2", "layer3", "layer4", "layer6"}),
+        ("timm:test_efficientnet", {"encoder.conv_stem", "encoder.bn1", *(f"encoder.blocks.{k}" for k in range(5)), "decoder"}),
+    ],
+)
+def test_groups_are_the_stages_of_the_network(model, groups):
+    with torch.device("meta"):
+        names = list(build_model(model, 16, multi_level=False).state_dict())
+    found = layer_groups(names)
+    assert groups <= found.keys() and len(found) <= len(groups) + 2
+    assert sorted(name for group in found.values() for name in group) == sorted(names)
 
 
 # --- files -----------------------------------------------------------------------------------------------------
@@ -106,18 +138,24 @@ def test_a_merged_file_is_a_snapshot_that_says_what_it_is_made_of(snapshots, tmp
     assert "next: " in capsys.readouterr().out
 
 
-def test_a_choice_goes_by_a_criterion_on_target_images_and_is_told(snapshots, tmp_path, capsys):
+@pytest.mark.parametrize("how", ["greedy", "layers"])
+def test_a_choice_goes_by_a_criterion_on_target_images_and_is_told(snapshots, tmp_path, how, capsys):
     out = tmp_path / "chosen.pth"
-    run(*snapshots, "--out", out, "--how", "greedy", "--by", "certainty", "--judge-images", 1)
+    run(*snapshots, "--out", out, "--how", how, "--by", "certainty", "--judge-images", 1)
     said = torch.load(out, weights_only=True)["merged"]
     scores = dict(map(tuple, said["scores"]))
     assert said["by"] == "certainty" and len(scores) == len(said["scores"]) > 2
     states = [weights(path) for path in snapshots]
     chosen = weights(out)
-    assert same(average([states[k] for k in said["parts"]["all layers"]]), chosen)
+    groups = layer_groups(states[0]) if how == "layers" else {"all layers": list(states[0])}
+    assert said["parts"].keys() == groups.keys()
+    for group, names in groups.items():
+        part = average([{name: states[k][name] for name in names} for k in said["parts"][group]])
+        assert same(part, {name: chosen[name] for name in names}), group
     assert f"{max(scores.values()):.4f}" in capsys.readouterr().out
-    together = next(score for name, score in scores.items() if "+" in name)
-    assert (len(said["parts"]["all layers"]) == 2) == (together >= max(scores["0"], scores["1"]))
+    if how == "greedy":
+        together = next(score for name, score in scores.items() if "+" in name)
+        assert (len(said["parts"]["all layers"]) == 2) == (together >= max(scores["0"], scores["1"]))
 
 
 def test_statistics_of_batch_norm_are_refreshed_on_the_average_and_may_be_mixed(snapshots, tmp_path):

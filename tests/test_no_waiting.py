@@ -1,7 +1,8 @@
 """What a training step computes never has the host wait for a GPU: nothing asks for a value.
 
 Tensors on the device "meta" have shapes and no values. Whoever asks for one is refused, so that a step which passes there asks
-for none. It needs no compiler, and sees less than test_fake_cuda.py: no copies to the device.
+for none. It needs no compiler, and sees less than test_fake_cuda.py: neither copies to the device nor what happens inside the
+project's own operators.
 """
 
 import numpy as np

@@ -60,4 +60,9 @@ def _rounds(small: bool) -> list[tuple[str, list[str]]]:
     """Precision of float32 products, and the variants that are compared in it; the most telling ones first."""
     if small:
         return [("", ["published", "plain"])]
-    return [("", ["published", "plain", "both"]), ("highest", ["published", "plain"]), ("", ["plain", "bf16", "channels_last"])]
+    return [
+        ("", ["published", "plain", "both"]),
+        ("highest", ["published", "plain"]),
+        ("", ["plain", "bf16", "channels_last"]),
+        ("", ["plain", "compile"]),
+    ]

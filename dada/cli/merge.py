@@ -20,8 +20,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--how",
         default="uniform",
-        choices=("uniform", "greedy"),
-        help="uniform: the average of all; greedy: of those that do not make the criterion worse (%(default)s)",
+        choices=("uniform", "greedy", "layers"),
+        help="uniform: the average of all; greedy: of those that do not make the criterion worse; layers: each group of layers "
+        "averaged, or of the network that makes the criterion better (%(default)s)",
     )
     criteria = [name for name in MEANINGS if name != CLOSURE]  # which would read the source, too
     parser.add_argument("--by", default=criteria[0], choices=criteria, help="criterion, as in select (%(default)s)")

@@ -14,7 +14,7 @@ from dada.config import cfg_from_dict, cfg_from_list, default_cfg, each_dataset,
 from dada.evaluation.criteria import label_free_criteria
 from dada.evaluation.tester import build_predictor
 from dada.model import SegmentationModel
-from dada.model.averaging import Merged, greedy, uniform
+from dada.model.averaging import Merged, by_layers, greedy, uniform
 from dada.model.weight_files import State, read_weights
 from dada.runs import file_hash, iteration_of, save_whole, snapshot
 from dada.training.adabn import adapt_batch_norm, statistics_loader
@@ -45,8 +45,8 @@ def merge(
 
     Args:
         cfg: describes the first network, and those whose files hold no cfg.
-        how: "uniform", the average of all; "greedy": see dada.model.averaging.
-        by: the criterion without labels that "greedy" goes by; see dada.evaluation.criteria.
+        how: "uniform", the average of all; "greedy" and "layers": see dada.model.averaging.
+        by: the criterion without labels that these two go by; see dada.evaluation.criteria.
         images: of the target, that it is measured on.
         refresh: at least so many target images give the batch norms their statistics, before a network is measured and at
             the end; 0 leaves those of the average.
@@ -88,7 +88,7 @@ def merge(
             predictor = build_predictor(data, [network], [1.0], device)
             return getattr(label_free_criteria(predictor, target_images(data, network.normalization, images), device), by)
 
-        found = uniform(states) if how == "uniform" else greedy(states, score)
+        found = uniform(states) if how == "uniform" else (greedy if how == "greedy" else by_layers)(states, score)
         refreshed(found.state)
     said = _made_of(files, found, how, by, refresh, share, data)
     out, iteration = Path(out), max(map(iteration_of, map(Path, files)))
@@ -125,7 +125,7 @@ def _made_of(
     said: dict[str, Any] = {
         "files": [{"file": str(path), "sha256": file_hash(path)} for path in files],
         "how": how,
-        "parts": {"all layers": found.members},
+        "parts": found.parts,
     }
     if how != "uniform":
         said |= {"by": by, "scores": [list(entry) for entry in found.scores]}

@@ -31,7 +31,6 @@ _BY_COMMIT: dict[str, dict[str, Any]] = {
         "CLASS_CONTRAST.MOMENTUM": 0.99,
     },
     "5b9aea9": {"DATA_TRANSFORM.BLUR": 0.0, "TRAIN.FDA_BETA": 0.0, **dict.fromkeys(FOLDERS, ""), "TEST.SNAPSHOT_DIR": []},
-    "62f8d7b": {"TRAIN.COMPILE": False},
 }
 REMOVED = {name: default for options in _BY_COMMIT.values() for name, default in options.items()}
 

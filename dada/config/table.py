@@ -201,6 +201,7 @@ OPTIONS: dict[str, Any] = {
             choices=("", "highest", "high", "medium"),
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
+        "COMPILE": Option(False, "Compile the network with torch.compile, in minutes; where that fails, it runs uncompiled."),
         "DA_METHOD": Option("source_only", "Method (docs/methods.md): source_only, MinEnt, AdvEnt, DADA or PLCA_adv."),
         "SOURCE_FREE": Option(False, "Adapt RESTORE_FROM, a trained network, to target images alone; no source file is opened."),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),

@@ -1,4 +1,4 @@
-"""Average networks of one kind: all of them, or those that do no harm.
+"""Average networks of one kind: all of them, those that do no harm, or each group of layers by itself.
 
 If networks come from the same start, or from one another, their weights can be averaged instead of their predictions (Izmailov
 et al., UAI 2018, arXiv:1803.05407; Wortsman et al., ICML 2022, arXiv:2203.05482). A score says how good a state is; higher is
@@ -7,7 +7,8 @@ better.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,17 +18,20 @@ from dada.model.weight_files import State
 Score = Callable[[State], float]
 COUNTER = "num_batches_tracked"
 
+# What is chosen together, in the names of our ResNets and of timm's families.
+_STAGE = re.compile(r"^.*?\b(?:layer\d|blocks[._]\d+|(?:stages|layers)[._]\d+)(?=\.)")
+
 
 class Merged(NamedTuple):
     """A state, and what it is made of.
 
     Args:
-        members: the indices of the networks that it is the average of.
+        parts: for each part, "all layers" or a group, the indices of the networks that it is the average of.
         scores: what was tried, in that order, and its score.
     """
 
     state: State
-    members: list[int]
+    parts: dict[str, list[int]]
     scores: list[tuple[str, float]]
 
 
@@ -61,7 +65,7 @@ def average(states: Sequence[State]) -> State:
 
 def uniform(states: Sequence[State]) -> Merged:
     """The average of all."""
-    return Merged(average(states), list(range(len(states))), [])
+    return Merged(average(states), {"all layers": list(range(len(states)))}, [])
 
 
 def greedy(states: Sequence[State], score: Score) -> Merged:
@@ -75,4 +79,32 @@ def greedy(states: Sequence[State], score: Score) -> Merged:
         scores.append((" + ".join(map(str, (*chosen, k))), trial))
         if trial >= best:
             chosen, best = [*chosen, k], trial
-    return Merged(average([states[k] for k in chosen]), chosen, scores)
+    return Merged(average([states[k] for k in chosen]), {"all layers": chosen}, scores)
+
+
+def by_layers(states: Sequence[State], score: Score) -> Merged:
+    """Starting from the average of all, each group takes one network's entries instead if that improves the score."""
+    everyone = list(range(len(states)))
+    state = average(states)
+    best = score(state)
+    scores, parts = [("average of all", best)], {}
+    for group, names in layer_groups(state).items():
+        parts[group] = everyone
+        mixed = state
+        for k in everyone:
+            trial = {**mixed, **{name: states[k][name] for name in names}}
+            found = score(trial)
+            scores.append((f"{group} of {k}", found))
+            if found > best:
+                state, best, parts[group] = trial, found, [k]
+    return Merged(state, parts, scores)
+
+
+def layer_groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """Names of a state by stage of the encoder, or by module outside it: "layer3", "encoder.blocks.4", "decoder"."""
+    groups: dict[str, list[str]] = {}
+    for name in names:
+        stage = _STAGE.match(name)
+        start = ".".join(name.split(".")[: 2 if name.startswith("encoder.") else 1])
+        groups.setdefault(stage[0] if stage else start, []).append(name)
+    return groups

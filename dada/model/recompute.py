@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,6 +18,8 @@ def recomputed(block: nn.Module, x: Tensor) -> Tensor:
     Values, gradients and batch-norm statistics are those of block(x), even if the network was switched to another
     domain before the backward pass.
     """
+    if torch.compiler.is_compiling():  # compiled code has the domain in it, and moves statistics once
+        return checkpoint(block, x, use_reentrant=False)
     domain = selected_domain(block)
     return checkpoint(block, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _as_at_first(block, domain)))
 

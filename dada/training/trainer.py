@@ -15,6 +15,7 @@ from dada.dataset.sample import Batch
 from dada.domain_adaptation.objectives import Objective, build_objective
 from dada.domain_adaptation.step import Notes, Step
 from dada.domain_adaptation.teacher import Teacher
+from dada.model.compiling import compile_network
 from dada.model.layer_rates import layered_groups
 from dada.parallel.device import widest
 from dada.parallel.distributed import accumulating, sum_gradients, with_joint_gradients
@@ -209,6 +210,8 @@ def build_trainer(cfg: Any, device: torch.device, weights: str = "") -> Trainer:
     network = build_network(cfg, weights=weights, head=cfg.TRAIN.RESTORE_HEAD, trained=trained)
     network = join_batch_norms(network.to(device).train(), device)
     objective = build_objective(cfg, device, network.normalization)
+    if cfg.TRAIN.COMPILE:
+        compile_network(network)
     return Trainer(
         network,
         objective,

@@ -18,12 +18,13 @@ size; `docs/association.md` derives every step. Nothing here reads a file, an op
     both_ways.py     for cosines, both directions of the cycles in one pass
     aggregation.py   spatial aggregation and its gradient
     attention.py     aggregation of probabilities on a CPU
-    functions.py     these as functions that autograd knows
+    operators.py     these as operators of torch, so that a model around them can be compiled
+    ring.py          the loss of images whose pixels lie on several ranks
 
 Letters as in the dense form: C channels, S source and T target pixels, N and M either, R rows of a stripe;
 here always one image at a time, and always channels first, as the maps lie in memory: `x_CN`.
 """
 
-from dada.domain_adaptation.association.functions import stream_aggregation, stream_cycles, stream_loss
+from dada.domain_adaptation.association.operators import stream_aggregation, stream_cycles, stream_loss
 
 __all__ = ["stream_aggregation", "stream_cycles", "stream_loss"]
