@@ -336,6 +336,21 @@ def test_arguments_out_of_range_are_refused_before_anything_is_written(tmp_path,
     assert os.listdir(tmp_path) == []
 
 
+def test_a_city_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    city = write_city(tmp_path / "city", source=1, target=0, size=(64, 32))
+    before, rename = files(city), Path.rename
+
+    def full_disk(path, target):
+        if ".partial-" in path.name:
+            raise OSError("no space left")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        write_city(city, source=2, target=0, size=(64, 32), overwrite=True)
+    assert files(city) == before and [path.name for path in tmp_path.iterdir()] == ["city"]
+
+
 def test_sizes_are_read_as_width_by_height():
     assert parse_size("512x256") == (512, 256)
     for text in ("512", "512*256", "x256", "-64x32", "64x32x3", ""):

@@ -89,7 +89,12 @@ def write_city(
         old = out.parent / f".{out.name}.old-{os.getpid()}"
         if out.exists():
             out.rename(old)
-        partial_out.rename(out)
+        try:
+            partial_out.rename(out)
+        except BaseException:
+            if old.exists():
+                old.rename(out)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(partial_out, ignore_errors=True)
