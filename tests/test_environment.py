@@ -101,6 +101,15 @@ def test_nothing_that_is_missing_is_an_error(monkeypatch):
     assert "none: nvidia-smi finds none" in text and "packages\n  none\n" in text
 
 
+def test_a_program_that_hangs_is_not_waited_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "TIME_LIMIT", 0.2)
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\nsleep 600\necho Driver Version 1\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    assert environment(cfg)["gpu"]["driver"] == "none: nvidia-smi finds none"
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_gpus_are_listed():

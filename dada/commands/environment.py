@@ -10,6 +10,8 @@ import os
 import platform
 import re
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -41,6 +43,7 @@ VARIABLES = re.compile(
     | SLURM_(PROCID|LOCALID|ARRAY_TASK_ID|RESTART_COUNT|TMPDIR)""",
     re.VERBOSE,
 )
+TIME_LIMIT = 20  # seconds, for another program
 
 Section = dict[str, Any]  # plain values; None for what the system does not say
 
@@ -52,7 +55,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         cfg: for EXP_ROOT, for DEVICE and GPU_ID, and for the datasets if `images`.
         images: how many of each dataset to read and decode; 0 opens none.
     """
-    compiler = collect_env.run_and_read_all(collect_env.run, f"{os.environ.get('CXX', 'g++')} --version | head -1")
+    no_compiler, compiler, _ = _run(f"{os.environ.get('CXX', 'g++')} --version")
     return {
         "project": {
             "dada": __version__,
@@ -61,7 +64,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
             "files changed since": changed_files(),
         },
         "system": {
-            "system": collect_env.get_os(collect_env.run),
+            "system": collect_env.get_os(_run),
             "platform": platform.platform(),
             "host": platform.node(),
             "python": f"{sys.version}, {sys.executable}",
@@ -73,7 +76,7 @@ def environment(cfg: Any, images: int = 0) -> dict[str, Section]:
         "distributed": _distributed(),
         "loader processes": _loaders(),
         "torch.compile": {
-            "C++ compiler": compiler or "none: torch.compile cannot build for the CPU",
+            "C++ compiler": "none: torch.compile cannot build for the CPU" if no_compiler else compiler.splitlines()[0],
             "triton": _version("triton") or "none: torch.compile cannot build for a GPU",
         },
         "disk of EXP_ROOT": _disk(Path(cfg.EXP_ROOT)),
@@ -143,7 +146,7 @@ def _gpus(cfg: Any) -> Section:
     section: Section = {
         "CUDA of torch": torch.version.cuda or "none: torch was built for the CPU",
         "cuDNN": torch.backends.cudnn.version() if torch.backends.cudnn.is_available() else None,
-        "driver": collect_env.get_nvidia_driver_version(collect_env.run) or "none: nvidia-smi finds none",
+        "driver": collect_env.get_nvidia_driver_version(_run) or "none: nvidia-smi finds none",
         "devices": torch.cuda.device_count() if torch.cuda.is_available() else 0,
     }
     try:
@@ -274,3 +277,15 @@ def _lines(path: str) -> list[str]:
 
 def _size(count: float) -> str:
     return f"{count / 1e9:.1f} GB"
+
+
+def _run(command: str) -> tuple[int, str, str]:
+    """As collect_env.run, but for TIME_LIMIT at most, since nvidia-smi hangs where a driver does: status, output and errors."""
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "errors": "replace"}
+    process = subprocess.Popen(command, shell=True, start_new_session=True, **options)
+    try:
+        output, errors = process.communicate(timeout=TIME_LIMIT)
+    except subprocess.TimeoutExpired as error:
+        os.killpg(process.pid, signal.SIGKILL)  # what the shell has started, too; not waited for, as it may not be able to end
+        return 1, "", str(error)
+    return process.returncode, output.strip(), errors.strip()
