@@ -30,7 +30,10 @@ def _folder(role: str) -> dict[str, Option]:
             f"Pattern of the image files below DATA_DIRECTORY_{role}: {{split}} is the split, * any part of a name, ** any "
             "folders.",
         ),
-        "LABELS": Option("{split}/masks/**/*.*", "Pattern of the label files, paired with images by what * and ** stand for."),
+        "LABELS": Option(
+            "{split}/masks/**/*.*",
+            "Pattern of the label files; a label and its image are those for which * and ** stand for the same.",
+        ),
         "DEPTH": Option("", "Pattern of the depth files, 16-bit PNG of centimetres, 65535 for unknown; empty: none."),
         "WHITE": Option(
             0.0,
@@ -44,7 +47,9 @@ def _folder(role: str) -> dict[str, Option]:
             "label has the size of the stored picture alone.",
             choices=("auto", "upright", "stored"),
         ),
-        "LABEL_FORMAT": Option("ids", "Label files hold 'ids' (grey or paletted) or 'rgb', colours.", choices=("ids", "rgb")),
+        "LABEL_FORMAT": Option(
+            "ids", "What label files hold: 'ids', a number a pixel (grey or paletted), or 'rgb', colours.", choices=("ids", "rgb")
+        ),
         "LABEL_MAP": Option(
             {},
             "Class name, or 'ignore', of each id or colour ('r, g, b' or '#rrggbb') in the files; empty: ids are train "
@@ -69,9 +74,15 @@ OPTIONS: dict[str, Any] = {
         "BDD100K, IDD, KITTI, WildDash, Mapillary, CamVid or Folder; or a list of several.",
         each="source",
     ),
-    "SOURCE_SHARE": Option(1.0, "Of several sources, the proportion of images drawn, such as [3, 1].", above=0, each="source"),
-    "TARGET": Option("Cityscapes", "As SOURCE, to adapt to; its labels are read for evaluation only.", each="target"),
-    "TARGET_SHARE": Option(1.0, "As SOURCE_SHARE, of targets and of their TARGET_LABELLED.", above=0, each="target"),
+    "SOURCE_SHARE": Option(
+        1.0, "Of several sources, the proportions in which images are drawn, such as [3, 1].", above=0, each="source"
+    ),
+    "TARGET": Option(
+        "Cityscapes", "Dataset to adapt to, or a list of several; its labels are read for evaluation only.", each="target"
+    ),
+    "TARGET_SHARE": Option(
+        1.0, "As SOURCE_SHARE, of several targets, and of their images with labels (TARGET_LABELLED).", above=0, each="target"
+    ),
     "TARGET_LABELLED": Option(
         "",
         "Target images whose labels are trained on: a list file, as DATA_LIST_TARGET; N, evenly spaced ones of "
@@ -90,10 +101,16 @@ OPTIONS: dict[str, Any] = {
     "NUM_WORKERS": Option(4, "Loader processes for each domain and training process; 0: none.", minimum=0, role="run"),
     "DATA_DIRECTORY_SOURCE": Option("data/SYNTHIA", "Folder of the source dataset.", role="machine", path=True, each="source"),
     "DATA_DIRECTORY_TARGET": Option("data/Cityscapes", "Folder of the target dataset.", role="machine", path=True, each="target"),
-    "DATA_LIST_SOURCE": Option("", "List of images, {} for the split; empty: scan the folder.", path=True, each="source"),
+    "DATA_LIST_SOURCE": Option(
+        "", "File with one image per line, {} standing for the split; empty: scan the folder.", path=True, each="source"
+    ),
     "DATA_LIST_TARGET": Option("", "As DATA_LIST_SOURCE, for the target.", path=True, each="target"),
-    "NUM_CLASSES": Option(16, "19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or your CLASSES.NAMES.", unit="classes", minimum=2),
-    "MAPILLARY_VERSION": Option("", "Mapillary Vistas' labels; empty: v1.2 if there, else v2.0.", choices=("", "v1.2", "v2.0")),
+    "NUM_CLASSES": Option(
+        16, "Label set: 19, 16, 13 or 7 of Cityscapes, 11 of CamVid, or as many as CLASSES.NAMES.", unit="classes", minimum=2
+    ),
+    "MAPILLARY_VERSION": Option(
+        "", "Labels of Mapillary Vistas to read; empty: v1.2 where it is there, else v2.0.", choices=("", "v1.2", "v2.0")
+    ),
     "USE_DEPTH": Option(False, "Read source depth, and give the network DADA's depth block to learn it with."),
     "CONTRASTIVE_LEARNING": Option(
         False, "Add to the chosen method cycle association, consistency and entropy, on source images recoloured like the target."
@@ -112,7 +129,12 @@ OPTIONS: dict[str, Any] = {
         element=str,
     ),
     "EXP_NAME": Option("", "Name of the run; empty: {SOURCE}2{TARGET}_{MODEL}_{DA_METHOD}.", role="machine"),
-    "EXP_ROOT": Option("experiments", "Has snapshots/EXP_NAME and logs/tensorboard/EXP_NAME of runs.", role="machine", path=True),
+    "EXP_ROOT": Option(
+        "experiments",
+        "Folder of all runs, which write to snapshots/EXP_NAME and logs/tensorboard/EXP_NAME in it.",
+        role="machine",
+        path=True,
+    ),
     "DEVICE": Option(
         "auto",
         "Where networks run, --device in all scripts. auto: the GPU of GPU_ID where there is one, else the CPU; cuda: that "
@@ -132,15 +154,21 @@ OPTIONS: dict[str, Any] = {
     "TRAIN": {
         "SET_SOURCE": Option("all", "Split of the source dataset.", each="source"),
         "SET_TARGET": Option("train", "Split of the target dataset.", each="target"),
-        "BATCH_SIZE_SOURCE": Option(1, "Source images in a forward pass, over all processes, evenly.", unit="images", minimum=1),
+        "BATCH_SIZE_SOURCE": Option(
+            1, "Source images in a forward pass, shared evenly among all processes.", unit="images", minimum=1
+        ),
         "BATCH_SIZE_TARGET": Option(1, "Target images in a forward pass, over all processes.", unit="images", minimum=1),
-        "BATCH_SIZE_LABELLED": Option(1, "As BATCH_SIZE_SOURCE, of TARGET_LABELLED, in another pass.", unit="images", minimum=1),
+        "BATCH_SIZE_LABELLED": Option(
+            1, "As BATCH_SIZE_SOURCE, of the images of TARGET_LABELLED, which have a pass of their own.", unit="images", minimum=1
+        ),
         "ITER_SIZE": Option(1, "Forward passes whose gradients are averaged into one step.", minimum=1),
         "INPUT_SIZE_SOURCE": _size((1280, 760), "Size of source images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INPUT_SIZE_TARGET": _size((1024, 512), "Size of target images in training, unless RANDOM_RESIZE_AND_CROP."),
         "INFO_SOURCE": Option("", "JSON with the source's names, palette and id map; empty: built in.", path=True, each="source"),
         "INFO_TARGET": Option("", "As INFO_SOURCE, for the target.", path=True, each="target"),
-        "IMG_MODE": Option("", "Channel order and normalization; empty: those of the weights.", choices=("", "BGR", "RGB")),
+        "IMG_MODE": Option(
+            "", "Channel order and normalization; empty: those that the weights were trained with.", choices=("", "BGR", "RGB")
+        ),
         "IMG_MEAN": Option(
             (104.00698793, 116.66876762, 122.67891434),
             "Mean that IMG_MODE BGR subtracts.",
@@ -157,7 +185,9 @@ OPTIONS: dict[str, Any] = {
         ),
         "MULTI_LEVEL": Option(False, "Add the auxiliary head on layer3."),
         "HEAD_BIAS": Option(True, "Bias in the classifier head; PLCA's head has none."),
-        "OUTPUT_STRIDE": Option(8, "Input pixels per feature pixel of timm encoders, not of transformers.", choices=(8, 16, 32)),
+        "OUTPUT_STRIDE": Option(
+            8, "Input pixels per feature pixel of timm encoders; vision transformers have theirs.", choices=(8, 16, 32)
+        ),
         "BN_POLICY": Option(
             "train",
             "What of batch norm trains: 'train', all; 'frozen_affine', statistics (ADVENT, DADA); 'eval', none.",
@@ -168,7 +198,9 @@ OPTIONS: dict[str, Any] = {
             "", "Initial weights: a file, 'imagenet' for the encoder's own, or 'random', as if empty.", role="span", path=True
         ),
         "RESTORE_HEAD": Option(True, "Take the head of RESTORE_FROM too; False starts it and the depth block anew.", role="span"),
-        "ACCEPT_LICENCE": Option("", "Restrictive licence of encoder weights that you accept (docs/models.md).", role="span"),
+        "ACCEPT_LICENCE": Option(
+            "", "Licence of the encoder's weights that is not permissive but that you accept; see docs/models.md.", role="span"
+        ),
         "FREEZE_ENCODER": Option(False, "Train the heads alone: the encoder, batch norms too, stays as RESTORE_FROM gives it."),
         "ADAPTER": Option(
             "", "'lora' freezes a vision transformer and trains low-rank matrices beside it.", choices=("", "lora")
@@ -184,7 +216,10 @@ OPTIONS: dict[str, Any] = {
         "LEARNING_RATE": Option(2.5e-4, "Base learning rate of the backbone.", minimum=0),
         "LR_MULT": Option(10.0, "Learning rate of the heads, as a multiple of LEARNING_RATE.", minimum=0),
         "LAYER_DECAY": Option(
-            1.0, "Learning rate of each backbone block, over that of the next; 1.0: equal.", above=0, maximum=1
+            1.0,
+            "Factor of the learning rate from each block of the backbone to the one before it; 1.0: none.",
+            above=0,
+            maximum=1,
         ),
         "LEARNING_RATE_D": Option(1e-4, "Learning rate of the discriminators (Adam).", minimum=0),
         "MOMENTUM": Option(0.9, "Momentum of SGD.", minimum=0, below=1),
@@ -201,7 +236,9 @@ OPTIONS: dict[str, Any] = {
             choices=("", "highest", "high", "medium"),
         ),
         "BF16": Option(False, "Run the networks in bfloat16 autocast; losses stay in float32."),
-        "COMPILE": Option(False, "Compile the network with torch.compile, in minutes; where that fails, it runs uncompiled."),
+        "COMPILE": Option(
+            False, "Compile the network with torch.compile, which takes minutes; where that fails, it runs uncompiled."
+        ),
         "DA_METHOD": Option("source_only", "Method (docs/methods.md): source_only, MinEnt, AdvEnt, DADA or PLCA_adv."),
         "SOURCE_FREE": Option(False, "Adapt RESTORE_FROM, a trained network, to target images alone; no source file is opened."),
         "LAMBDA_SEG_MAIN": Option(1.0, "Weight of the source cross-entropy.", minimum=0),
@@ -225,9 +262,18 @@ OPTIONS: dict[str, Any] = {
         "RARE_CLASS_TEMPERATURE": Option(
             0.0, "Draw source images by class, rare ones more often, at this temperature (DAFormer: 0.01); 0: off.", minimum=0
         ),
-        "COLOR_TRANSFER": Option(True, "With CONTRASTIVE_LEARNING: give source images the target's CIELAB means and deviations."),
-        "ADABN_IMAGES": Option(0, "Target images for the statistics of snapshots (AdaBN); 0: none.", unit="images", minimum=0),
-        "ADABN_SHARE": Option(1.0, "Share of the target's statistics; the rest are the network's (UBNA).", minimum=0, maximum=1),
+        "COLOR_TRANSFER": Option(
+            True, "With CONTRASTIVE_LEARNING: give source images the target's means and deviations in CIELAB."
+        ),
+        "ADABN_IMAGES": Option(
+            0,
+            "Target images from which a snapshot's batch norms take their statistics (AdaBN); 0: none.",
+            unit="images",
+            minimum=0,
+        ),
+        "ADABN_SHARE": Option(
+            1.0, "Share of the target's statistics; the rest is what the network has (UBNA).", minimum=0, maximum=1
+        ),
         "SAVE_AVERAGE": Option(False, "Snapshots and evaluations take the average of the weights (SELF_TRAINING.EMA_DECAY)."),
         "APPLY_MULTILAYER_ASSOCIATION": Option(True, "Associate class probabilities as well as features, and add LSR."),
         "APPLY_SPAGG": Option(True, "Aggregate target features over the image before they are associated."),
@@ -236,12 +282,16 @@ OPTIONS: dict[str, Any] = {
         "LSR_THRES": Option(10.0, "Mean negative log-probability that LSR attracts to.", unit="nats", minimum=0),
         "MAX_ITERS": Option(30000, "Horizon of the poly schedule.", unit="iterations", minimum=1),
         "EARLY_STOP": Option(0, "Iterations to run; 0, or more than MAX_ITERS: MAX_ITERS.", minimum=0, role="span"),
-        "SAVE_PRED_EVERY": Option(1000, "Snapshot period; the last is always saved.", unit="iterations", minimum=1, role="run"),
+        "SAVE_PRED_EVERY": Option(
+            1000, "Snapshot period; the last iteration is always saved.", unit="iterations", minimum=1, role="run"
+        ),
         "CHECKPOINT_EVERY": Option(
             0, "Period of checkpoints, from which --resume goes on; 0: SAVE_PRED_EVERY.", unit="iterations", minimum=0, role="run"
         ),
         "KEEP_CHECKPOINTS": Option(2, "Newest checkpoints that are kept; older ones are removed.", minimum=1, role="run"),
-        "EVAL_EVERY": Option(0, "Period of evaluations, for model_best.pth; 0: none.", unit="iterations", minimum=0, role="run"),
+        "EVAL_EVERY": Option(
+            0, "Period of evaluations; the best network is model_best.pth; 0: none.", unit="iterations", minimum=0, role="run"
+        ),
         "EVAL_SPLIT": Option(
             "",
             "Labelled split for EVAL_EVERY: 'source:val', or 'target:val' with target labels; of several targets "
@@ -256,15 +306,21 @@ OPTIONS: dict[str, Any] = {
             element=Option("tensorboard", "A logger.", choices=("tensorboard", "wandb", "mlflow", "trackio")),
             role="run",
         ),
-        "TENSORBOARD_VIZRATE": Option(100, "Period of pictures in all loggers.", unit="iterations", minimum=1, role="run"),
+        "TENSORBOARD_VIZRATE": Option(
+            100, "Period of pictures in TensorBoard and other loggers.", unit="iterations", minimum=1, role="run"
+        ),
     },
     # Terms that learn from a teacher's predictions on the target; they add to any method. See docs/methods.md.
     "SELF_TRAINING": {
-        "LAMBDA_MIX": Option(0.0, "Weight of the loss on targets with source classes pasted in (ClassMix); 0: off.", minimum=0),
+        "LAMBDA_MIX": Option(
+            0.0, "Weight of the loss on target images with pasted source classes (ClassMix of DACS); 0: off.", minimum=0
+        ),
         "LAMBDA_MIC": Option(0.0, "Weight of the loss on masked target images (MIC); 0: off.", minimum=0),
         "START": Option(0, "First iteration with these terms; before it the teacher only averages.", minimum=0),
         "EMA_DECAY": Option(0.99, "Decay of the average of the network's weights that is the teacher.", minimum=0, below=1),
-        "THRESHOLD": Option(0.968, "The teacher is sure from here on; such pixels' share weighs an image.", minimum=0, maximum=1),
+        "THRESHOLD": Option(
+            0.968, "The teacher is sure of a pixel from here on; the share of such pixels weighs an image.", minimum=0, maximum=1
+        ),
         "MIC_RATIO": Option(0.7, "Share of patches that LAMBDA_MIC hides.", minimum=0, maximum=1),
         "MIC_PATCH": Option(64, "Side of a patch that is hidden.", unit="pixels", minimum=1),
         "COLOR_JITTER": Option(0.25, "Strength of colour jitter on mixed and masked images; 0: none.", minimum=0, maximum=1),
@@ -285,8 +341,12 @@ OPTIONS: dict[str, Any] = {
             role="score",
         ),
         "INPUT_SIZE_TARGET": _size((1024, 512), "Images are resized to this.", role="score"),
-        "KEEP_RATIO": Option(False, "Images keep their shape within INPUT_SIZE_TARGET; False: they get that size.", role="score"),
-        "OUTPUT_SIZE_TARGET": _size((), "Labels and logits get this size; empty: the size of the label file.", role="score"),
+        "KEEP_RATIO": Option(
+            False, "Images keep their shape and fit into INPUT_SIZE_TARGET; False: they become that size.", role="score"
+        ),
+        "OUTPUT_SIZE_TARGET": _size(
+            (), "Labels are resized to this and logits upsampled to it; empty: the size of the label file.", role="score"
+        ),
         "INFO_TARGET": Option("", "As TRAIN.INFO_TARGET, for the tested split.", role="score", path=True, each="target"),
         "RESAMPLE": Option(
             "bicubic",
@@ -295,8 +355,12 @@ OPTIONS: dict[str, Any] = {
             choices=("bicubic", "bilinear", "bilinear_aliased"),
             role="score",
         ),
-        "UPSAMPLE_VIA_INPUT": Option(False, "Upsample scores via the input size (mmsegmentation); False: at once.", role="score"),
-        "SLIDE_CROP": _size((), "Average scores of windows of this size in the resized image; empty: all at once.", role="score"),
+        "UPSAMPLE_VIA_INPUT": Option(
+            False, "Upsample scores to the input size, then to the labels (mmsegmentation); False: at once.", role="score"
+        ),
+        "SLIDE_CROP": _size(
+            (), "Average the scores of windows of this size in the resized image; empty: the whole image.", role="score"
+        ),
         "SLIDE_STRIDE": _size((), "Distance between windows; empty: half of SLIDE_CROP.", role="score"),
         "CLASS_RULE": Option(
             "ignore",
@@ -313,7 +377,9 @@ OPTIONS: dict[str, Any] = {
         "DUPLICATE_STEPS": Option(
             False, "SGD steps three times an iteration for convolutions of the backbone, four for shortcuts (ADVENT, DADA)."
         ),
-        "SQUASHING_RESIZE": Option(False, "Squash training images to INPUT_SIZE (ADVENT, DADA); False: cover it and crop."),
+        "SQUASHING_RESIZE": Option(
+            False, "Resize training images to INPUT_SIZE whatever their shape (ADVENT, DADA); False: cover it and crop."
+        ),
         "UNMASKED_DEPTH": Option(False, "Also learn depth where none was measured, such as the sky (DADA); False: leave it out."),
         "SYNTHIA_7_MAP": Option(
             False, "With 7 classes, ignore SYNTHIA's motorcycle, parking, terrain, rider, truck, bus, train and wall (DADA)."
