@@ -192,6 +192,13 @@ def test_a_list_file_stands_in_for_the_patterns(orchard, tmp_path, with_masks):
     assert (dataset[1].depth == 65536).all()
 
 
+@pytest.mark.parametrize("labelled_only", [False, True])
+def test_a_label_that_a_list_names_must_be_there_even_where_unlabelled_images_are_left_out(orchard, tmp_path, labelled_only):
+    (tmp_path / "list.txt").write_text("val/images/8.jpg\tval/masks/8.png\nval/images/9.jpg\tval/masks/gone.png\n")
+    with pytest.raises(FileNotFoundError, match="1 of 4 files that DATA_LIST_TARGET names are missing: .*gone.png"):
+        photos(orchard, list_file=tmp_path / "list.txt", labelled_only=labelled_only)
+
+
 def test_names_in_a_list_may_hold_blanks_where_a_tab_divides_them(tmp_path):
     save_image(tmp_path / "a picture.png", 1)
     save_rgb_mask(tmp_path / "its mask.png", 1)

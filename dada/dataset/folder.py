@@ -192,13 +192,15 @@ class Folder(PublishedDataset):
         if self.with_depth:
             depths = partners("DEPTH", "depth file", "give the pattern, or set USE_DEPTH to False")
         paths = ([path and str(self.root / path) for path in files] for files in zip(found, labels, depths))
-        return [Item(*files, image) for files, image in zip(paths, found)]
+        items = [Item(*files, image) for files, image in zip(paths, found)]
+        if self.list_file:
+            named = [path for item in items for path in (item.image, item.label) if path is not None]
+            advice = f"Its paths start from {self.root}."
+            image_files.require_files(named, what=f"files that {self.list_setting} names", advice=advice)
+        return items
 
     def check_files(self, items: Sequence[Item]) -> None:
-        if self.list_file:
-            paths = [path for item in items for path in (item.image, item.label) if path is not None]
-            advice = f"Its paths start from {self.root}."
-            image_files.require_files(paths, what=f"files that {self.list_setting} names", advice=advice)
+        """They were found, or checked, by `find`, before any without a label is left out: what a list names must be there."""
 
     def _pattern(self, key: str) -> Pattern:
         return Pattern(self.patterns[key].replace("{split}", self.split or "."), f"{self.section}.{key}")
